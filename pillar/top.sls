@@ -1,0 +1,14 @@
+# Later files win: what everybody shares, then the overlay of this environment, then what bootstrap.sh asked on the
+# droplet (/etc/giggles/pillar/droplet.sls: domain, keys and secrets; never in Git).
+base:
+  '*':
+    - giggles
+  'giggles_environment:production':
+    - match: grain
+    - production
+  'giggles_environment:staging':
+    - match: grain
+    - staging
+  'giggles_environment:*':
+    - match: grain
+    - droplet

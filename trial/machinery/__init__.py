@@ -1,0 +1,1 @@
+"""The machinery behind `trial/droplet`: throwaway droplets and their neighbours on one machine."""

@@ -1,0 +1,1 @@
+"""Sample app that stands in for Giggles on a trial droplet."""
