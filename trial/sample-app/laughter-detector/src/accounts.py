@@ -1,12 +1,11 @@
 """Sample sign-in: any password but `wrong` is right, and the token is the user's id under a signature.
 
-This authenticates nobody. It is here so that a proxy in front of the app has a login to protect and users to keep apart.
+This authenticates nobody. It gives a proxy in front of the app a login to protect, and users to keep apart.
 """
 
 import hashlib
 import hmac
 import uuid
-from typing import Optional
 
 _NAMESPACE = uuid.UUID("5ad2c5a0-6a1c-4f0e-9d54-1f3a4be1a9c7")
 
@@ -25,7 +24,7 @@ def issue_token(user_id: str, secret: str) -> str:
     return f"{user_id}.{_signature(user_id, secret)}"
 
 
-def user_of_token(token: str, secret: str) -> Optional[str]:
+def user_of_token(token: str, secret: str) -> str | None:
     """Return the user id that a bearer token stands for, or None if it was not issued with `secret`."""
     user_id, _, signature = token.partition(".")
     if not hmac.compare_digest(signature.encode(), _signature(user_id, secret).encode()):

@@ -8,7 +8,6 @@ import random
 import re
 import wave
 from datetime import datetime, timedelta
-from typing import Optional
 
 RATE = 16000
 SECONDS = 4
@@ -62,7 +61,7 @@ def user_folder(upload_root: str, kind: str, user_id: str) -> str:
     return folder
 
 
-def store_clip(upload_root: str, user_id: str, base: str, wav: Optional[bytes] = None) -> tuple[str, float, int]:
+def store_clip(upload_root: str, user_id: str, base: str, wav: bytes | None = None) -> tuple[str, float, int]:
     """Write one clip of the recording `base`.
 
     Args:
@@ -102,7 +101,7 @@ def list_clips(upload_root: str, user_id: str) -> list[str]:
     return sorted(name for name in names if name.endswith(".wav"))
 
 
-def clip_path(upload_root: str, user_id: str, name: str) -> Optional[str]:
+def clip_path(upload_root: str, user_id: str, name: str) -> str | None:
     """Return the path of the user's clip called `name`, or None if there is none or the name is no clip's name."""
     if not _CLIP_NAME.fullmatch(name):
         return None

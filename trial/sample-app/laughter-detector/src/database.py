@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Optional
+from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -19,8 +20,18 @@ _CONNECT_SECONDS = 3
 
 
 @contextmanager
-def as_user(url: str, user_id: str) -> Iterator[psycopg.Cursor[dict[str, Any]]]:
-    """Open a transaction in which row level security lets `user_id` see his own rows and no others.
+def _transaction(url: str, role: str, claims: dict[str, str]) -> Iterator[psycopg.Cursor[dict[str, Any]]]:
+    with (
+        psycopg.connect(url, connect_timeout=_CONNECT_SECONDS, row_factory=dict_row) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT set_config('request.jwt.claims', %s, true)", (json.dumps(claims),))
+        cursor.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
+        yield cursor
+
+
+def as_user(url: str, user_id: str) -> AbstractContextManager[psycopg.Cursor[dict[str, Any]]]:
+    """Open a transaction in which row level security lets `user_id` see their own rows and no others.
 
     Args:
         url: `postgresql://…`; its role must be allowed to become `authenticated`.
@@ -29,16 +40,10 @@ def as_user(url: str, user_id: str) -> Iterator[psycopg.Cursor[dict[str, Any]]]:
     Raises:
         Unavailable: the database cannot be reached or refuses.
     """
-    with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS, row_factory=dict_row) as connection:
-        with connection.cursor() as cursor:
-            claims = json.dumps({"sub": user_id, "role": "authenticated"})
-            cursor.execute("SELECT set_config('request.jwt.claims', %s, true)", (claims,))
-            cursor.execute("SET LOCAL ROLE authenticated")
-            yield cursor
+    return _transaction(url, "authenticated", {"role": "authenticated", "sub": user_id})
 
 
-@contextmanager
-def as_service(url: str) -> Iterator[psycopg.Cursor[dict[str, Any]]]:
+def as_service(url: str) -> AbstractContextManager[psycopg.Cursor[dict[str, Any]]]:
     """Open a transaction that sees every row, as the service role key does.
 
     Args:
@@ -47,10 +52,7 @@ def as_service(url: str) -> Iterator[psycopg.Cursor[dict[str, Any]]]:
     Raises:
         Unavailable: the database cannot be reached or refuses.
     """
-    with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS, row_factory=dict_row) as connection:
-        with connection.cursor() as cursor:
-            cursor.execute("SET LOCAL ROLE service_role")
-            yield cursor
+    return _transaction(url, "service_role", {"role": "service_role"})
 
 
 def sign_up(url: str, user_id: str, email: str) -> None:
@@ -70,9 +72,7 @@ def sign_up(url: str, user_id: str, email: str) -> None:
             )
 
 
-def add_segment(
-    cursor: psycopg.Cursor[dict[str, Any]], user_id: str, start: datetime, end: datetime, path: str
-) -> str:
+def add_segment(cursor: psycopg.Cursor[dict[str, Any]], user_id: str, start: datetime, end: datetime, path: str) -> str:
     """Insert the row of one recording, not processed yet, and return its id."""
     row = cursor.execute(
         "INSERT INTO public.audio_segments (user_id, date, start_time, end_time, file_path)"
@@ -123,7 +123,7 @@ def add_log(
     seconds: float,
     files: int,
     events: int,
-    errors: Optional[dict[str, str]] = None,
+    errors: dict[str, str] | None = None,
 ) -> None:
     """Insert the row that says how processing one user's day went.
 

@@ -90,4 +90,5 @@ class Settings(BaseSettings):
         return os.path.abspath(self.upload_dir)
 
 
-settings = Settings()
+# The arguments come from the environment, which a type checker cannot know.
+settings = Settings()  # type: ignore[call-arg]

@@ -1,7 +1,7 @@
-"""Stand-in for loading YAMNet: it asks the machine for what TensorFlow, TF Hub and Numba ask for, and keeps nothing else.
+"""Stand-in for loading YAMNet: asks the machine for what TensorFlow, TF Hub and Numba ask for.
 
-Where a sandbox forbids one of these, the sample refuses to start. Giggles may be less loud about it, which is why a
-trial should find out.
+Where a sandbox forbids one of these, the sample refuses to start. Giggles can be quieter about it and find no laughter
+ever after, which is why a trial must find out.
 """
 
 import mmap
@@ -42,8 +42,8 @@ def _write_cache_file(folder: Path, variable: str) -> None:
         scratch.replace(folder / "sample-yamnet")
     except OSError as error:
         raise ModelError(
-            f"The model cache {folder} cannot be written ({error.strerror}). TF Hub and Numba write there whenever the "
-            f"app starts. Point {variable} at a persistent folder that this user may write, and allow it in the sandbox."
+            f"The model cache {folder} cannot be written ({error.strerror}). TF Hub and Numba write there when the "
+            f"app starts. Point {variable} at a persistent folder that this user may write, and open it in the sandbox."
         ) from error
 
 
@@ -52,8 +52,8 @@ def _map_executable_page() -> None:
         mmap.mmap(-1, _PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
     except OSError as error:
         raise ModelError(
-            f"The system refused memory that is writable and executable ({error.strerror}). TensorFlow and LLVM compile "
-            "into such memory. Leave MemoryDenyWriteExecute off for this service."
+            f"The system refused memory that is writable and executable ({error.strerror}). TensorFlow and LLVM "
+            "compile into such memory. Leave MemoryDenyWriteExecute off for this service."
         ) from error
 
 
