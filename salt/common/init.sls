@@ -1,2 +1,3 @@
 include:
   - common.validate
+  - common.minion

@@ -1,0 +1,377 @@
+#!/usr/bin/env bash
+# Turns a bare Debian 12/13 or Ubuntu 22.04/24.04 droplet into a converged Giggles server, and may be run again at any
+# time. `./bootstrap.sh --help` says how; docs/DEPLOYMENT.md tells the whole story.
+set -euo pipefail
+
+readonly HOME_OF_TREE=/srv/giggles-salt
+readonly SALT_HOME=/opt/salt
+readonly UV_HOME=/opt/giggles-tools/uv
+readonly DROPLET_PILLAR=/etc/giggles/pillar/droplet.sls
+readonly MIN_DISK_MB=6000
+readonly MIN_MEMORY_MB=1700
+readonly MAX_CLOCK_SKEW=300
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly here
+
+usage() {
+  cat <<'TEXT'
+Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (as root, on the droplet)
+       bootstrap.sh --trial [OPTION]...    build a throwaway droplet on this machine instead (see trial/droplet up --help)
+
+  --domain NAME           the name people will open, e.g. giggles.example.org
+  --admin-key KEY|FILE    public SSH key of the administrator (default: the keys root already has)
+  --acme-email ADDRESS    where Let's Encrypt writes about the certificate
+  --repository URL        Git repository of the app
+  --ref COMMIT            the commit (or tag) of the app to run
+  --environment NAME      production (default) or staging
+  --answers FILE          all of the above and the secrets as YAML, in the shape of docs/PILLAR.md
+  --skip-dns-check        go on although the domain does not point here yet (HTTPS then starts with a placeholder)
+  --check                 only check, change nothing
+  --non-interactive       never ask; what is missing is an error
+  --help
+
+Secrets are never taken from the command line, where every process could read them. They come from --answers, from
+the environment (GIGGLES_SUPABASE_URL, GIGGLES_SUPABASE_KEY, GIGGLES_SUPABASE_SERVICE_ROLE_KEY, GIGGLES_DATABASE_URL), from
+questions on the terminal, or are generated (SECRET_KEY, ENCRYPTION_KEY). What is known already is not asked again.
+TEXT
+}
+
+# --- saying things ---------------------------------------------------------------------------------------------------
+
+say() { printf '%s\n' "$*"; }
+
+# One paragraph: what happened, why, what to do.
+die() {
+  printf '\nbootstrap: %s\n' "$*" | fold -s -w 110 >&2
+  exit 1
+}
+
+problems=()
+problem() { problems+=("$*"); }
+
+# Runs a step quietly; its output is shown only when it fails.
+step() {
+  local title=$1 started=$SECONDS output
+  shift
+  output=$(mktemp)
+  printf '  %-46s' "$title"
+  # In the background, since a function called in a condition would go on after its own errors.
+  (set -e; "$@") >"$output" 2>&1 </dev/null &
+  if wait $!; then
+    printf 'done %4ds\n' "$((SECONDS - started))"
+    rm -f "$output"
+  else
+    printf 'FAILED\n\n' && tail -n 40 "$output" >&2
+    rm -f "$output"
+    return 1
+  fi
+}
+
+# --- what was asked ----------------------------------------------------------------------------------------------------
+
+domain=${GIGGLES_DOMAIN:-} admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
+skip_dns=no check_only=no interactive=yes
+settings=()
+[ -t 0 ] || interactive=no
+
+needs_value() { [ "$#" -ge 2 ] && [ -n "$2" ] || die "$1 needs a value. See bootstrap.sh --help."; }
+
+if [ "${1:-}" = --trial ]; then
+  shift
+  exec "$here/trial/droplet" up "$@"
+fi
+while [ "$#" -gt 0 ]; do
+  case $1 in
+    --domain) needs_value "$@"; domain=$2; shift ;;
+    --admin-key) needs_value "$@"; admin_key=$2; shift ;;
+    --acme-email) needs_value "$@"; settings+=("web.acme.email=$2"); shift ;;
+    --repository) needs_value "$@"; settings+=("app.repository=$2"); shift ;;
+    --ref) needs_value "$@"; settings+=("app.ref=$2"); shift ;;
+    --environment) needs_value "$@"; environment=$2; shift ;;
+    --answers) needs_value "$@"; answers=$2; shift ;;
+    --skip-dns-check) skip_dns=yes ;;
+    --check) check_only=yes ;;
+    --non-interactive) interactive=no ;;
+    --help|-h) usage; exit 0 ;;
+    *) usage >&2; die "The option '$1' is not known. The ones above are." ;;
+  esac
+  shift
+done
+
+# --- checks: nothing is changed here -------------------------------------------------------------------------------
+
+# The first value of a plain `key: value` line in the files that may hold it; the whole pillar is validated properly
+# as soon as there is a YAML parser, this only has to be good enough to check the network with.
+look_up() {
+  local key=$1 file
+  for file in "$answers" "$DROPLET_PILLAR" "$here/pillar/${environment:-production}.sls" "$here/pillar/giggles.sls"; do
+    [ -n "$file" ] && [ -r "$file" ] || continue
+    sed -nE "s/^([[:space:]]*|.*[{,][[:space:]]*)\"?$key\"?:[[:space:]]*[\"']?([^\"'[:space:],}#]+).*/\2/p" "$file" | grep -vx null | head -n 1 && return
+  done 2>/dev/null || true
+}
+
+check_system() {
+  local id='' version=''
+  [ "$(id -u)" = 0 ] || problem "It must run as root, since it sets up the whole machine. Run it again as: sudo $0"
+  if [ -r /etc/os-release ]; then
+    # shellcheck source=/dev/null
+    id=$(. /etc/os-release && echo "${ID:-}") version=$(. /etc/os-release && echo "${VERSION_ID:-}")
+  fi
+  case $id-$version in
+    debian-12|debian-13|ubuntu-22.04|ubuntu-24.04) ;;
+    *) problem "This machine runs ${id:-an unknown system} ${version:-}; Debian 12 or 13 or Ubuntu 22.04 or 24.04 is needed. Create the droplet with one of those images." ;;
+  esac
+  case $(uname -m) in
+    x86_64|aarch64) ;;
+    *) problem "The processor is a $(uname -m); only x86_64 and aarch64 are supported. Choose another droplet type." ;;
+  esac
+  [ -d /run/systemd/system ] || problem "systemd is not running here (a container or a chroot?), and every service of this server is a systemd unit. Use a droplet, or try ./bootstrap.sh --trial on this machine."
+  command -v python3 >/dev/null || problem "python3 is missing, which every supported image brings along. Install it with: apt-get install python3"
+  local free memory
+  # A second run needs less: what takes the room is there already.
+  free=$(df --output=avail -m / | tail -n 1 | tr -d ' ')
+  if [ "$free" -lt "$MIN_DISK_MB" ] && [ ! -L /opt/giggles/current ]; then
+    problem "The root disk has $free MB free and $MIN_DISK_MB MB are needed. Remove what is not needed, or use a larger disk."
+  elif [ "$free" -lt 500 ]; then
+    problem "The root disk has only $free MB free; 500 MB are needed to converge. See 'The disk is full' in docs/TROUBLESHOOTING.md."
+  fi
+  memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
+  [ "$memory" -ge "$MIN_MEMORY_MB" ] || problem "The machine has $memory MB of memory and the app needs $MIN_MEMORY_MB MB (its model alone takes 700 MB). Resize the droplet to 2 GB."
+}
+
+check_package_lists() {
+  # Refreshing the lists of what could be installed installs nothing; it is the one honest test of the mirror.
+  local output
+  if ! output=$(apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o APT::Update::Error-Mode=any update 2>&1 </dev/null); then
+    problem "The package lists cannot be fetched, so nothing can be installed. apt says: $(grep -E '^(E|Err|W):?' <<<"$output" | head -n 2 | tr '\n' ' '). Check the droplet's network and name server (ping, /etc/resolv.conf) and /etc/apt, then run this again."
+  fi
+}
+
+check_clock_and_acme() {
+  local directory bundle headers stamp skew
+  directory=$(look_up directory)
+  case $directory in https://*) ;; *) directory=https://acme-v02.api.letsencrypt.org/directory ;; esac
+  bundle=$(look_up ca_bundle)
+  if ! command -v curl >/dev/null; then
+    return 0
+  fi
+  if ! headers=$(curl -sSI -m 20 ${bundle:+--cacert "$bundle"} "$directory" 2>&1); then
+    problem "The certificate authority at $directory does not answer ($headers). Without it there is no HTTPS. Check the droplet's network, its clock (now $(date -u)) and outbound rules of a cloud firewall."
+    return 0
+  fi
+  stamp=$(sed -nE 's/^[Dd]ate: *(.*)\r?$/\1/p' <<<"$headers" | tr -d '\r')
+  [ -n "$stamp" ] || return 0
+  skew=$(( $(date +%s) - $(date -d "$stamp" +%s) ))
+  [ "${skew#-}" -le "$MAX_CLOCK_SKEW" ] || problem "The clock is wrong by ${skew#-} seconds (it says $(date -u)); certificates and sign-ins would fail. Set it with: timedatectl set-ntp true"
+}
+
+own_addresses() {
+  ip -o addr show scope global | awk '{print $4}' | cut -d/ -f1
+  # A reserved address of DigitalOcean reaches the droplet without being on one of its interfaces.
+  if grep -qs DigitalOcean /sys/class/dmi/id/sys_vendor; then
+    curl -s -m 3 http://169.254.169.254/metadata/v1/reserved_ip/ipv4/ip_address || true
+    echo
+  fi
+}
+
+check_domain() {
+  local answer
+  [ -n "$domain" ] || domain=$(look_up domain)
+  if [ -z "$domain" ] && [ "$interactive" = yes ]; then
+    read -rp 'The domain people will open (e.g. giggles.example.org): ' domain
+  fi
+  [ -n "$domain" ] || { problem "No domain is known. Name it with --domain, in GIGGLES_DOMAIN, or as giggles:domain in the pillar."; return 0; }
+  [[ $domain =~ ^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])$ ]] || { problem "'$domain' is not a domain name. It should look like giggles.example.org: lower case, no https://, no path, not an address."; return 0; }
+  [ "$skip_dns" = no ] || return 0
+  answer=$(getent ahosts "$domain" | awk '{print $1}' | sort -u) || true
+  if [ -z "$answer" ]; then
+    problem "The name $domain has no address yet, so no certificate can be had. Create an A record for it that points to $(own_addresses | head -n 1) at your DNS provider and wait until it is known, or go on without HTTPS for now with --skip-dns-check."
+  elif ! grep -qxF -f <(own_addresses) <<<"$answer"; then
+    problem "The name $domain points to $(tr '\n' ' ' <<<"$answer"), but this machine is $(own_addresses | tr '\n' ' '). Change the A record at your DNS provider (and remove an AAAA record of another machine), or go on without a certificate with --skip-dns-check."
+  fi
+}
+
+public_key_lines() { grep -hoE '((sk-)?(ssh-ed25519|ecdsa-sha2-nistp(256|384|521))(@openssh\.com)?|ssh-rsa) AAAA[A-Za-z0-9+/=]+( [^"'"'"',]*)?' "$@" 2>/dev/null || true; }
+
+check_admin_key() {
+  if [ -n "$admin_key" ] && [ -r "$admin_key" ]; then
+    admin_key=$(public_key_lines "$admin_key" | head -n 1)
+    [ -n "$admin_key" ] || problem "The file given with --admin-key holds no public SSH key. Give the .pub file, as made by: ssh-keygen -t ed25519"
+  elif [ -n "$admin_key" ] && [ -z "$(public_key_lines <<<"$admin_key")" ]; then
+    problem "What was given with --admin-key is neither a file nor a public SSH key. Give the .pub file, as made by: ssh-keygen -t ed25519"
+  elif [ -z "$admin_key" ]; then
+    local file
+    for file in "$answers" "$DROPLET_PILLAR" "$here/pillar/giggles.sls" "$here/pillar/${environment:-production}.sls"; do
+      [ -z "$file" ] || [ -z "$(public_key_lines "$file")" ] || return 0
+    done
+    # DigitalOcean gives the keys chosen at creation to root: the same person is the administrator.
+    [ ! -r /root/.ssh/authorized_keys ] || admin_key=$(public_key_lines /root/.ssh/authorized_keys)
+    [ -n "$admin_key" ] || problem "No SSH key for the administrator is known. Passwords will be switched off, so going on would lock you out. Give one with --admin-key ~/.ssh/id_ed25519.pub (made by: ssh-keygen -t ed25519)."
+  fi
+}
+
+report_problems() {
+  [ "${#problems[@]}" -gt 0 ] || return 0
+  printf '\nbootstrap: Nothing was changed, because this machine is not ready:\n' >&2
+  local text
+  for text in "${problems[@]}"; do
+    printf '\n%s\n' "$text" | fold -s -w 106 | sed '2s/^/- /; 3,$s/^/  /' >&2
+  done
+  exit 1
+}
+
+# --- steps ---------------------------------------------------------------------------------------------------------------
+
+apt_install() {
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Options::=--force-confold \
+    -y --no-install-recommends install "$@"
+}
+
+install_tools() {
+  # A missing ensurepip is how Debian shows that python3-venv is not there.
+  if ! python3 -c 'import ensurepip, venv' 2>/dev/null || ! command -v git >/dev/null || ! command -v curl >/dev/null; then
+    apt_install python3-venv git curl ca-certificates
+  fi
+  local lock=$HOME_OF_TREE/requirements/uv.txt
+  if ! cmp -s "$lock" "$UV_HOME/lock.txt" || ! "$UV_HOME/bin/uv" --version; then
+    rm -rf "$UV_HOME"
+    python3 -m venv "$UV_HOME"
+    PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$UV_HOME/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+    cp "$lock" "$UV_HOME/lock.txt"
+  fi
+}
+
+# A runtime is built beside the running one, under the name of what went into it, and takes its place only when it works.
+install_salt() {
+  local lock=$HOME_OF_TREE/requirements/salt.txt name
+  name=$( { cat "$lock"; python3 --version; } | sha256sum | cut -c1-16)
+  if [ ! -x "$SALT_HOME/$name/bin/salt-call" ] || ! "$SALT_HOME/$name/bin/salt-call" --version; then
+    rm -rf "${SALT_HOME:?}/$name"
+    UV_SYSTEM_CERTS=1 "$UV_HOME/bin/uv" venv --quiet --python "$(command -v python3)" "$SALT_HOME/$name"
+    UV_SYSTEM_CERTS=1 "$UV_HOME/bin/uv" pip install --quiet --python "$SALT_HOME/$name" --no-deps --require-hashes -r "$lock"
+    "$SALT_HOME/$name/bin/salt-call" --version
+  fi
+  ln -sfn "$name" "$SALT_HOME/current.new"
+  mv -T "$SALT_HOME/current.new" "$SALT_HOME/current"
+  ln -sfn "$SALT_HOME/current/bin/salt-call" /usr/local/bin/salt-call
+}
+
+lay_tree() {
+  # A fork that was cloned somewhere else moves to the place from which the droplet converges itself.
+  if [ "$here" != "$HOME_OF_TREE" ]; then
+    cp -a "$here" "$HOME_OF_TREE.new"
+    chown -R root:root "$HOME_OF_TREE.new"
+    mv -T "$HOME_OF_TREE.new" "$HOME_OF_TREE"
+  fi
+}
+
+configure_minion() {
+  install -D -m 0644 "$HOME_OF_TREE/salt/common/files/etc/salt/minion.d/giggles.conf" /etc/salt/minion.d/giggles.conf
+  printf 'giggles_environment: %s\n' "$environment" > /etc/salt/grains.new
+  mv /etc/salt/grains.new /etc/salt/grains
+  [ -e /etc/salt/minion ] || : > /etc/salt/minion
+}
+
+settings_of_droplet() { PYTHONPATH=$HOME_OF_TREE/_utils "$SALT_HOME/current/bin/python" -m gigglekit.settings.droplet --pillar "$DROPLET_PILLAR" "$@"; }
+
+ask_for_missing() {
+  local key question secret value
+  while IFS=$'\t' read -r key question secret <&3; do
+    [ "$interactive" = yes ] || continue
+    if [ "$secret" = yes ]; then
+      read -rsp "$question (not shown): " value && echo
+    else
+      read -rp "$question: " value
+    fi
+    [ -z "$value" ] || printf '%s' "$value" | settings_of_droplet --stdin-value "$key" || return 1
+  done 3< <(settings_of_droplet --missing)
+}
+
+keep_answers() {
+  install -d -m 0700 /etc/giggles/pillar /etc/giggles/keys || return 1
+  local arguments=(--set "domain=$domain")
+  [ -z "$answers" ] || arguments+=(--answers "$answers")
+  [ -z "$environment" ] || arguments+=(--set "environment=$environment")
+  local setting key
+  for setting in "${settings[@]}"; do arguments+=(--set "$setting"); done
+  while read -r key; do
+    [ -z "$key" ] || arguments+=(--add-admin-key "$key")
+  done <<<"$admin_key"
+  settings_of_droplet "${arguments[@]}" || return 1
+  ask_for_missing || return 1
+  environment=$(settings_of_droplet --get environment) || return 1
+}
+
+# --- the closing table ---------------------------------------------------------------------------------------------------
+
+row() { printf '  %-12s %-8s %s\n' "$1" "$2" "$3"; }
+
+service_row() { if systemctl is-active --quiet "$2"; then row "$1" up "$3"; else row "$1" DOWN "journalctl -u $2 -n 50"; fi; }
+
+report() {
+  local admin certificate issuer
+  admin=$(settings_of_droplet --get admin.name)
+  echo
+  service_row ssh ssh "ssh $admin@$domain (root and passwords are refused)"
+  if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited), 80, 443"; else row firewall DOWN "ufw status verbose"; fi
+  service_row bans fail2ban "fail2ban-client status sshd"
+  service_row web nginx "https://$domain"
+  service_row app giggles "$(basename "$(readlink /opt/giggles/current 2>/dev/null || echo none)")"
+  certificate=/etc/nginx/tls/current/fullchain.pem
+  if [ -r "$certificate" ]; then
+    issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /')
+    case $(readlink -f "$certificate") in
+      /etc/letsencrypt/*) row certificate up "$issuer" ;;
+      *) row certificate MISSING "a placeholder: point $domain here, then: salt-call state.apply web" ;;
+    esac
+  else
+    row certificate MISSING "salt-call state.apply web"
+  fi
+  if [ -e /etc/cron.d/giggles-nightly ]; then row nightly up "/etc/cron.d/giggles-nightly; log in /var/log/giggles"; else row nightly MISSING "salt-call state.apply nightly"; fi
+  echo
+  say "Next: put the generated ENCRYPTION_KEY and SECRET_KEY of $DROPLET_PILLAR into your password manager;"
+  say "what is lost with this droplet otherwise is lost for good. Then open https://$domain and sign up."
+  say "Converge again at any time: sudo salt-call state.apply"
+}
+
+# --- the run ---------------------------------------------------------------------------------------------------------------
+
+main() {
+  say "giggles-salt: checking this machine"
+  if [ -n "$answers" ] && [ ! -r "$answers" ]; then
+    problem "The answers file $answers cannot be read. Check the path."
+  fi
+  if [ "$here" != "$HOME_OF_TREE" ] && [ -e "$HOME_OF_TREE" ]; then
+    problem "This is $here, but the droplet already converges from $HOME_OF_TREE. Update that one (git -C $HOME_OF_TREE pull) and run $HOME_OF_TREE/bootstrap.sh."
+  fi
+  check_system
+  report_problems
+  check_admin_key
+  check_domain
+  check_package_lists
+  check_clock_and_acme
+  report_problems
+  [ "$check_only" = no ] || { say "Everything that can be checked beforehand is in order."; exit 0; }
+
+  exec 9>/run/giggles-bootstrap.lock
+  flock -n 9 || die "Another bootstrap is running on this machine. Wait for it to end; it prints a table when it is done."
+
+  say "giggles-salt: preparing"
+  step "repository in $HOME_OF_TREE" lay_tree || die "The repository could not be copied to $HOME_OF_TREE; the reason is above. Nothing else was changed."
+  step "tools (uv)" install_tools || die "The tools that Salt is installed with could not be installed; the reason is above. Mostly it is the network: run this again when it is back, it goes on where it stopped."
+  step "salt-call" install_salt || die "Salt could not be installed into $SALT_HOME; the reason is above. An earlier version that was there still works. Run this again when the cause is gone."
+  keep_answers || die "The answers could not be taken over; the reason is above. Correct them and run this again."
+  step "minion configuration" configure_minion || die "The configuration in /etc/salt could not be written; the reason is above."
+  settings_of_droplet --check || die "Nothing on the server was changed, because the settings above are not complete or not right. Correct them and run this again."
+
+  say "giggles-salt: converging (the first time takes some minutes)"
+  local code=0
+  "$SALT_HOME/current/bin/salt-call" --local --retcode-passthrough --log-level=error state.apply </dev/null || code=$?
+  report
+  if [ "$code" != 0 ]; then
+    printf '\nbootstrap: %s\n' "Not everything converged (exit code $code). Each state that failed says above what happened and what to do; the rest is in place. Correct it and run: sudo salt-call state.apply" | fold -s -w 110 >&2
+  fi
+  exit "$code"
+}
+
+main
