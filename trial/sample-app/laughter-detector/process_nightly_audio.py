@@ -227,10 +227,15 @@ def work(user_ids: Sequence[uuid.UUID], emails: Sequence[str]) -> None:
         say(NO_USERS)
         say(END)
         return
-    process_all([User(*user) for user in found], lambda user: say_processed(nightly.process_user(user.id)))
-    removed = nightly.remove_orphans(os.path.dirname(os.path.abspath(__file__)))
-    if removed:
-        say(f"🧹 Removed {removed} orphaned clip(s)")
+    project = os.path.dirname(os.path.abspath(__file__))
+
+    def process(user: User) -> None:
+        say_processed(nightly.process_user(user.id))
+        removed = nightly.remove_orphans(project)
+        if removed:
+            say(f"🧹 Removed {removed} orphaned clip(s)")
+
+    process_all([User(*user) for user in found], process)
 
 
 def run(word: str, user_ids: Sequence[uuid.UUID], emails: Sequence[str]) -> None:

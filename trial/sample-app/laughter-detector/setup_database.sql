@@ -3,7 +3,8 @@
 --   psql -v ON_ERROR_STOP=1 --single-transaction -f setup_database.sql DATABASE_URL
 --
 -- Load it as the role that DATABASE_URL names. That role must be a superuser the first time in a cluster, because
--- only a superuser may create `service_role` with BYPASSRLS. Loading it again changes nothing.
+-- only a superuser may create `service_role` with BYPASSRLS. If the app logs in as somebody else, that role needs
+-- `GRANT authenticated, service_role TO …`. Loading the file again changes nothing.
 
 DO $$
 BEGIN
