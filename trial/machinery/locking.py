@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .errors import TrialError
-from .settings import state_directory
+from .settings import images_directory
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def held(what: str, seconds: float = 900) -> Iterator[None]:
     Raises:
         TrialError: it was not free within that time.
     """
-    folder = state_directory() / "locks"
+    folder = images_directory() / ".locks"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / what
     deadline = time.monotonic() + seconds

@@ -1,0 +1,59 @@
+"""The answers that bootstrap would ask an operator for, as the pillar of the trial droplet."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from . import neighbourhood
+from .record import Record
+
+PATH = "/root/giggles-answers.yaml"
+
+
+def pillar(trial: Record, app_ref: str) -> dict[str, Any]:
+    """Return what this deployment chose and what only it knows.
+
+    Arguments:
+        trial: the trial.
+        app_ref: the commit of the sample app to deploy.
+    """
+    database = neighbourhood.database_url(trial)
+    return {
+        "giggles": {
+            "environment": "production",
+            "domain": trial.domain,
+            "admin": {
+                "name": "operator",
+                "ssh_keys": [trial.place.private_key.with_suffix(".pub").read_text().strip()],
+            },
+            "web": {
+                "acme": {
+                    "email": f"operator@{trial.domain}",
+                    "directory": neighbourhood.ACME_DIRECTORY,
+                    "ca_bundle": "/etc/giggles-trial/acme-ca.pem",
+                }
+            },
+            "app": {
+                "repository": neighbourhood.app_repository(trial),
+                "ref": app_ref,
+                "subdirectory": "laughter-detector",
+                "python": "system",
+                "packages": [],
+                "requirements": "requirements.lock",
+            },
+            "secrets": {
+                "app": {
+                    "SUPABASE_URL": f"http://{trial.neighbours_port.address}:8000",
+                    "SUPABASE_KEY": f"trial-anon-{trial.s3_access_key}",
+                    "SUPABASE_SERVICE_ROLE_KEY": f"trial-service-{trial.s3_secret_key}",
+                    "DATABASE_URL": database,
+                }
+            },
+        }
+    }
+
+
+def text(trial: Record, app_ref: str) -> str:
+    """Return the answers file: JSON, which is YAML too."""
+    return json.dumps(pillar(trial, app_ref), indent=2) + "\n"

@@ -1,0 +1,134 @@
+"""Running a command inside a machine as if it had been started there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from . import cgroups
+from .errors import TrialError
+from .steps import die_with_parent
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NAMESPACES = ("cgroup", "ipc", "uts", "net", "mnt")
+_FORWARDED = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT,
+    signal.SIGWINCH,
+)  # fmt: skip
+_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
+_CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+LOGIN_ENVIRONMENT = {
+    "HOME": "/root",
+    "USER": "root",
+    "LOGNAME": "root",
+    "SHELL": "/bin/bash",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
+
+
+def enter(leader: int, command: Sequence[str]) -> int:
+    """Run `command` as root inside the machine and return how it ended.
+
+    Standard input, output and error are the caller's own, untouched; signals are passed on. The environment is the
+    one of a fresh login, the working directory is /root.
+
+    Arguments:
+        leader: the machine's first process, as this host counts.
+        command: program (looked up in the machine's PATH) and arguments.
+
+    Returns:
+        The exit code, or minus the number of the signal that ended it. 127: no such program; 126: it cannot be run.
+
+    Raises:
+        TrialError: the machine went away.
+    """
+    environment = dict(LOGIN_ENVIRONMENT)
+    if "TERM" in os.environ:
+        environment["TERM"] = os.environ["TERM"]
+    try:
+        processes = os.open(f"/proc/{leader}/ns/pid", os.O_RDONLY)
+        namespaces = [os.open(f"/proc/{leader}/ns/{name}", os.O_RDONLY) for name in _NAMESPACES]
+        groups = [os.open(group / "cgroup.procs", os.O_WRONLY) for group in cgroups.beside(leader)]
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TrialError(
+            "The machine went away while it was being entered: it is restarting or was stopped. "
+            "See its state with `trial/droplet list`."
+        ) from error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Only children change their process namespace, so the next one is born inside and this process stays outside.
+    _set_namespace(processes)
+    child = os.fork()
+    if child == 0:
+        _become(command, environment, groups, namespaces)
+    _set_namespace(own)
+    for descriptor in (processes, own, *namespaces, *groups):
+        os.close(descriptor)
+
+    def forward(number: int, _: FrameType | None) -> None:
+        # The keyboard's signals reach the whole foreground group by themselves.
+        if not (number in _FROM_KEYBOARD and os.isatty(0)):
+            try:
+                os.kill(child, number)
+            except ProcessLookupError:
+                pass
+
+    previous = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        _, status = os.waitpid(child, 0)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _set_namespace(descriptor: int) -> None:
+    if _libc.setns(descriptor, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _become(
+    command: Sequence[str], environment: Mapping[str, str], groups: Sequence[int], namespaces: Sequence[int]
+) -> NoReturn:
+    """Turn the freshly forked child into the command; never returns to the caller's code."""
+    try:
+        die_with_parent()
+        for group in groups:
+            os.write(group, b"0")
+        for namespace in namespaces:
+            _set_namespace(namespace)
+        os.chdir("/root")
+        os.umask(0o022)
+        for number in _CHANGED_BY_PYTHON:
+            signal.signal(number, signal.SIG_DFL)
+        os.execvpe(command[0], list(command), dict(environment))
+    except FileNotFoundError:
+        os.write(2, f"{command[0]}: not found in the droplet\n".encode())
+        os._exit(127)
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+        os._exit(126)
+    finally:
+        os._exit(125)
+
+
+def end_like(code: int) -> NoReturn:
+    """End this process the way a command ended: with the same exit code, or by the same signal.
+
+    Arguments:
+        code: as `enter` returns it.
+    """
+    if code < 0:
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code if code >= 0 else 128 - code)

@@ -1,0 +1,245 @@
+"""A whole trial: the droplet, its neighbours, and what happens to them together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from . import answers, host, image, neighbourhood, record, tree
+from .errors import TrialError
+from .locking import held
+from .machine import Machine
+from .record import Record
+from .settings import (
+    DROPLET_MEMORY_BYTES,
+    NEIGHBOURS_MEMORY_BYTES,
+    PROJECT,
+    TREE,
+    UPLOADS,
+    Place,
+    images_directory,
+    state_directory,
+)
+from .steps import run, step
+
+_TIMER_STAMPS = ("apt-daily", "apt-daily-upgrade", "fstrim", "e2scrub_all", "dpkg-db-backup", "logrotate")
+
+
+def droplet(trial: Record) -> Machine:
+    """Return the trial's droplet."""
+    root = trial.place.folder / "droplet"
+    return Machine(trial.name, "droplet", root, trial.droplet_port, trial.name, DROPLET_MEMORY_BYTES)
+
+
+def neighbours(trial: Record) -> Machine:
+    """Return the machine with the trial's neighbours."""
+    root = trial.place.folder / "neighbours"
+    return Machine(trial.name, "neighbours", root, trial.neighbours_port, "neighbours", NEIGHBOURS_MEMORY_BYTES)
+
+
+def _trial_lock(name: str) -> str:
+    return f"trial-{name}"
+
+
+def up(name: str, release: str | None, fresh: bool, bare: bool) -> int:
+    """Have the droplet booted, with the working tree on it and, unless `bare`, converged by bootstrap.
+
+    Arguments:
+        name: the trial's name.
+        release: the droplet's Debian release; None for what it is already, bookworm for a new one.
+        fresh: begin again from the base image.
+        bare: stop before anything of the project runs.
+
+    Returns:
+        bootstrap's exit code; 0 for a bare one.
+
+    Raises:
+        TrialError: the machine cannot be had.
+    """
+    host.install_packages()
+    images_directory().mkdir(parents=True, exist_ok=True)
+    with held(_trial_lock(name)):
+        trial = record.load(name) if not fresh else None
+        if fresh and Place(name).folder.exists():
+            with step("removed the earlier droplet"):
+                _purge(name)
+        if trial is None:
+            trial = record.create(name, release or "bookworm")
+        elif release is not None and release != trial.release:
+            raise TrialError(
+                f"The droplet {name} runs {trial.release}, and {release} was asked for; a release is not changed in place. "
+                f"Add --fresh to begin again with {release}, or take another --name."
+            )
+        _have_both_machines(trial)
+        with step(f"copied the project to {TREE}"):
+            tree.copy_project(trial.place, droplet(trial).root)
+        if bare:
+            return 0
+        code = _bootstrap(trial)
+        record.require(name).with_bootstrapped(code == 0)
+        return code
+
+
+def _have_both_machines(trial: Record) -> None:
+    recipes = (image.neighbours_recipe(), image.droplet_recipe(trial.release))
+    machines = (neighbours(trial), droplet(trial))
+    furnishing = (neighbourhood.furnish, _furnish_droplet)
+    pool = ThreadPoolExecutor(max_workers=2)
+    list(pool.map(lambda pair: image.ensure(pair[0]) if not pair[1].root.exists() else None, zip(recipes, machines)))
+    for recipe, machine, furnish in zip(recipes, machines, furnishing):
+        if not machine.root.exists():
+            with step(f"made the {machine.role} machine"):
+                image.copy(recipe, machine.root, lambda root, furnish=furnish: furnish(trial, root))  # type: ignore[misc]
+    starting = [machine for machine in machines if machine.leader() is None]
+    if starting:
+        with step(f"booted {' and '.join(machine.role for machine in starting)}"):
+            for machine in starting:
+                machine.boot()
+            list(pool.map(lambda machine: machine.wait_until_up(), starting))
+    with step("prepared the neighbours"):
+        neighbourhood.prepare(trial, neighbours(trial))
+
+
+def _furnish_droplet(trial: Record, root: Path) -> None:
+    """Write what a cloud provider's first boot writes: name, keys, resolver."""
+    place = trial.place
+    if not place.private_key.exists():
+        run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"operator@{trial.domain}", "-f", place.private_key],
+            why="The operator's SSH key could not be made",
+            remedy="Check that ssh-keygen works here.",
+        )
+    run(["ssh-keygen", "-A", "-f", root], why="The droplet's host keys could not be made", remedy="Check the disk.")
+    address = trial.droplet_port.address
+    image.write_file(root, "/etc/hostname", f"{trial.name}\n")
+    image.write_file(
+        root,
+        "/etc/hosts",
+        f"127.0.0.1 localhost\n127.0.1.1 {trial.name}\n::1 localhost ip6-localhost ip6-loopback\n",
+    )
+    image.write_file(root, "/etc/resolv.conf", f"nameserver {trial.neighbours_port.address}\n")
+    image.write_file(root, "/root/.ssh/authorized_keys", trial.place.private_key.with_suffix(".pub").read_text(), 0o600)
+    (root / "root/.ssh").chmod(0o700)
+    image.write_file(root, "/etc/giggles-trial/acme-ca.pem", neighbourhood.listener_authority(trial))
+    # A machine that has never run its daily jobs would run them at boot, at a random minute of a test.
+    for timer in _TIMER_STAMPS:
+        image.write_file(root, f"/var/lib/systemd/timers/stamp-{timer}.timer", "")
+    assert address
+
+
+def _bootstrap(trial: Record) -> int:
+    machine = droplet(trial)
+    script = machine.root / TREE.lstrip("/") / "bootstrap.sh"
+    if not script.exists():
+        raise TrialError(
+            f"The droplet {trial.name} is booted, but this working tree has no bootstrap.sh to run on it. "
+            "Use --bare to have the machine alone."
+        )
+    image.write_file(machine.root, answers.PATH, answers.text(trial, neighbourhood.app_ref(trial)), 0o600)
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "trial/droplet"), "exec", "--name", trial.name, "--",
+         f"{TREE}/bootstrap.sh", "--non-interactive", "--answers", answers.PATH],
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )  # fmt: skip
+    return done.returncode
+
+
+def state(trial: Record) -> str:
+    """Return `running`, `stopped`, or `half-made` after an interrupted up."""
+    if droplet(trial).leader() is not None:
+        return "running"
+    return "stopped" if droplet(trial).root.exists() else "half-made"
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Return everything that tests and tools need to know of a trial, as JSON would have it.
+
+    Raises:
+        TrialError: there is no such trial.
+    """
+    trial = record.require(name)
+    machine, others = droplet(trial), neighbours(trial)
+    leader = machine.leader()
+    inside = Path(f"/proc/{leader}/root") if leader is not None else machine.root
+    return {
+        "name": trial.name,
+        "release": trial.release,
+        "state": state(trial),
+        "bootstrapped": trial.bootstrapped,
+        "ip": trial.droplet_port.address,
+        "domain": trial.domain,
+        "acme_root": str(neighbourhood.fetch_issuing_root(trial, others)),
+        "uploads": f"{inside}{UPLOADS}",
+        "rootfs": str(machine.root),
+        "leader_pid": leader,
+        "netns": trial.droplet_port.namespace,
+        "console": str(machine.console),
+        "ssh": {
+            "user": "operator" if trial.bootstrapped else "root",
+            "port": 22,
+            "private_key": str(trial.place.private_key),
+        },
+        **neighbourhood.describe(trial, others),
+    }
+
+
+def restart(name: str) -> str:
+    """Reboot the droplet and return systemd's word for its state afterwards.
+
+    Raises:
+        TrialError: it is not running or does not come back.
+    """
+    with held(_trial_lock(name)), step(f"rebooted {name}"):
+        return droplet(record.require(name)).restart()
+
+
+def down(name: str, purge: bool) -> None:
+    """Stop a trial, and with `purge` remove everything of it; a stopped or missing one is fine.
+
+    Raises:
+        TrialError: something of it cannot be removed.
+    """
+    with held(_trial_lock(name)):
+        if not Place(name).folder.exists():
+            return
+        if purge:
+            with step(f"removed {name}"):
+                _purge(name)
+            return
+        with step(f"stopped {name}"):
+            trial = record.require(name)
+            for machine in (droplet(trial), neighbours(trial)):
+                machine.stop()
+
+
+def _purge(name: str) -> None:
+    try:
+        trial = record.load(name)
+    except TrialError:
+        trial = None
+    # Whatever runs was started after the record was written, and is found by name without it.
+    trial = trial or Record(name, 0, "bookworm", "", "", "")
+    for machine in (droplet(trial), neighbours(trial)):
+        machine.stop(seconds=5)
+    image.remove_tree(trial.place.folder)
+
+
+def tidy(images: bool) -> None:
+    """Remove the folders that hold nothing any more.
+
+    Arguments:
+        images: remove the cached base images too.
+    """
+    if images:
+        with step("removed the cached images"):
+            image.remove_tree(images_directory())
+    for folder in (state_directory() / "trials", state_directory()):
+        try:
+            folder.rmdir()
+        except OSError:
+            # Other trials or the images are still in it.
+            pass
