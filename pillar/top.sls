@@ -11,4 +11,6 @@ base:
     - staging
   'giggles_environment:*':
     - match: grain
+    # A droplet without answers is refused by _pillar/giggles.py, which knows what to do about it.
+    - ignore_missing: True
     - droplet

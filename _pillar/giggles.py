@@ -1,0 +1,57 @@
+"""Refuse a wrong pillar before anything changes.
+
+An external pillar runs last, on the pillar that all files have been merged into. This one adds nothing to it; if a
+value is wrong it returns the reserved key `_errors`, and then `salt-call state.apply` prints them and exits with 5
+before the first state runs. What is right is written down in pillar/schema.yaml.
+
+Minion configuration:
+
+.. code-block:: yaml
+
+    pillar_dirs: [/srv/giggles-salt/_pillar]
+    utils_dirs: [/srv/giggles-salt/_utils]
+    ext_pillar:
+      - giggles: {}
+"""
+
+from pathlib import Path
+
+from gigglekit.settings import remembering
+from gigglekit.settings.check import check
+from gigglekit.settings.report import paragraphs
+from gigglekit.settings.rules import Machine
+
+
+def ext_pillar(minion_id, pillar):
+    """Check the merged pillar.
+
+    Args:
+        minion_id: name of the minion, not used.
+        pillar: the pillar as merged from all files.
+
+    Returns:
+        An empty dictionary for a pillar that may be applied, else `{"_errors": [one paragraph per problem]}`. No
+        paragraph holds a secret.
+    """
+    files = _pillar_files()
+    machine = Machine(
+        environment=__grains__.get("giggles_environment"),
+        memory_mb=__grains__.get("mem_total"),
+        has_answers=any(file.name == "droplet.sls" for file in files),
+    )
+    cache = Path(__opts__["cachedir"])
+    mark = remembering.fingerprint(pillar.get("giggles"), machine)
+    if remembering.is_remembered(cache, mark):
+        return {}
+    problems = check(pillar, machine)
+    if problems:
+        return {"_errors": paragraphs(problems, files)}
+    remembering.remember(cache, mark)
+    return {}
+
+
+def _pillar_files():
+    """Return the pillar files of this droplet that are there, those that win last."""
+    names = ["giggles.sls", f"{__grains__.get('giggles_environment')}.sls", "droplet.sls"]
+    roots = [Path(root) for root in __opts__["pillar_roots"].get("base", [])]
+    return [root / name for name in names for root in roots if (root / name).is_file()]

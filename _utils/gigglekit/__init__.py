@@ -1,0 +1,1 @@
+"""The library behind Giggles' Salt modules: plain Python that imports nothing from Salt."""

@@ -1,0 +1,102 @@
+"""The whole check of a pillar: schema, values that the droplet's roles need, and rules between values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gigglekit.settings.problem import Key, Problem, concerns
+from gigglekit.settings.rules import Machine, Settings, rule_problems
+from gigglekit.settings.schema import TOP, Node, allowed, defaults, nodes, schema, schema_problems
+
+DROPLET_FILE = "/etc/giggles/pillar/droplet.sls"
+MINION_FILE = "/etc/salt/minion.d/giggles.conf"
+
+
+def check(pillar: Mapping[Any, Any], machine: Machine) -> list[Problem]:
+    """Check the pillar of a droplet.
+
+    Args:
+        pillar: the whole pillar, as merged from all its files; only `giggles` is looked at.
+        machine: the droplet it is for.
+
+    Returns:
+        Everything that is wrong, worst first; an empty list for a pillar that may be applied.
+    """
+    problems = list(_unreached(machine))
+    chosen = pillar.get("giggles")
+    if chosen is None:
+        reason = "the pillar holds no settings at all" if "giggles" not in pillar else "it is empty"
+        return problems or [Problem(TOP, reason, allowed(schema()), remedy=_no_answers(machine))]
+    if not isinstance(chosen, Mapping):
+        return problems + schema_problems(chosen)
+    settings = merged(defaults(), chosen)
+    problems += schema_problems(settings)
+    wrong = frozenset(problem.key for problem in problems)
+    absent = [problem for problem in missing_problems(settings) if not any(concerns(problem.key, key) for key in wrong)]
+    wrong |= {problem.key for problem in absent}
+    if absent and not machine.has_answers:
+        reason = f"there is no droplet.sls, so {len(absent)} settings are missing that this droplet's roles need"
+        absent = [Problem(("giggles", "secrets"), reason, f"a file {DROPLET_FILE}", remedy=_no_answers(machine))]
+    return problems + absent + rule_problems(settings, machine, wrong)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[Any, Any]) -> dict[str, Any]:
+    """Lay one mapping over another as salt/map.jinja does: mappings join, everything else is replaced."""
+    result: dict[str, Any] = dict(below)
+    for name, value in above.items():
+        under = result.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        result[name] = merged(under, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def missing(settings: Settings) -> Iterator[tuple[Key, Node, list[str]]]:
+    """Yield the settings that the roles of a droplet need and that nobody has given, with the roles that need them."""
+    roles = settings.get("roles")
+    on = [role for role in roles if isinstance(role, str)] if isinstance(roles, list | tuple) else []
+    for key, node in nodes():
+        needed_by = [role for role in node.get("x-required-by", []) if role in on]
+        if needed_by and value_at(settings, key) in (None, [], ()):
+            yield key, node, needed_by
+
+
+def missing_problems(settings: Settings) -> list[Problem]:
+    """Return a problem for every setting that the roles of a droplet need and that nobody has given."""
+    problems = []
+    for key, node, roles in missing(settings):
+        who = f"the {'roles' if len(roles) > 1 else 'role'} {' and '.join(roles)}"
+        problems.append(Problem(key, f"it is missing, and {who} cannot do without it", allowed(node, null=False)))
+    return problems
+
+
+def value_at(settings: Settings, key: Key) -> Any:
+    """Return the value of the setting `key`, None where there is none."""
+    value: Any = settings
+    for name in key[len(TOP) :]:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _unreached(machine: Machine) -> Iterator[Problem]:
+    """Yield a problem where the grain that selects the pillar files is not there or wrong."""
+    choices = next(node["enum"] for key, node in nodes() if key == ("giggles", "environment"))
+    if machine.environment in choices:
+        return
+    reason = (
+        "this droplet has no grain giggles_environment, so neither its overlay nor its secrets were read"
+        if machine.environment is None
+        else "the grain giggles_environment of this droplet names no environment, so no overlay was read"
+    )
+    yield Problem(
+        ("giggles", "environment"),
+        reason,
+        "the grain giggles_environment with one of " + ", ".join(choices),
+        remedy=f"Run bootstrap.sh again, or set the grain below `grains:` in {MINION_FILE}",
+    )
+
+
+def _no_answers(machine: Machine) -> str | None:
+    if machine.has_answers:
+        return None
+    return f"Run bootstrap.sh, which asks for what is missing, generates what can be generated and writes {DROPLET_FILE}"
