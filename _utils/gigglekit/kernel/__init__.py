@@ -1,0 +1,1 @@
+"""What a droplet asks of its kernel: parameters and swap."""
