@@ -31,15 +31,43 @@ _NEIGHBOURS_PACKAGES = ("pebble", "postgresql-15", "dnsmasq", "git", "python3-ve
 
 _INIT = """\
 #!/bin/sh
+# The first process of the machine, before its systemd. Everything here stays within the machine's own namespaces.
 # A container's resource controllers are read-only on hosts with version 1 control groups, and systemd then runs
-# services without their MemoryMax=. The machine has a control group namespace of its own, so this frees nothing else.
+# services without their MemoryMax=.
 for controller in memory cpu cpuacct pids blkio devices; do
     [ -d "/sys/fs/cgroup/$controller" ] && mount -o remount,rw,bind "/sys/fs/cgroup/$controller"
 done 2>/dev/null
+# The network's settings belong to the machine's own network namespace; the kernel's other settings stay read-only.
+mount --bind /proc/sys/net /proc/sys/net && mount -o remount,rw,bind /proc/sys/net
+# Sizes are worked out from this file, and the host's memory is not the droplet's.
+[ -e /usr/lib/giggles-trial/meminfo ] && mount --bind /usr/lib/giggles-trial/meminfo /proc/meminfo
 exec /lib/systemd/systemd
 """
 _UNUSED_SECONDS = 24 * 3600
-INIT_PATH = "/usr/lib/giggles-trial-init"
+INIT_PATH = "/usr/lib/giggles-trial/init"
+_MEMORY_TOTAL_KB = 2014208
+"""What a droplet sold as 2 GB shows: the rest is the kernel's."""
+_MEMINFO = {
+    "MemTotal": _MEMORY_TOTAL_KB,
+    "MemFree": 1436520,
+    "MemAvailable": 1701840,
+    "Buffers": 19404,
+    "Cached": 355212,
+    "SwapCached": 0,
+    "Active": 152360,
+    "Inactive": 313128,
+    "SwapTotal": 0,
+    "SwapFree": 0,
+    "Dirty": 0,
+    "Writeback": 0,
+    "AnonPages": 90912,
+    "Mapped": 88104,
+    "Shmem": 1040,
+    "Slab": 61996,
+    "SReclaimable": 32140,
+    "CommitLimit": _MEMORY_TOTAL_KB // 2,
+    "Committed_AS": 241820,
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,7 @@ def droplet_recipe(release: str) -> Recipe:
     """Return the recipe of a bare droplet of `release`: what a cloud provider's image has, and nothing of ours."""
     files = _files_from_this_machine()
     files["/etc/ssh/sshd_config.d/50-cloud-init.conf"] = "PasswordAuthentication no\n"
+    files["/usr/lib/giggles-trial/meminfo"] = "".join(f"{f'{key}:':<15} {size:>8} kB\n" for key, size in _MEMINFO.items())
     return _recipe("droplet", release, _DROPLET_PACKAGES, files, ())
 
 
@@ -138,7 +167,7 @@ def _files_from_this_machine() -> dict[str, str]:
     if authorities:
         bundle = "/etc/ssl/certs/ca-certificates.crt"
         files["/etc/pip.conf"] = f"[global]\ncert = {bundle}\n"
-        files["/etc/uv/uv.toml"] = "system-certs = true\n"
+        files["/etc/uv/uv.toml"] = "native-tls = true\n"
     return files
 
 
@@ -201,11 +230,13 @@ def _build(recipe: Recipe, path: Path) -> None:
         # In a process namespace of its own, so that a killed build takes all its children along.
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
          "mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(recipe.packages)}",
-         f"--aptopt=Dir::Etc::Parts \"/etc/apt/apt.conf.d\"", *hooks, recipe.release, root, sources],
+         *hooks, recipe.release, root, sources],
         why=f"The base image of {recipe.release} could not be built",
         remedy="Check that apt-get update works on this machine and that the disk has room, then run this again.",
         seconds=1200,
     )  # fmt: skip
+    for generated in (root / "etc/apt/sources.list.d").glob("*"):
+        generated.unlink()
     (root / "etc/apt/sources.list").write_text(recipe.sources())
     for older in images_directory().glob(f"{recipe.kind}-{recipe.release}-*"):
         # Not at once: another working tree, with another recipe, may be copying from it.
