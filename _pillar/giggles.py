@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gigglekit.settings import remembering
 from gigglekit.settings.check import check
-from gigglekit.settings.report import paragraphs
+from gigglekit.settings.report import paragraphs, pillar_sources
 from gigglekit.settings.rules import Machine
 
 
@@ -45,7 +45,7 @@ def ext_pillar(minion_id, pillar):
         return {}
     problems = check(pillar, machine)
     if problems:
-        return {"_errors": paragraphs(problems, files)}
+        return {"_errors": paragraphs(problems, pillar_sources(files))}
     remembering.remember(cache, mark)
     return {}
 

@@ -5,14 +5,14 @@ Importing jsonschema takes longer than everything else that the check does, and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
-import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from gigglekit.files.replacing import replace
 from gigglekit.settings.rules import Machine
 from gigglekit.settings.schema import DEFAULTS_FILE, SCHEMA_FILE
 
@@ -48,13 +48,8 @@ def is_remembered(folder: Path, mark: str) -> bool:
 
 def remember(folder: Path, mark: str) -> None:
     """Note in `folder` that the pillar with the fingerprint `mark` was found right; without a writable folder, do nothing."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=NAME)
-    except OSError:
-        return
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(mark + "\n")
-    os.replace(temporary, folder / NAME)
+    with contextlib.suppress(OSError):
+        replace(folder / NAME, mark.encode() + b"\n")
 
 
 def _tokens(value: object) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,33 @@ RETRY = "`salt-call state.apply`"
 UNTOUCHED = "Nothing on this droplet has been changed."
 
 
-def paragraphs(problems: Iterable[Problem], pillar_files: Sequence[Path] = (), retry: str = RETRY) -> list[str]:
+Source = tuple[str, object]
+"""Where settings come from, as an operator knows it, and the pillar that it holds."""
+
+
+def pillar_sources(files: Iterable[Path]) -> list[Source]:
+    """Read pillar files as sources; one that cannot be read as plain YAML (Jinja, for example) is left out."""
+    sources: list[Source] = []
+    for file in files:
+        with contextlib.suppress(OSError, yaml.YAMLError, ValueError, RecursionError):
+            sources.append((str(file), read_yaml(file)))
+    return sources
+
+
+def paragraphs(problems: Iterable[Problem], sources: Sequence[Source] = (), retry: str = RETRY) -> list[str]:
     """Return one paragraph per problem.
 
     Args:
         problems: what the check found.
-        pillar_files: the pillar files of this droplet in the order in which later ones win, to name the one to edit.
+        sources: what the pillar was merged from, in the order in which later ones win, to name the one to edit.
         retry: the command that comes after the correction.
     """
-    contents = [(path, _content(path)) for path in reversed(pillar_files)]
-    return [_paragraph(problem, contents, retry) for problem in problems]
+    return [_paragraph(problem, sources, retry) for problem in problems]
 
 
-def _paragraph(problem: Problem, contents: Sequence[tuple[Path, object]], retry: str) -> str:
+def _paragraph(problem: Problem, sources: Sequence[Source], retry: str) -> str:
     found = f" Found: {problem.value}." if problem.value is not None else ""
-    todo = problem.remedy or f"Correct it in {_place(problem, contents)}"
+    todo = problem.remedy or f"Correct it in {_place(problem, sources)}"
     separator = " " if problem.allowed.endswith(".") else ". "
     return (
         f"The pillar is refused because of {problem.path}: {problem.reason}.{found} "
@@ -38,22 +51,14 @@ def _paragraph(problem: Problem, contents: Sequence[tuple[Path, object]], retry:
     ).replace("?.", "?")
 
 
-def _place(problem: Problem, contents: Sequence[tuple[Path, object]]) -> str:
+def _place(problem: Problem, sources: Sequence[Source]) -> str:
     """Name the file that says what is wrong; where none does, the files that may."""
-    for path, content in contents:
+    for name, content in reversed(sources):
         if _holds(content, problem.key):
-            return str(path)
+            return name
     if problem.secret:
         return DROPLET_FILE
     return f"pillar/giggles.sls, pillar/<environment>.sls or {DROPLET_FILE}"
-
-
-def _content(path: Path) -> object:
-    try:
-        return read_yaml(path)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
-        # A file with Jinja, or one that is not there: it just cannot be named.
-        return None
 
 
 def _holds(content: object, key: Key) -> bool:

@@ -1,0 +1,38 @@
+"""Writing a whole file so that no reader, and no power cut, ever meets a half-written one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Put `content` at `path` in one step.
+
+    Args:
+        path: the file; its folder has to be there.
+        content: all of it.
+        mode: permissions of the file; until it is in place nobody but its owner can read it.
+
+    Raises:
+        OSError: the folder cannot be written. What was there before is untouched then.
+
+    Source: rename(2); fsync(2) on the folder makes the new name last.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
