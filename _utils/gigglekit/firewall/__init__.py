@@ -1,0 +1,1 @@
+"""The firewall as ufw keeps it: its rules, its settings files, and what the kernel really enforces."""
