@@ -72,6 +72,8 @@ step() {
 domain=${GIGGLES_DOMAIN:-} admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
 skip_dns=no check_only=no interactive=yes
 settings=()
+# Looked at here, and handed on as they turn out: a key may be named by its file.
+unset GIGGLES_DOMAIN GIGGLES_ADMIN_KEY GIGGLES_ENVIRONMENT
 [ -t 0 ] || interactive=no
 
 needs_value() { [ "$#" -ge 2 ] && [ -n "$2" ] || die "$1 needs a value. See bootstrap.sh --help."; }
@@ -292,11 +294,9 @@ keep_answers() {
   local arguments=(--set "domain=$domain")
   [ -z "$answers" ] || arguments+=(--answers "$answers")
   [ -z "$environment" ] || arguments+=(--set "environment=$environment")
-  local setting key
+  [ -z "$admin_key" ] || arguments+=(--set "admin.ssh_keys=$admin_key")
+  local setting
   for setting in "${settings[@]}"; do arguments+=(--set "$setting"); done
-  while read -r key; do
-    [ -z "$key" ] || arguments+=(--add-admin-key "$key")
-  done <<<"$admin_key"
   settings_of_droplet "${arguments[@]}" || return 1
   ask_for_missing || return 1
   environment=$(settings_of_droplet --get environment) || return 1
