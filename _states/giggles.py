@@ -1,0 +1,209 @@
+"""
+States of the Giggles app that Salt's core lacks: a private tree of files, and the live release.
+
+.. code-block:: yaml
+
+    uploads-private:
+      giggles.tree:
+        - name: /var/lib/giggles/uploads
+        - user: giggles
+        - group: giggles
+        - dir_mode: '0750'
+        - file_mode: '0640'
+
+    release-live:
+      giggles.release:
+        - repository: https://github.com/owner/giggles-cli.git
+        - ref: 22319c4d0c1f0d6c7ef3b0d1d0f4c4b54f0b7a55
+"""
+
+import grp
+import pwd
+import shutil
+from pathlib import Path
+
+from gigglekit.files import tree as files_tree
+from gigglekit.release import live, venv
+from gigglekit.release.errors import ReleaseError
+from gigglekit.release.service import SystemdService
+from gigglekit.release.settings import Layout, Settings
+from salt.exceptions import SaltInvocationError
+
+__virtualname__ = "giggles"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def _mode(name, value):
+    text = str(value)
+    if not text or len(text) > 4 or set(text) - set("01234567"):
+        raise SaltInvocationError(f"{name} is {value!r}; give an octal mode in quotes, such as '0750'.")
+    return int(text, 8)
+
+
+def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50):
+    """
+    Every folder and file at and below a folder has one owner, one group, and one mode each.
+
+    Links are neither followed nor changed. A file with several names, a device, a socket, a FIFO or another file system
+    mounted below is left alone; if it is not as wanted, the state fails and names it.
+
+    name
+        The folder.
+    user, group
+        Owner and group, by name.
+    dir_mode, file_mode
+        Octal modes, in quotes.
+    limit
+        How many paths are named in the changes; all are counted.
+
+    .. code-block:: yaml
+
+        uploads-private:
+          giggles.tree:
+            - name: /var/lib/giggles/uploads
+            - user: giggles
+            - group: giggles
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
+    test = __opts__["test"]
+    modes = _mode("dir_mode", dir_mode), _mode("file_mode", file_mode)
+    try:
+        wanted = files_tree.Wanted(pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid, *modes)
+        report = files_tree.repair(Path(name), wanted, limit=int(limit), dry_run=test)
+    except (KeyError, FileNotFoundError) as error:
+        if test:
+            ret["comment"] = f"{name} or its owner {user}:{group} does not exist yet; nothing in it can be wrong."
+            return ret
+        ret["result"] = False
+        ret["comment"] = (
+            f"{name} cannot be checked, since it or its owner {user}:{group} does not exist ({error}). Apply the states "
+            "that create them first: salt-call state.apply app.folders."
+        )
+        return ret
+    except OSError as error:
+        ret["result"] = False
+        ret["comment"] = (
+            f"{name} cannot be checked: {error.strerror} ({error.filename or name}). If it is a symbolic link, put the "
+            "folder itself in its place; else look at the disk with dmesg, then apply again."
+        )
+        return ret
+    if report.repaired_count:
+        ret["changes"] = {entry.path: {"old": entry.found, "new": entry.wanted} for entry in report.repaired}
+        more = report.repaired_count - len(report.repaired)
+        if more:
+            ret["changes"]["and more"] = {"old": f"{more} further paths", "new": "not listed"}
+        ret["comment"] = f"{report.repaired_count} of {report.seen} paths {'would be' if test else 'were'} put right."
+        ret["result"] = None if test else True
+    else:
+        ret["comment"] = f"All {report.seen} paths are as they should be."
+    if report.refused_count:
+        ret["result"] = False
+        ret["comment"] += (
+            f" {report.refused_count} were left alone, since changing them could change something elsewhere: "
+            f"{'; '.join(report.refused[:5])}. Find out who made them, then remove or replace them."
+        )
+    return ret
+
+
+def release(
+    name,
+    repository,
+    ref,
+    subdirectory="",
+    python="system",
+    requirements="requirements.txt",
+    constraints=(),
+    module="src.main:app",
+    keep=3,
+    health_seconds=180,
+):
+    """
+    The app's release of a commit, tag or branch is live: built, unchanged since, named by /opt/giggles/current, and run
+    by giggles.service, which answers.
+
+    What is missing or was changed by hand is built anew beside the running release, tried, switched to, and taken back if
+    it does not answer. A wanted release that is live costs no network if ``ref`` is a commit, and one question to the
+    repository otherwise.
+
+    name
+        Not used; any text.
+    repository
+        Address that git fetches from, without credentials. An SSH key in /etc/giggles/keys/deploy or a token in
+        /etc/giggles/keys/repository-token is used if there is one.
+    ref
+        A commit with all its 40 digits, a tag or a branch.
+    subdirectory
+        Folder of the app in the repository.
+    python
+        ``system``, a version such as ``3.11``, or a range such as ``>=3.9,<3.12``.
+    requirements
+        Requirements file in the app's folder; with hashes in it, everything must match one.
+    constraints
+        Further constraints, for requirements without hashes.
+    module
+        What uvicorn serves.
+    keep
+        How many releases to keep, at least 2.
+    health_seconds
+        How long the app may take to answer after a start.
+
+    .. code-block:: yaml
+
+        release-live:
+          giggles.release:
+            - repository: https://github.com/owner/giggles-cli.git
+            - ref: main
+            - subdirectory: laughter-detector
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
+    test = __opts__["test"]
+    layout = Layout()
+    surroundings = live.Surroundings(
+        service=SystemdService(),
+        socket=Path("/run/giggles.sock"),
+        unit=Path("/etc/systemd/system/giggles.service"),
+        health_seconds=float(health_seconds),
+        make_venv=venv.create,
+    )
+    try:
+        settings = Settings(
+            repository=repository or "",
+            ref=str(ref or ""),
+            subdirectory=subdirectory or "",
+            python=str(python),
+            requirements=requirements,
+            constraints=tuple(constraints or ()),
+            module=module,
+            keep=int(keep),
+        )
+        if test and shutil.which("git") is None:
+            # A bare machine: what is to come is known, and there is nothing yet to ask the repository with.
+            ret["result"] = None
+            ret["changes"] = {"release": {"old": layout.live(), "new": settings.ref}}
+            ret["comment"] = f"The release {settings.ref} would be built and made live."
+            return ret
+        plan = live.examine(settings, layout, surroundings)
+        if plan.unchanged:
+            ret["comment"] = f"The release {plan.commit} is live and as it was built."
+            return ret
+        changes = {"because": list(plan.reasons)}
+        if plan.switch:
+            changes["release"] = {"old": plan.live, "new": plan.commit}
+        if plan.drift:
+            changes["repaired"] = list(plan.drift)
+        if test:
+            ret["result"] = None
+            ret["changes"] = changes
+            ret["comment"] = f"The release {plan.commit} would be made live."
+            return ret
+        live.apply(plan, settings, layout, surroundings)
+    except ReleaseError as error:
+        ret["result"] = False
+        ret["comment"] = str(error)
+        return ret
+    ret["changes"] = changes
+    ret["comment"] = f"The release {plan.commit} is live and answers."
+    return ret

@@ -1,0 +1,58 @@
+"""Changes to a name that nobody can observe half done."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import secrets
+from pathlib import Path
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target` in one step: readers see the old link or the new one, never none.
+
+    Arguments:
+        link: path of the link; whatever non-directory lies there is replaced.
+        target: what the link shall hold, stored as given.
+
+    Raises:
+        OSError: the folder cannot be written, or `link` is a directory.
+
+    Source: rename(2), "if newpath already exists, it will be atomically replaced".
+    """
+    candidate = link.with_name(f".{link.name}.{secrets.token_hex(6)}")
+    os.symlink(target, candidate)
+    try:
+        os.rename(candidate, link)
+    except OSError:
+        os.unlink(candidate)
+        raise
+    _flush(link.parent)
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap two existing names in one step; both must lie on one file system.
+
+    Raises:
+        OSError: one of them does not exist, or the file system cannot exchange (EINVAL).
+
+    Source: renameat2(2), RENAME_EXCHANGE.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    swapped = libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if swapped != 0:
+        code = ctypes.get_errno() or errno.EIO
+        raise OSError(code, os.strerror(code), str(first), None, str(second))
+    _flush(first.parent)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,145 @@
+"""Builds a release completely, in a folder that nothing runs from yet."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from gigglekit.release import manifest, venv
+from gigglekit.release.errors import BuildFailed
+from gigglekit.release.repository import Repository
+from gigglekit.release.settings import Layout, Settings
+
+_LEAST_FREE = 500 * 1024**2
+
+MakeVenv = Callable[[Settings, Layout, Path], str]
+
+
+def build(
+    settings: Settings, layout: Layout, repository: Repository, commit: str, make_venv: MakeVenv = venv.create
+) -> Path:
+    """Build `commit` beside whatever is live.
+
+    Arguments:
+        settings: what to build it from.
+        layout: where.
+        repository: the mirror that can export it.
+        commit: 40 hexadecimal digits.
+        make_venv: creates the virtual environment and returns its interpreter.
+
+    Returns:
+        The folder `<commit>.building`: finished, root's own, with its manifest, not yet at its place.
+
+    Raises:
+        ReleaseError: it could not be built; nothing is left of the attempt.
+    """
+    folder = layout.building(commit)
+    layout.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _sweep(folder)
+    _need_space(layout)
+    try:
+        folder.mkdir(mode=0o755)
+        repository.fetch(commit)
+        repository.export(commit, folder)
+        removed = _contain(folder)
+        app = folder / settings.subdirectory
+        if not app.is_dir():
+            raise BuildFailed(
+                f"The commit {commit[:12]} has no folder {settings.subdirectory!r}. Correct giggles:app:subdirectory in "
+                "the pillar. The live release was left as it is."
+            )
+        python = make_venv(settings, layout, folder)
+        # The app looks for .env in its working directory only.
+        (app / ".env").unlink(missing_ok=True)
+        (app / ".env").symlink_to(layout.environment)
+        venv.compile_all(python, folder, layout.release(commit))
+        _settle(folder)
+        manifest.write(
+            folder,
+            {
+                "commit": commit,
+                "ingredients": settings.ingredients,
+                "interpreter": python,
+                "removed": removed,
+                "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
+        )
+    except OSError as error:
+        _sweep(folder)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(layout) from error
+        raise BuildFailed(
+            f"The release {commit[:12]} could not be written below {layout.releases} ({error.strerror}: {error.filename}). "
+            "Check the disk, then apply again. The live release was left as it is."
+        ) from error
+    except BaseException:
+        _sweep(folder)
+        raise
+    return folder
+
+
+def _sweep(folder: Path) -> None:
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _need_space(layout: Layout) -> None:
+    disk = os.statvfs(layout.releases)
+    if disk.f_bavail * disk.f_frsize < _LEAST_FREE:
+        raise _disk_full(layout)
+
+
+def _disk_full(layout: Layout) -> BuildFailed:
+    return BuildFailed(
+        f"The disk is too full to build a release below {layout.releases}: at least {_LEAST_FREE // 1024**2} MB must be "
+        "free, and a release with TensorFlow takes about 2 GB. Free some space (journalctl --vacuum-size=100M, "
+        "apt-get clean, uv cache clean) or take a bigger disk, then apply again. The live release was left as it is."
+    )
+
+
+def _contain(folder: Path) -> list[str]:
+    """Remove every `uploads` (the app erases what it finds there) and refuse links that lead out of the release."""
+    removed: list[str] = []
+    top = os.path.realpath(folder)
+    for where, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(where, name)
+            inside = str(path.relative_to(folder))
+            if name == "uploads":
+                _sweep(path)
+                removed.append(inside)
+                if name in folders:
+                    folders.remove(name)
+            elif path.is_symlink() and name != ".env":
+                goal = os.path.realpath(path)
+                if goal != top and not goal.startswith(top + os.sep):
+                    raise BuildFailed(
+                        f"The repository holds a link, {inside}, that leads out of the release to "
+                        f"{os.readlink(path)!r}. Whatever lies there could be served or erased. Remove the link from the "
+                        "repository. The live release was left as it is."
+                    )
+    return removed
+
+
+def _settle(folder: Path) -> None:
+    """Make everything root's, readable by the app and writable by nobody else, and flushed to the disk."""
+    os.chmod(folder, 0o755)
+    for where, folders, files in os.walk(folder):
+        for name in folders + files:
+            path = os.path.join(where, name)
+            status = os.lstat(path)
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.lchown(path, os.geteuid(), os.getegid())
+            if stat.S_ISLNK(status.st_mode):
+                continue
+            wanted = 0o755 if stat.S_ISDIR(status.st_mode) or status.st_mode & 0o111 else 0o644
+            if stat.S_IMODE(status.st_mode) != wanted:
+                os.chmod(path, wanted)
+    os.sync()

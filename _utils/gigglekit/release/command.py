@@ -1,0 +1,88 @@
+"""Commands with an end: every one has a time limit, no terminal to ask on, and leaves no children behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# What the caller happens to have set must not choose another interpreter, library or repository.
+_DROPPED = ("PYTHON", "GIT_", "LD_", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT", "BASH_ENV")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended.
+
+    Arguments:
+        code: its exit code; 128 + the signal's number if one ended it.
+        output: what it wrote to standard output.
+        complaint: what it wrote to standard error.
+    """
+
+    code: int
+    output: str
+    complaint: str
+
+    @property
+    def last_words(self) -> str:
+        """The last lines that say something, on one line, at most 400 characters."""
+        lines = [line.strip() for line in (self.complaint or self.output).splitlines() if line.strip()]
+        return " · ".join(lines[-3:])[-400:]
+
+
+class CommandTimedOut(Exception):
+    """A command took longer than it may; it and its children were killed."""
+
+
+def run(
+    argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None, folder: str = "/"
+) -> Outcome:
+    """Run a command to its end.
+
+    Arguments:
+        argv: program and arguments; nothing secret, since everybody on the machine can read them.
+        seconds: how long it may take.
+        environment: variables on top of the cleaned environment of this process.
+        folder: its working directory.
+
+    Returns:
+        Exit code and output, whatever the code.
+
+    Raises:
+        CommandTimedOut: it did not end in time.
+        OSError: it could not be started.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
+    process = subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**kept, "LC_ALL": "C.UTF-8", **(environment or {})},
+        start_new_session=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        output, complaint = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+        raise CommandTimedOut(f"{argv[0]} took longer than {seconds:.0f} s") from None
+    except BaseException:
+        _kill_group(process)
+        raise
+    code = process.returncode
+    return Outcome(code if code >= 0 else 128 - code, output, complaint)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.communicate()

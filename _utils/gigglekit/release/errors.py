@@ -1,0 +1,27 @@
+"""What can go wrong with a release. Each message is one paragraph: what happened, why, what to do."""
+
+from __future__ import annotations
+
+
+class ReleaseError(Exception):
+    """A release could not be made live. The app that was live before still is, unless the message says otherwise."""
+
+
+class RepositoryUnreachable(ReleaseError):
+    """The repository did not answer in time, or refused us."""
+
+
+class UnknownRef(ReleaseError):
+    """The repository answers, and has no such branch, tag or commit."""
+
+
+class BuildFailed(ReleaseError):
+    """The release could not be built."""
+
+
+class PreflightFailed(ReleaseError):
+    """The release was built, and does not start with the settings of this droplet."""
+
+
+class Unhealthy(ReleaseError):
+    """The release was started, and did not answer its health check."""

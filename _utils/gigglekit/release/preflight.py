@@ -1,0 +1,88 @@
+"""Tries a release as the app's user, in the service's own sandbox, before anything is switched to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from gigglekit.release.command import CommandTimedOut, run
+from gigglekit.release.errors import PreflightFailed
+from gigglekit.release.redaction import redact
+
+_SECONDS = 300
+# How the service is started, watched and logged is no part of its sandbox.
+_LEFT_OUT = ("Exec", "Restart", "Type", "WorkingDirectory", "Standard", "Syslog", "Timeout", "Sockets", "Success", "LogLevel",
+             "NonBlocking", "RuntimeMaxSec")  # fmt: skip
+
+
+def sandbox(unit: str) -> list[str]:
+    """Return the settings of a unit file's [Service] section that make its sandbox, as KEY=VALUE.
+
+    Arguments:
+        unit: text of the unit file.
+    """
+    section = ""
+    kept: list[str] = []
+    for line in unit.splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and "=" in line and not line.startswith(("#", ";", *_LEFT_OUT)):
+            kept.append(line)
+    return kept
+
+
+def preflight(folder: Path, module: str, unit: Path, secrets: Iterable[str]) -> None:
+    """Import the app's module with its `.env`, under the unit's sandbox and budget, for at most five minutes.
+
+    Arguments:
+        folder: the app's folder inside a finished release.
+        module: MODULE:ATTRIBUTE as uvicorn takes it.
+        unit: the service's unit file.
+        secrets: values that must not appear in the error.
+
+    Raises:
+        PreflightFailed: it does not import, is refused by the sandbox, runs out of memory or takes too long.
+    """
+    python = _venv_above(folder)
+    probe = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
+    argv = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec",
+            f"--property=RuntimeMaxSec={_SECONDS}", f"--property=WorkingDirectory={folder}",
+            *(f"--property={line}" for line in sandbox(unit.read_text(encoding="utf-8"))),
+            str(python), "-c", probe, module]  # fmt: skip
+    try:
+        outcome = run(argv, seconds=_SECONDS + 30)
+    except CommandTimedOut as error:
+        raise PreflightFailed(_paragraph(f"it was still importing after {_SECONDS} s ({error})")) from error
+    try:
+        answer = json.loads(outcome.output)
+    except ValueError:
+        answer = {}
+    if answer.get("starts") is True:
+        return
+    if "reason" in answer:
+        reason = redact(str(answer["reason"]), secrets)
+        place = f" at {answer['place']}" if answer.get("place") else ""
+        raise PreflightFailed(_paragraph(f"{' '.join(reason.split())[:600]}{place}"))
+    raise PreflightFailed(
+        _paragraph(
+            f"its interpreter ended with exit code {outcome.code} and without a word; 137 or 9 mean that memory ran out, 159 "
+            "or 31 that the sandbox refused a system call"
+        )
+    )
+
+
+def _venv_above(folder: Path) -> Path:
+    for place in (folder, *folder.parents):
+        if (place / ".venv/bin/python").exists():
+            return place / ".venv/bin/python"
+    raise PreflightFailed(_paragraph("its virtual environment is gone"))
+
+
+def _paragraph(reason: str) -> str:
+    return (
+        f"The release was built, but the app does not start with this droplet's settings: {reason}. Correct the value it "
+        "names in the pillar (giggles:app:environment or giggles:secrets:app) or the commit in giggles:app:ref, then apply "
+        "again. The live release was left as it is."
+    )

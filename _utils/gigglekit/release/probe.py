@@ -1,0 +1,54 @@
+"""Runs inside the release's own interpreter, as the app's user: does the app import, with its settings?
+
+Given to `python -c` with MODULE:ATTRIBUTE as its argument. Prints one JSON object on standard output and nothing else:
+the app's own output is dropped, since what it prints about wrong settings quotes them.
+"""
+
+import json
+import os
+import sys
+
+
+def _reason(error):  # type: ignore[no-untyped-def]
+    details = getattr(error, "errors", None)
+    if callable(details):
+        try:
+            return "; ".join(
+                "{}: {}".format(".".join(map(str, entry["loc"])) or "settings", entry["msg"])
+                for entry in details(include_input=False, include_url=False, include_context=False)
+            )
+        except Exception:
+            return type(error).__name__
+    return "{}: {}".format(type(error).__name__, error)
+
+
+def _place(error):  # type: ignore[no-untyped-def]
+    import traceback
+
+    here = os.getcwd() + os.sep
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(here)]
+    return "{}:{}".format(frames[-1].filename[len(here) :], frames[-1].lineno) if frames else ""
+
+
+def _main():  # type: ignore[no-untyped-def]
+    answer = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    module, _, attribute = sys.argv[1].partition(":")
+    result = {"starts": True}
+    try:
+        import importlib
+
+        found = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+        import uvicorn  # noqa: F401
+    except BaseException as error:
+        result = {"starts": False, "reason": _reason(error), "place": _place(error)}
+    os.write(answer, json.dumps(result).encode())
+    # Leaving at once: TensorFlow's threads take seconds to wind down, and their noise is nobody's.
+    os._exit(0)
+
+
+_main()

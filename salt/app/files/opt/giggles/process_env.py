@@ -1,0 +1,10 @@
+#!py
+"""Renders /opt/giggles/process.env, which systemd reads for the app's processes."""
+
+from gigglekit.release.dotenv import systemd_file
+from gigglekit.release.environment import process_environment
+
+
+def run():
+    secrets = __pillar__.get("giggles", {}).get("secrets", {}).get("app", {})  # noqa: F821 - given by Salt
+    return systemd_file(process_environment(secrets))

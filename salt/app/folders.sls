@@ -1,0 +1,39 @@
+include:
+  - app.account
+
+{%- set folders = [
+  ("/opt/giggles", "root", "root", "0755"),
+  ("/opt/giggles/releases", "root", "root", "0755"),
+  ("/var/lib/giggles", "root", "giggles", "0750"),
+  ("/var/lib/giggles/records", "root", "giggles", "0750"),
+  ("/var/lib/giggles/uploads", "giggles", "giggles", "0750"),
+  ("/var/lib/giggles/uploads/clips", "giggles", "giggles", "0750"),
+  ("/var/lib/giggles/uploads/audio", "giggles", "giggles", "0750"),
+  ("/var/lib/giggles/uploads/temp", "giggles", "giggles", "0750"),
+  ("/var/cache/giggles", "giggles", "giggles", "0750"),
+  ("/var/cache/giggles-build", "root", "root", "0700"),
+  ("/var/log/giggles", "root", "giggles", "0750"),
+] %}
+{%- for path, user, group, mode in folders %}
+
+folder-{{ path }}:
+  file.directory:
+    - name: {{ path }}
+    - user: {{ user }}
+    - group: {{ group }}
+    - mode: '{{ mode }}'
+    - follow_symlinks: False
+    - require:
+      - user: account-giggles
+{%- endfor %}
+
+# The app may be taken over, and this runs as root below a folder of its own: nothing here follows a link.
+uploads-private:
+  giggles.tree:
+    - name: /var/lib/giggles/uploads
+    - user: giggles
+    - group: giggles
+    - dir_mode: '0750'
+    - file_mode: '0640'
+    - require:
+      - file: folder-/var/lib/giggles/uploads/temp

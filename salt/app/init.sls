@@ -1,0 +1,9 @@
+include:
+  - app.packages
+  - app.account
+  - app.folders
+  - app.environment
+  - app.logs
+  - app.units
+  - app.release
+  - app.running

@@ -1,0 +1,3 @@
+include:
+  - nightly.job
+  - nightly.schedule

@@ -1,0 +1,61 @@
+{%- from "map.jinja" import giggles with context %}
+include:
+  - app.account
+  - app.folders
+  - app.environment
+  - app.logs
+  - app.units
+
+nightly-log-private:
+  file.managed:
+    - name: /var/log/giggles/nightly.log
+    - user: giggles
+    - group: giggles
+    - mode: '0640'
+    - replace: False
+    - follow_symlinks: False
+    - require:
+      - file: folder-/var/log/giggles
+
+# Every release takes this lock when it is told to run the nightly script, whoever starts it.
+nightly-lock-present:
+  file.managed:
+    - name: /opt/giggles/nightly.lock
+    - user: root
+    - group: giggles
+    - mode: '0640'
+    - replace: False
+    - follow_symlinks: False
+    - require:
+      - file: folder-/opt/giggles
+      - user: account-giggles
+
+nightly-unit:
+  file.managed:
+    - name: /etc/systemd/system/giggles-nightly.service
+    - source: salt://nightly/files/etc/systemd/system/giggles-nightly.service
+    - template: jinja
+    - user: root
+    - group: root
+    - mode: '0644'
+    - follow_symlinks: False
+    - check_cmd: /usr/local/lib/giggles/validate /etc/systemd/system /etc/systemd/system/giggles-nightly.service /usr/local/lib/giggles/verify-unit giggles-nightly.service
+    - require:
+      - file: validator-installed
+      - file: unit-verifier-installed
+      - file: nightly-log-private
+      - file: nightly-lock-present
+
+nightly-unit-without-additions:
+  file.absent:
+    - names:
+{%- for place in ["/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system", "/run/systemd/system.control"] %}
+      - {{ place }}/giggles-nightly.service.d
+{%- endfor %}
+
+nightly-unit-loaded:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: nightly-unit
+      - file: nightly-unit-without-additions
