@@ -72,15 +72,14 @@ restart-when-idle:
     - group: root
     - mode: '0644'
     - makedirs: True
+    - follow_symlinks: False
     - require:
       - file: busy-jobs-are-known
       - file: restart-when-idle
     - onchanges_in:
       - module: updates-units-known
     - watch_in:
-      - service: apt-daily.timer
-      - service: apt-daily-upgrade.timer
-      - service: giggles-reboot.timer
+      - units: update-timers-run
 {% endfor %}
 update-units-changed-by-nobody-else:
   strays.absent:
@@ -98,12 +97,10 @@ updates-units-known:
   module.run:
     - service.systemctl_reload: []
     - onchanges: []
-{% for timer in ["apt-daily.timer", "apt-daily-upgrade.timer", "giggles-reboot.timer"] %}
-{{ timer }}:
-  service.running:
-    - enable: True
-    - unmask: True
+
+update-timers-run:
+  units.running:
+    - units: [apt-daily.timer, apt-daily-upgrade.timer, giggles-reboot.timer]
     - require:
       - pkg: updates-packages
       - module: updates-units-known
-{% endfor %}

@@ -1,0 +1,1 @@
+"""What systemd says of its units, and what is asked of it."""
