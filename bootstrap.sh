@@ -27,6 +27,7 @@ Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (a
   --answers FILE          all of the above and the secrets as YAML, in the shape of docs/PILLAR.md
   --skip-dns-check        go on although the domain does not point here yet (HTTPS then starts with a placeholder)
   --check                 only check, change nothing
+  --no-apply              install Salt and keep the answers, but converge nothing: for a look with test=True first
   --non-interactive       never ask; what is missing is an error
   --help
 
@@ -70,7 +71,7 @@ step() {
 # --- what was asked ----------------------------------------------------------------------------------------------------
 
 domain=${GIGGLES_DOMAIN:-} admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
-skip_dns=no check_only=no interactive=yes
+skip_dns=no check_only=no apply=yes interactive=yes
 settings=()
 # Looked at here, and handed on as they turn out: a key may be named by its file.
 unset GIGGLES_DOMAIN GIGGLES_ADMIN_KEY GIGGLES_ENVIRONMENT
@@ -93,6 +94,7 @@ while [ "$#" -gt 0 ]; do
     --answers) needs_value "$@"; answers=$2; shift ;;
     --skip-dns-check) skip_dns=yes ;;
     --check) check_only=yes ;;
+    --no-apply) apply=no ;;
     --non-interactive) interactive=no ;;
     --help|-h) usage; exit 0 ;;
     *) usage >&2; die "The option '$1' is not known. The ones above are." ;;
@@ -363,6 +365,11 @@ main() {
   keep_answers || die "The answers could not be taken over; the reason is above. Correct them and run this again."
   step "minion configuration" configure_minion || die "The configuration in /etc/salt could not be written; the reason is above."
   settings_of_droplet --check || die "Nothing on the server was changed, because the settings above are not complete or not right. Correct them and run this again."
+
+  if [ "$apply" = no ]; then
+    say "Ready, and nothing is converged yet. See what would change: sudo salt-call state.apply test=True"
+    exit 0
+  fi
 
   say "giggles-salt: converging (the first time takes some minutes)"
   local code=0
