@@ -1,7 +1,6 @@
 include:
   - app.account
   - app.environment
-  - common.validate
 
 unit-verifier-installed:
   file.managed:
@@ -24,9 +23,8 @@ unit-{{ unit }}:
     - group: root
     - mode: '0644'
     - follow_symlinks: False
-    - check_cmd: /usr/local/lib/giggles/validate /etc/systemd/system /etc/systemd/system/{{ unit }} /usr/local/lib/giggles/verify-unit {{ unit }}
+    - check_cmd: /usr/local/lib/giggles/verify-unit {{ unit }}
     - require:
-      - file: validator-installed
       - file: unit-verifier-installed
       - user: account-giggles
 {%- endfor %}

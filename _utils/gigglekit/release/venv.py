@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def _guard(target: Path) -> None:
 
 def _boxed(argv: list[str], environment: dict[str, str], writable: list[Path]) -> Outcome:
     """Run a command of which parts are strangers' build scripts: root, but without this server's secrets and data."""
+    added = {"HOME": "/root", "PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **environment}
     box = [
         "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec",
         f"--property=RuntimeMaxSec={_INSTALL_SECONDS}", "--property=ProtectSystem=strict", "--property=PrivateTmp=yes",
@@ -115,10 +117,11 @@ def _boxed(argv: list[str], environment: dict[str, str], writable: list[Path]) -
         "--property=IPAddressDeny=link-local",
         f"--property=ReadWritePaths={' '.join(map(str, writable))}",
         f"--property=InaccessiblePaths={' '.join('-' + path for path in _KEPT_FROM)}",
-        *(f"--setenv={name}" for name in _PASSED),
+        # By name only: an index address may hold a password, and arguments are for everybody to read.
+        *(f"--setenv={name}" for name in _PASSED if added.get(name) or os.environ.get(name)),
     ]  # fmt: skip
     try:
-        return run([*box, *argv], seconds=_INSTALL_SECONDS + 30, environment={"HOME": "/root", **environment})
+        return run([*box, *argv], seconds=_INSTALL_SECONDS + 30, environment=added)
     except CommandTimedOut as error:
         raise BuildFailed(
             f"Installing the app's packages did not end: {error}. Check the droplet's network, then apply again. The live "
