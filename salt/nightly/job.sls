@@ -39,9 +39,8 @@ nightly-unit:
     - group: root
     - mode: '0644'
     - follow_symlinks: False
-    - check_cmd: /usr/local/lib/giggles/validate /etc/systemd/system /etc/systemd/system/giggles-nightly.service /usr/local/lib/giggles/verify-unit giggles-nightly.service
+    - check_cmd: /usr/local/lib/giggles/verify-unit giggles-nightly.service
     - require:
-      - file: validator-installed
       - file: unit-verifier-installed
       - file: nightly-log-private
       - file: nightly-lock-present

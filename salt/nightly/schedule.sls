@@ -7,9 +7,8 @@ cron-installed:
     - name: cron
 
 cron-running:
-  service.running:
-    - name: cron
-    - enable: True
+  giggles.active:
+    - units: [cron.service]
     - require:
       - pkg: cron-installed
 
