@@ -1,0 +1,54 @@
+"""What every test needs: the library on the import path, and a pillar that is right."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "_utils"))
+
+
+def wire(*fields: bytes) -> str:
+    """Return fields in the wire format of ssh (RFC 4251 section 5), in base64 as in a public key file."""
+    return base64.b64encode(b"".join(struct.pack(">I", len(field)) + field for field in fields)).decode()
+
+
+def ed25519_key(fill: int = 7) -> str:
+    """Return a well-formed Ed25519 public key that nobody holds the private half of."""
+    return f"ssh-ed25519 {wire(b'ssh-ed25519', bytes([fill]) * 32)} anna@laptop"
+
+
+_RIGHT: dict[str, Any] = {
+    "environment": "production",
+    "domain": "giggles.example.test",
+    "admin": {"ssh_keys": [ed25519_key()]},
+    "app": {"repository": "https://git.example.test/owner/app.git", "ref": "0123456789abcdef0123456789abcdef01234567"},
+    "secrets": {
+        "app": {
+            "SUPABASE_URL": "https://project.supabase.co",
+            "SUPABASE_KEY": "planted-anon-key",
+            "SUPABASE_SERVICE_ROLE_KEY": "planted-service-role-key",
+            "SECRET_KEY": "planted-secret-key-0123456789abcdefghij",
+            "ENCRYPTION_KEY": "0123456789abcdef" * 4,
+            "DATABASE_URL": "postgresql://planted:planted-password@db.example.test:5432/postgres",
+        }
+    },
+}
+
+
+def right_settings() -> dict[str, Any]:
+    """Return settings below `giggles` that pass every check, for the caller to spoil."""
+    return deepcopy(_RIGHT)
+
+
+@pytest.fixture
+def right() -> dict[str, Any]:
+    """Settings below `giggles` that pass every check; each test gets its own to spoil."""
+    return right_settings()

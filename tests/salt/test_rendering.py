@@ -1,0 +1,83 @@
+"""Every sls renders, and every requisite finds its state, on each operating system that bootstrap.sh accepts.
+
+Ubuntu cannot be booted where this is tested, so this is what is known of it: the whole highstate is compiled by Salt with
+the grains of Ubuntu 22.04 and 24.04, and its requisites are resolved. What Debian does is shown by a booted droplet.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import right_settings
+
+from .conftest import REPOSITORY, Minion
+
+GRAINS = {
+    "Debian 12": {"os": "Debian", "osrelease": "12", "osmajorrelease": 12, "oscodename": "bookworm"},
+    "Debian 13": {"os": "Debian", "osrelease": "13", "osmajorrelease": 13, "oscodename": "trixie"},
+    "Ubuntu 22.04": {"os": "Ubuntu", "osrelease": "22.04", "osmajorrelease": 22, "oscodename": "jammy"},
+    "Ubuntu 24.04": {"os": "Ubuntu", "osrelease": "24.04", "osmajorrelease": 24, "oscodename": "noble"},
+}
+REQUISITES = ("require", "watch", "onchanges", "onfail", "prereq", "listen", "require_any", "watch_any", "onchanges_any", "onfail_any")
+
+
+@pytest.fixture(scope="module", params=GRAINS, ids=str)
+def chunks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The low chunks of the highstate, as Salt would run them in order."""
+    folder = tmp_path_factory.mktemp("minion")
+    minion = Minion(folder, folder / "canary")
+    minion.droplet_file.parent.mkdir()
+    minion.answer(right_settings())
+    minion.configure(
+        file_roots={"base": [str(REPOSITORY / "salt")]},
+        grains={"giggles_environment": "production", "os_family": "Debian", "virtual": "kvm", **GRAINS[request.param]},
+    )
+    done = minion.call("--out=json", "--log-level=error", "state.show_lowstate")
+    low = json.loads(done.stdout or "{}").get("local")
+    assert isinstance(low, list), low or done.stderr
+    assert all(isinstance(chunk, dict) for chunk in low), low
+    return low
+
+
+def references(chunk: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield (requisite, state module or `id` or `sls`, what it names) of one chunk."""
+    for requisite in REQUISITES:
+        for entry in chunk.get(requisite, []):
+            if isinstance(entry, str):
+                yield requisite, "id", entry
+            else:
+                yield from ((requisite, kind, name) for kind, name in entry.items())
+
+
+def found(low: list[dict[str, Any]], kind: str, name: str) -> bool:
+    """Tell whether a requisite names a state of the run, by Salt's rules: its ID or its name, globs allowed."""
+    if kind == "sls":
+        return any(fnmatch.fnmatch(chunk["__sls__"], name) for chunk in low)
+    return any(
+        (kind in ("id", chunk["state"])) and (fnmatch.fnmatch(chunk["__id__"], name) or fnmatch.fnmatch(str(chunk["name"]), name)) for chunk in low
+    )
+
+
+def test_the_highstate_compiles_and_holds_every_concern(chunks: list[dict[str, Any]]) -> None:
+    concerns = {chunk["__sls__"].split(".")[0] for chunk in chunks}
+    assert concerns == {"common", "hardening", "app", "web", "nightly"}
+
+
+def test_every_requisite_names_a_state_of_the_run(chunks: list[dict[str, Any]]) -> None:
+    named = [(chunk["__id__"], *reference) for chunk in chunks for reference in references(chunk)]
+    assert named, "a tree without any requisite would pass for nothing"
+    assert [entry for entry in named if not found(chunks, entry[2], entry[3])] == []
+
+
+def test_a_requisite_that_names_nothing_would_be_found(chunks: list[dict[str, Any]]) -> None:
+    assert not found(chunks, "file", "nothing-has-this-name")
+
+
+def test_no_state_id_is_used_twice(chunks: list[dict[str, Any]]) -> None:
+    ids = [(chunk["__id__"], chunk["state"]) for chunk in chunks]
+    assert sorted(set(ids)) == sorted(ids)
