@@ -133,11 +133,8 @@ nginx-unit-overrides-exact:
 
 nginx-unit-not-replaced:
   file.absent:
+    # A copy of the unit made by hand, or the mask that systemctl puts there.
     - name: /etc/systemd/system/nginx.service
-    # A link to /dev/null is a mask, which nginx-running lifts.
-    - unless:
-      - fun: file.is_link
-        path: /etc/systemd/system/nginx.service
 
 nginx-units-reloaded:
   cmd.run:
