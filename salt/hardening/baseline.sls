@@ -4,6 +4,7 @@
 baseline-packages:
   pkg.installed:
     - pkgs: [acct, cron, debsums, kmod, libpam-pwquality, systemd-timesyncd, tzdata]
+    - install_recommends: False
 
 unwanted-packages-absent:
   pkg.purged:
@@ -35,6 +36,7 @@ service-limits-known:
     - service.systemctl_reload: []
     - onchanges:
       - file: /etc/systemd/system.conf.d/giggles.conf
+      - strays: nobody-else-schedules-or-configures
 
 {% for folder in ["cron.d", "cron.hourly", "cron.daily", "cron.weekly", "cron.monthly"] %}
 /etc/{{ folder }}:

@@ -1,6 +1,25 @@
+{% from "map.jinja" import giggles with context %}
+include:
+  - hardening.guard
+
+firewall-installed:
+  pkg.installed:
+    - pkgs: [ufw, iptables]
+
 firewall-exact:
   ufw.exactly:
     - rules:
-      - {action: limit, port: 22, proto: tcp, comment: secure shell}
-      - {action: allow, port: 80, proto: tcp, comment: web}
-      - {action: allow, port: 443, proto: tcp, comment: web}
+      - {action: limit, port: 22, proto: tcp, comment: ssh}
+      - {action: allow, port: 80, proto: tcp, comment: http}
+      - {action: allow, port: 443, proto: tcp, comment: https}
+    - require:
+      - pkg: firewall-installed
+
+# The unit that loads the rules when the machine starts.
+firewall-starts:
+  service.running:
+    - name: ufw
+    - enable: True
+    - unmask: True
+    - require:
+      - ufw: firewall-exact

@@ -4,6 +4,7 @@
 updates-packages:
   pkg.installed:
     - pkgs: [unattended-upgrades, needrestart]
+    - install_recommends: False
 
 updates-configured:
   file.managed:
