@@ -11,12 +11,11 @@ from .record import Record
 PATH = "/root/giggles-answers.yaml"
 
 
-def pillar(trial: Record, app_ref: str) -> dict[str, Any]:
+def pillar(trial: Record) -> dict[str, Any]:
     """Return what this deployment chose and what only it knows.
 
     Arguments:
-        trial: the trial.
-        app_ref: the commit of the sample app to deploy.
+        trial: the trial, its neighbours prepared.
     """
     database = neighbourhood.database_url(trial)
     return {
@@ -36,7 +35,7 @@ def pillar(trial: Record, app_ref: str) -> dict[str, Any]:
             },
             "app": {
                 "repository": neighbourhood.app_repository(trial),
-                "ref": app_ref,
+                "ref": neighbourhood.app_ref(trial),
                 "subdirectory": "laughter-detector",
                 "python": "system",
                 "packages": [],
@@ -54,6 +53,6 @@ def pillar(trial: Record, app_ref: str) -> dict[str, Any]:
     }
 
 
-def text(trial: Record, app_ref: str) -> str:
+def text(trial: Record) -> str:
     """Return the answers file: JSON, which is YAML too."""
-    return json.dumps(pillar(trial, app_ref), indent=2) + "\n"
+    return json.dumps(pillar(trial), indent=2) + "\n"

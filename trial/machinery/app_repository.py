@@ -37,12 +37,14 @@ def publish(source: Path, repository: Path) -> None:
     """
     if not (repository / "HEAD").exists():
         run(["git", "init", "--quiet", "--bare", "--initial-branch=main", repository], why=_WHY, remedy=_REMEDY)
+    files = _files(source)
     with tempfile.TemporaryDirectory() as folder:
-        first = _commit(repository, Path(folder) / "1", _files(source), "Sample app", 1, None)
+        first = _commit(repository, Path(folder) / "1", files=files, message="Sample app", day=1)
         if first == sample_commit(repository):
             return
-        newer = {**_files(source), "RELEASE": b"2\n"}
-        second = _commit(repository, Path(folder) / "2", newer, "Sample app, next release", 2, first)
+        newer: dict[str, bytes | Path] = {**files, "RELEASE": b"2\n"}
+        message = "Sample app, next release"
+        second = _commit(repository, Path(folder) / "2", files=newer, message=message, day=2, parent=first)
     _git(repository, "update-ref", "refs/heads/main", second)
     _git(repository, "update-ref", _SAMPLE, first)
 
@@ -67,7 +69,13 @@ def _files(source: Path) -> dict[str, bytes | Path]:
 
 
 def _commit(
-    repository: Path, index: Path, files: dict[str, bytes | Path], message: str, day: int, parent: str | None
+    repository: Path,
+    index: Path,
+    *,
+    files: dict[str, bytes | Path],
+    message: str,
+    day: int,
+    parent: str | None = None,
 ) -> str:
     entries: list[str] = []
     for name, content in files.items():
@@ -78,13 +86,19 @@ def _commit(
         blob = _git(repository, "hash-object", "-w", "--no-filters", str(scratch))
         entries.append(f"{'100755' if executable else '100644'} {blob}\t{name}")
     extra = {"GIT_INDEX_FILE": str(index)}
-    _git(repository, "update-index", "-z", "--add", "--index-info", stdin="".join(f"{entry}\0" for entry in entries), **extra)
+    _git(
+        repository,
+        "update-index",
+        "-z",
+        "--add",
+        "--index-info",
+        stdin="".join(f"{entry}\0" for entry in entries),
+        **extra,
+    )
     tree = _git(repository, "write-tree", **extra)
     date = f"2026-01-{day:02d}T00:00:00+0000"
     parents = ["-p", parent] if parent else []
-    return _git(
-        repository, "commit-tree", tree, *parents, "-m", message, GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date
-    )
+    return _git(repository, "commit-tree", tree, *parents, "-m", message, GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date)
 
 
 def _git(repository: Path, *arguments: str, stdin: str | None = None, **extra: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -51,11 +52,9 @@ def remove(machine: str) -> None:
 
 
 def _remove_if_empty(group: Path) -> None:
-    try:
+    # Still in use by another machine, or gone already: both are what the caller wants to hear nothing of.
+    with contextlib.suppress(OSError):
         group.rmdir()
-    except OSError:
-        # Still in use by another machine, or gone already: both are what the caller wants to hear nothing of.
-        pass
 
 
 def beside(process: int) -> list[Path]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import entering, host, neighbourhood, record, trial
@@ -94,7 +95,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         neighbourhood.answer_dns(one, trial.neighbours(one), None if arguments.reset else arguments.answer)
     elif arguments.command == "down":
         if arguments.images and not arguments.purge:
-            raise TrialError("--images removes the base images that droplets are made from, so it needs --purge with it.")
+            raise TrialError("--images removes what droplets are made from, so it needs --purge with it.")
         trial.down(name, arguments.purge)
         trial.tidy(arguments.images)
     return 0
@@ -152,7 +153,7 @@ def _table(facts: dict[str, Any], prefix: str = "") -> str:
 
 def _show_where_to_look(facts: dict[str, Any], bare: bool) -> None:
     ssh, name = facts["ssh"], facts["name"]
-    tool = os.path.relpath(sys.argv[0]) if os.path.exists(sys.argv[0]) else "trial/droplet"
+    tool = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).exists() else "trial/droplet"
     suffix = "" if name == DEFAULT_NAME else f" --name {name}"
     resolve = f"{facts['domain']}:443:{facts['ip']}"
     lines = [f"The droplet {name} ({facts['release']}, {facts['ip']}) is up{', bare' if bare else ''}."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -76,10 +77,8 @@ def enter(leader: int, command: Sequence[str]) -> int:
     def forward(number: int, _: FrameType | None) -> None:
         # The keyboard's signals reach the whole foreground group by themselves.
         if not (number in _FROM_KEYBOARD and os.isatty(0)):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(child, number)
-            except ProcessLookupError:
-                pass
 
     previous = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
@@ -110,7 +109,7 @@ def _become(
         os.umask(0o022)
         for number in _CHANGED_BY_PYTHON:
             signal.signal(number, signal.SIG_DFL)
-        os.execvpe(command[0], list(command), dict(environment))
+        os.execvpe(command[0], list(command), dict(environment))  # noqa: S606 (that is what this is for)
     except FileNotFoundError:
         os.write(2, f"{command[0]}: not found in the droplet\n".encode())
         os._exit(127)

@@ -139,6 +139,6 @@ def resolvers() -> list[str]:
         if usable:
             return usable
     raise TrialError(
-        "This machine's /etc/resolv.conf names no IPv4 name server that a droplet could reach (loopback ones cannot be). "
+        "/etc/resolv.conf names no IPv4 name server that a droplet could reach; loopback ones cannot be. "
         "Name one there, or in /run/systemd/resolve/resolv.conf, then run this again."
     )

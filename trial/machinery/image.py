@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from . import host
@@ -24,8 +24,13 @@ _COMMON_PACKAGES = (
     "tzdata", "python3",
 )  # fmt: skip
 _DROPLET_PACKAGES = (
-    "openssh-server", "openssh-client", "sudo", "cron", "curl", "wget", "locales", "less", "kmod", "e2fsprogs", "iputils-ping",
-    "gnupg", "logrotate", "netbase", "nano", "bash-completion", "xz-utils",
+    "openssh-server", "openssh-client", "sudo", "cron", "curl", "wget", "locales", "less", "kmod", "e2fsprogs",
+    "iputils-ping", "gnupg", "logrotate", "netbase", "nano", "bash-completion", "xz-utils",
+)  # fmt: skip
+# Half of that image, and copied for every trial: documentation, translations and PostgreSQL's compiler.
+_NEIGHBOURS_LEAVE_OUT = (
+    "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*",
+    "/usr/lib/postgresql/15/lib/bitcode/*", "/usr/lib/*/libLLVM*", "/usr/lib/*/libz3*",
 )  # fmt: skip
 _NEIGHBOURS_PACKAGES = ("pebble", "postgresql-15", "dnsmasq", "git", "python3-venv", "openssl")
 
@@ -80,6 +85,7 @@ class Recipe:
         packages: installed on top of the minimal system.
         files: path inside the image → text.
         executables: those of `files` with mode 0755.
+        left_out: paths (with wildcards) that are not unpacked from packages.
         commands: shell lines run at the end, with `$1` as the image's root.
         mirror, security_mirror: where packages come from.
     """
@@ -91,6 +97,7 @@ class Recipe:
     security_mirror: str | None
     files: dict[str, str] = field(default_factory=dict)
     executables: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
 
     def key(self) -> str:
@@ -113,8 +120,10 @@ def droplet_recipe(release: str) -> Recipe:
     """Return the recipe of a bare droplet of `release`: what a cloud provider's image has, and nothing of ours."""
     files = _files_from_this_machine()
     files["/etc/ssh/sshd_config.d/50-cloud-init.conf"] = "PasswordAuthentication no\n"
-    files["/usr/lib/giggles-trial/meminfo"] = "".join(f"{f'{key}:':<15} {size:>8} kB\n" for key, size in _MEMINFO.items())
-    return _recipe("droplet", release, _DROPLET_PACKAGES, files, ())
+    files["/usr/lib/giggles-trial/meminfo"] = "".join(
+        f"{f'{key}:':<15} {size:>8} kB\n" for key, size in _MEMINFO.items()
+    )
+    return _recipe("droplet", release, _DROPLET_PACKAGES, files)
 
 
 def neighbours_recipe() -> Recipe:
@@ -132,12 +141,11 @@ def neighbours_recipe() -> Recipe:
         'chroot "$1" /opt/neighbours/venv/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps '
         "--require-hashes --only-binary :all: -r /opt/neighbours/requirements.txt",
     )
-    return _recipe("neighbours", "bookworm", _NEIGHBOURS_PACKAGES, files, commands)
+    plain = _recipe("neighbours", "bookworm", _NEIGHBOURS_PACKAGES, files)
+    return replace(plain, left_out=_NEIGHBOURS_LEAVE_OUT, commands=commands)
 
 
-def _recipe(
-    kind: str, release: str, packages: tuple[str, ...], files: dict[str, str], commands: tuple[str, ...]
-) -> Recipe:
+def _recipe(kind: str, release: str, packages: tuple[str, ...], files: dict[str, str]) -> Recipe:
     mirror, security_mirror = host.mirrors()
     nodes = ["c /dev/loop-control 0660 root disk - 10:237"]
     nodes += [f"b /dev/loop{number} 0660 root disk - 7:{number}" for number in range(LOOP_DEVICES)]
@@ -151,7 +159,6 @@ def _recipe(
         security_mirror=security_mirror,
         files=files,
         executables=(INIT_PATH,),
-        commands=commands,
     )
 
 
@@ -208,8 +215,10 @@ def _build(recipe: Recipe, path: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         target.chmod(0o755 if name in recipe.executables else 0o644)
-    for folder, _, _ in os.walk(overlay):
-        os.chmod(folder, 0o755)
+    for folder in (overlay, *overlay.rglob("*/")):
+        # Packed with their modes, whatever the caller's umask is.
+        if folder.is_dir():
+            folder.chmod(0o755)
     early = work / "early.tar"
     run(
         ["tar", "--create", "--file", early, "--directory", overlay, "--owner=0", "--group=0", "."],
@@ -221,8 +230,8 @@ def _build(recipe: Recipe, path: Path) -> None:
         '--customize-hook=chroot "$1" update-ca-certificates >/dev/null',
         *(f"--customize-hook={command}" for command in recipe.commands),
         # Everything that must differ from machine to machine is made when a machine is made from the image.
-        '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/machine-id "$1"/var/lib/dbus/machine-id "$1"/etc/hostname '
-        '"$1"/etc/resolv.conf',
+        '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/machine-id "$1"/var/lib/dbus/machine-id '
+        '"$1"/etc/hostname "$1"/etc/resolv.conf',
     ]
     sources = work / "sources.list"
     sources.write_text(recipe.sources())
@@ -230,6 +239,7 @@ def _build(recipe: Recipe, path: Path) -> None:
         # In a process namespace of its own, so that a killed build takes all its children along.
         ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
          "mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(recipe.packages)}",
+         *(f"--dpkgopt=path-exclude={path}" for path in recipe.left_out),
          *hooks, recipe.release, root, sources],
         why=f"The base image of {recipe.release} could not be built",
         remedy="Check that apt-get update works on this machine and that the disk has room, then run this again.",
@@ -287,7 +297,7 @@ def write_file(root: Path, name: str, text: str, mode: int = 0o644) -> None:
     path = root / name.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
         os.fchmod(file.fileno(), mode)
         file.write(text)
 
@@ -303,5 +313,6 @@ def remove_tree(path: Path) -> None:
     try:
         shutil.rmtree(path)
     except OSError as error:
-        run(["chattr", "-R", "-i", "-a", path], why=f"{path} could not be removed ({error})", remedy="Remove it by hand.")
+        why = f"{path} could not be removed ({error})"
+        run(["chattr", "-R", "-i", "-a", path], why=why, remedy="Remove it by hand.")
         run(["rm", "-rf", "--one-file-system", path], why=f"{path} could not be removed", remedy="Remove it by hand.")

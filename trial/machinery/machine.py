@@ -5,6 +5,7 @@ The host's process table is the only record of what runs, so that a command kill
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -101,9 +102,8 @@ class Machine:
             self._start_as_unit(nspawn)
             return
         enter_groups = "".join(f"echo $$ > {shlex.quote(str(group / 'cgroup.procs'))}; " for group in groups)
-        script = (
-            f"{enter_groups}while :; do {shlex.join(nspawn)}; code=$?; [ $code -eq {_REBOOT_ASKED} ] || exit $code; done"
-        )
+        until_ended = f"code=$?; [ $code -eq {_REBOOT_ASKED} ] || exit $code"
+        script = f"{enter_groups}while :; do {shlex.join(nspawn)}; {until_ended}; done"
         with self.console.open("ab") as console:
             subprocess.Popen(
                 ["sh", "-c", script, self._keeper],
@@ -168,6 +168,12 @@ class Machine:
             output=self.console.read_text(errors="replace")[-2000:] if self.console.exists() else "",
         )
 
+    @property
+    def entrance(self) -> list[str]:
+        """The command line that runs what follows it inside, as `trial/droplet exec` does."""
+        tool = str(PROJECT / "trial/droplet")
+        return [sys.executable, tool, "exec", "--name", self.trial, "--role", self.role, "--"]
+
     def ask(self, *command: str, stdin: str = "", seconds: float = 60) -> subprocess.CompletedProcess[str] | None:
         """Run a short command inside and return what it printed; None when the machine is not running.
 
@@ -183,7 +189,7 @@ class Machine:
             return None
         try:
             return subprocess.run(
-                [sys.executable, str(PROJECT / "trial/droplet"), "exec", "--name", self.trial, "--role", self.role, "--", *command],
+                [*self.entrance, *command],
                 input=stdin,
                 capture_output=True,
                 text=True,
@@ -228,13 +234,16 @@ class Machine:
         """
         before = self.leader()
         if before is None:
-            raise TrialError(f"{self.title} is not running, so it cannot be rebooted. Start it with `trial/droplet up`.")
+            raise TrialError(
+                f"{self.title} is not running, so it cannot be rebooted. Start it with `trial/droplet up`."
+            )
         self.ask("systemctl", "reboot")
         deadline = time.monotonic() + seconds
         while self.leader() in (before, None):
             if time.monotonic() > deadline:
                 raise TrialError(
-                    f"{self.title} did not go down and come back within {seconds:.0f} s. Its console is in {self.console}."
+                    f"{self.title} did not go down and come back within {seconds:.0f} s. "
+                    f"Its console is in {self.console}."
                 )
             time.sleep(0.1)
         return self.wait_until_up(max(10.0, deadline - time.monotonic()))
@@ -309,10 +318,8 @@ def _first_process_below(holder: int) -> int | None:
 
 
 def _end(process: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
-    except ProcessLookupError:
-        pass
 
 
 def _wait_gone(process: int, seconds: float) -> None:

@@ -30,14 +30,9 @@ _PORTS = {"ACME": 14000, "PostgreSQL": 5432, "S3": 9000, "mail": 25, "Git": 9418
 _MAIL = "var/mail/sink"
 _REPOSITORY = "srv/git/giggles-app.git"
 _DNS_ANSWER = "/etc/dnsmasq.d/answer.conf"
+_XML = {"Content-Type": "application/xml"}
 _DATABASE = "giggles"
 _SCHEMAS = ("trial/sample-app/laughter-detector/setup_database.sql", "trial/sample-app/schema.sql")
-
-_ROLES = """\
-\\set ON_ERROR_STOP on
-SELECT format('CREATE ROLE %I {attributes}', role) FROM (VALUES {roles}) AS wanted(role)
- WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \\gexec
-"""
 
 
 def describe(trial: Record, machine: Machine) -> dict[str, Any]:
@@ -68,9 +63,8 @@ def describe(trial: Record, machine: Machine) -> dict[str, Any]:
 
 def database_url(trial: Record) -> str:
     """Return where the app finds its database, password included."""
-    return (
-        f"postgresql://{_DATABASE}:{trial.database_password}@{trial.neighbours_port.address}:{_PORTS['PostgreSQL']}/{_DATABASE}"
-    )
+    server = f"{trial.neighbours_port.address}:{_PORTS['PostgreSQL']}"
+    return f"postgresql://{_DATABASE}:{trial.database_password}@{server}/{_DATABASE}"
 
 
 def app_repository(trial: Record) -> str:
@@ -90,7 +84,6 @@ def _repository_path(trial: Record) -> Path:
 def furnish(trial: Record, root: Path) -> None:
     """Write what makes this trial's neighbours its own, into their machine's tree before it boots."""
     authority = trial.place.acme_ca
-    _make_authority(trial)
     write_file(root, "/etc/neighbours/acme.pem", (authority.with_name("acme-server.pem")).read_text())
     write_file(root, "/etc/neighbours/acme.key", (authority.with_name("acme-server.key")).read_text(), 0o600)
     write_file(root, "/etc/hostname", "neighbours\n")
@@ -112,14 +105,12 @@ def furnish(trial: Record, root: Path) -> None:
         file.write(f"host all all {NETWORK_PREFIX}.0/24 scram-sha-256\n")
 
 
-def listener_authority(trial: Record) -> str:
-    """Return the CA certificate that the ACME directory's own certificate is signed by, as PEM."""
-    _make_authority(trial)
-    return trial.place.acme_ca.read_text()
+def make_authority(trial: Record) -> None:
+    """Make a CA and a server certificate for the ACME directory, once for a trial.
 
-
-def _make_authority(trial: Record) -> None:
-    """Make a CA and a server certificate for the ACME directory, once for a trial."""
+    Raises:
+        TrialError: openssl fails.
+    """
     authority = trial.place.acme_ca
     server = authority.with_name("acme-server.pem")
     if server.exists():
@@ -127,15 +118,16 @@ def _make_authority(trial: Record) -> None:
     key, server_key, request = (authority.with_name(name) for name in ("acme-ca.key", "acme-server.key", "acme.csr"))
     extensions = authority.with_name("acme.ext")
     extensions.write_text(f"subjectAltName=DNS:acme.{ZONE},IP:{trial.neighbours_port.address}\n")
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch"]
+    curve: list[str | Path] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch"]
     fresh = authority.with_name("acme-server.pem.new")
-    for command in (
+    commands: tuple[list[str | Path], ...] = (
         ["openssl", "req", "-x509", *curve, "-keyout", key, "-out", authority, "-days", "365", "-subj",
          f"/CN=Trial {trial.name} ACME directory"],
         ["openssl", "req", "-new", *curve, "-keyout", server_key, "-out", request, "-subj", f"/CN=acme.{ZONE}"],
         ["openssl", "x509", "-req", "-in", request, "-CA", authority, "-CAkey", key, "-CAcreateserial", "-days", "365",
          "-extfile", extensions, "-out", fresh],
-    ):  # fmt: skip
+    )  # fmt: skip
+    for command in commands:
         run(command, why="The ACME directory's certificate could not be made", remedy="Check that openssl works here.")
     fresh.rename(server)
 
@@ -172,18 +164,11 @@ def _wait_for(name: str, address: str, port: int, machine: Machine, seconds: flo
 
 def _prepare_database(trial: Record, machine: Machine) -> None:
     psql = ("runuser", "-u", "postgres", "--", "psql", "--no-psqlrc", "--quiet", "--tuples-only")
-    script = (
-        _ROLES.format(attributes="LOGIN CREATEROLE BYPASSRLS", roles=f"('{_DATABASE}')")
-        # The roles that Supabase has and schemas grant to.
-        + _ROLES.format(attributes="NOLOGIN", roles="('anon'), ('authenticated'), ('service_role')")
-        + f"GRANT anon, authenticated, service_role TO {_DATABASE};\n"
-        + f"ALTER ROLE {_DATABASE} PASSWORD '{trial.database_password}';\n"
-        + f"SELECT 'CREATE DATABASE {_DATABASE} OWNER {_DATABASE}' WHERE NOT EXISTS "
-        + f"(SELECT FROM pg_database WHERE datname = '{_DATABASE}') \\gexec\n"
-    )
+    variables = f"\\set name '{_DATABASE}'\n\\set password '{trial.database_password}'\n"
+    script = f"{variables}\\i /opt/neighbours/database.sql\n"
     machine.tell(*psql, stdin=script)
     in_database = (*psql, "--dbname", _DATABASE)
-    tables = "SELECT count(*) FROM pg_tables WHERE tableowner = 'giggles'"
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname IN ('auth', 'public')"
     schema = next((PROJECT / name for name in _SCHEMAS if (PROJECT / name).exists()), None)
     if schema is not None and machine.tell(*in_database, stdin=tables).strip() == "0":
         text = f"\\set ON_ERROR_STOP on\nBEGIN;\nSET ROLE {_DATABASE};\n{schema.read_text()}\nCOMMIT;\n"
@@ -197,7 +182,7 @@ def _prepare_bucket(trial: Record) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     # The requests are anonymous: this server checks no signatures, and reads the account from them only.
     for target, body in ((address, b""), (f"{address}?versioning", versioning)):
-        request = urllib.request.Request(target, data=body, method="PUT", headers={"Content-Type": "application/xml"})
+        request = urllib.request.Request(target, data=body, method="PUT", headers=_XML)  # noqa: S310 (its own http)
         try:
             opener.open(request, timeout=30).close()
         except urllib.error.HTTPError as error:
@@ -216,16 +201,15 @@ def fetch_issuing_root(trial: Record, machine: Machine) -> Path:
     if machine.leader() is None or not trial.place.acme_ca.exists():
         return target
     context = ssl.create_default_context(cafile=str(trial.place.acme_ca))
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
+    address = f"https://{trial.neighbours_port.address}:{_ACME_MANAGEMENT_PORT}/roots/0"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
-        with opener.open(f"https://{trial.neighbours_port.address}:{_ACME_MANAGEMENT_PORT}/roots/0", timeout=10) as answer:
+        with opener.open(address, timeout=10) as answer:
             text = answer.read().decode()
     except OSError as error:
         raise TrialError(
-            f"The ACME neighbour does not hand out its root certificate ({error}). See its journal: `trial/droplet exec "
-            f"--name {trial.name} --role neighbours -- journalctl -u neighbour-acme`."
+            f"The ACME neighbour does not hand out its root certificate ({error}). See its journal: `trial/droplet "
+            f"exec --name {trial.name} --role neighbours -- journalctl -u neighbour-acme`."
         ) from error
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     fresh.write_text(text)

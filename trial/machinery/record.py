@@ -46,12 +46,16 @@ class Record:
     @property
     def droplet_port(self) -> Port:
         """Where the droplet is plugged in."""
-        return Port(f"{NAMESPACE_PREFIX}{self.name}", f"giggles{self.number}d", f"{NETWORK_PREFIX}.{2 * self.number + 1}")
+        return Port(
+            f"{NAMESPACE_PREFIX}{self.name}", f"giggles{self.number}d", f"{NETWORK_PREFIX}.{2 * self.number + 1}"
+        )
 
     @property
     def neighbours_port(self) -> Port:
         """Where its neighbours are plugged in."""
-        return Port(f"{NAMESPACE_PREFIX}{self.name}.nb", f"giggles{self.number}n", f"{NETWORK_PREFIX}.{2 * self.number}")
+        return Port(
+            f"{NAMESPACE_PREFIX}{self.name}.nb", f"giggles{self.number}n", f"{NETWORK_PREFIX}.{2 * self.number}"
+        )
 
     def save(self) -> None:
         """Write it down, in one piece."""
@@ -60,7 +64,8 @@ class Record:
         # Not for everybody: droplets are attacked on purpose in it, and its secrets are real to them.
         path.parent.chmod(0o700)
         fresh = path.with_name(f".{path.name}.new")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
             json.dump(asdict(self), file)
         fresh.replace(path)
 
@@ -99,7 +104,8 @@ def require(name: str) -> Record:
     if record is None:
         known = ", ".join(names()) or "none"
         raise TrialError(
-            f"There is no trial droplet called {name} (there is: {known}). Make it with `trial/droplet up --name {name}`."
+            f"There is no trial droplet called {name} (there is: {known}). "
+            f"Make it with `trial/droplet up --name {name}`."
         )
     return record
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from . import answers, host, image, neighbourhood, record, tree
 from .errors import TrialError
+from .image import Recipe
 from .locking import held
 from .machine import Machine
 from .record import Record
 from .settings import (
     DROPLET_MEMORY_BYTES,
     NEIGHBOURS_MEMORY_BYTES,
-    PROJECT,
     TREE,
     UPLOADS,
     Place,
@@ -70,8 +71,8 @@ def up(name: str, release: str | None, fresh: bool, bare: bool) -> int:
             trial = record.create(name, release or "bookworm")
         elif release is not None and release != trial.release:
             raise TrialError(
-                f"The droplet {name} runs {trial.release}, and {release} was asked for; a release is not changed in place. "
-                f"Add --fresh to begin again with {release}, or take another --name."
+                f"The droplet {name} runs {trial.release}, and {release} was asked for; a release is not changed in "
+                f"place. Add --fresh to begin again with {release}, or take another --name."
             )
         _have_both_machines(trial)
         with step(f"copied the project to {TREE}"):
@@ -84,36 +85,47 @@ def up(name: str, release: str | None, fresh: bool, bare: bool) -> int:
 
 
 def _have_both_machines(trial: Record) -> None:
-    recipes = (image.neighbours_recipe(), image.droplet_recipe(trial.release))
     machines = (neighbours(trial), droplet(trial))
+    recipes = (image.neighbours_recipe(), image.droplet_recipe(trial.release))
     furnishing = (neighbourhood.furnish, _furnish_droplet)
-    pool = ThreadPoolExecutor(max_workers=2)
-    list(pool.map(lambda pair: image.ensure(pair[0]) if not pair[1].root.exists() else None, zip(recipes, machines)))
-    for recipe, machine, furnish in zip(recipes, machines, furnishing):
+    _make_keys(trial)
+
+    def make(machine: Machine, recipe: Recipe, furnish: Callable[[Record, Path], None]) -> None:
         if not machine.root.exists():
+            image.ensure(recipe)
             with step(f"made the {machine.role} machine"):
-                image.copy(recipe, machine.root, lambda root, furnish=furnish: furnish(trial, root))  # type: ignore[misc]
-    starting = [machine for machine in machines if machine.leader() is None]
-    if starting:
-        with step(f"booted {' and '.join(machine.role for machine in starting)}"):
-            for machine in starting:
-                machine.boot()
-            list(pool.map(lambda machine: machine.wait_until_up(), starting))
+                image.copy(recipe, machine.root, lambda root: furnish(trial, root))
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for _ in pool.map(make, machines, recipes, furnishing):
+            pass
+        starting = [machine for machine in machines if machine.leader() is None]
+        if starting:
+            with step(f"booted {' and '.join(machine.role for machine in starting)}"):
+                for machine in starting:
+                    machine.boot()
+                for _ in pool.map(Machine.wait_until_up, starting):
+                    pass
     with step("prepared the neighbours"):
         neighbourhood.prepare(trial, neighbours(trial))
 
 
-def _furnish_droplet(trial: Record, root: Path) -> None:
-    """Write what a cloud provider's first boot writes: name, keys, resolver."""
-    place = trial.place
-    if not place.private_key.exists():
+def _make_keys(trial: Record) -> None:
+    """Make the operator's SSH key and the certificate of the ACME directory, once for a trial."""
+    key = trial.place.private_key
+    if not key.with_suffix(".pub").exists():
+        key.unlink(missing_ok=True)
         run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"operator@{trial.domain}", "-f", place.private_key],
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"operator@{trial.domain}", "-f", key],
             why="The operator's SSH key could not be made",
             remedy="Check that ssh-keygen works here.",
         )
+    neighbourhood.make_authority(trial)
+
+
+def _furnish_droplet(trial: Record, root: Path) -> None:
+    """Write what a cloud provider's first boot writes: name, keys, resolver."""
     run(["ssh-keygen", "-A", "-f", root], why="The droplet's host keys could not be made", remedy="Check the disk.")
-    address = trial.droplet_port.address
     image.write_file(root, "/etc/hostname", f"{trial.name}\n")
     image.write_file(
         root,
@@ -123,11 +135,10 @@ def _furnish_droplet(trial: Record, root: Path) -> None:
     image.write_file(root, "/etc/resolv.conf", f"nameserver {trial.neighbours_port.address}\n")
     image.write_file(root, "/root/.ssh/authorized_keys", trial.place.private_key.with_suffix(".pub").read_text(), 0o600)
     (root / "root/.ssh").chmod(0o700)
-    image.write_file(root, "/etc/giggles-trial/acme-ca.pem", neighbourhood.listener_authority(trial))
+    image.write_file(root, "/etc/giggles-trial/acme-ca.pem", trial.place.acme_ca.read_text())
     # A machine that has never run its daily jobs would run them at boot, at a random minute of a test.
     for timer in _TIMER_STAMPS:
         image.write_file(root, f"/var/lib/systemd/timers/stamp-{timer}.timer", "")
-    assert address
 
 
 def _bootstrap(trial: Record) -> int:
@@ -138,10 +149,9 @@ def _bootstrap(trial: Record) -> int:
             f"The droplet {trial.name} is booted, but this working tree has no bootstrap.sh to run on it. "
             "Use --bare to have the machine alone."
         )
-    image.write_file(machine.root, answers.PATH, answers.text(trial, neighbourhood.app_ref(trial)), 0o600)
+    image.write_file(machine.root, answers.PATH, answers.text(trial), 0o600)
     done = subprocess.run(
-        [sys.executable, str(PROJECT / "trial/droplet"), "exec", "--name", trial.name, "--",
-         f"{TREE}/bootstrap.sh", "--non-interactive", "--answers", answers.PATH],
+        [*machine.entrance, f"{TREE}/bootstrap.sh", "--non-interactive", "--answers", answers.PATH],
         stdin=subprocess.DEVNULL,
         check=False,
     )  # fmt: skip
@@ -238,8 +248,6 @@ def tidy(images: bool) -> None:
         with step("removed the cached images"):
             image.remove_tree(images_directory())
     for folder in (state_directory() / "trials", state_directory()):
-        try:
+        # Other trials or the images may still be in it.
+        with contextlib.suppress(OSError):
             folder.rmdir()
-        except OSError:
-            # Other trials or the images are still in it.
-            pass

@@ -28,7 +28,7 @@ class Sink:
         self._folder = folder
         self._count = 0
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 (the protocol's)
         """Store one mail; the SMTP server calls this (aiosmtpd's handler protocol) and sends the answer returned."""
         self._count += 1
         head = Message()
