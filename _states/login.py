@@ -1,0 +1,190 @@
+"""Who may log in, and the promise that changing it never locks the administrator out.
+
+What these states do is in `gigglekit.login`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gigglekit.login import guard, hostkeys
+from gigglekit.login.accounts import Accounts
+from gigglekit.login.errors import LoginError
+from gigglekit.login.keys import require_usable
+
+__virtualname__ = "login"
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
+    """Before anything that decides about logins is changed: refuse without a usable key, and note how everything is.
+
+    From here until ``login.proven`` a timer outside this run puts everything back should the run die.
+
+    name
+        Only an identifier.
+    admin
+        The administrator's account, which need not exist yet.
+    keys
+        The public keys it is going to have.
+
+    .. code-block:: yaml
+
+        login-guarded:
+          login.guarded:
+            - admin: operator
+            - keys: [ssh-ed25519 AAAA… anna@laptop]
+            - order: first
+            - failhard: True
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
+    try:
+        usable = require_usable(keys, admin)
+        if not __opts__["test"]:
+            guard.begin(Accounts().home(admin))
+    except LoginError as error:
+        ret.update(result=False, comment=str(error))
+        return ret
+    ret["comment"] = f"{admin} has {len(usable)} usable key{'s' if len(usable) > 1 else ''}."
+    return ret
+
+
+def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True) -> dict[str, Any]:
+    """After the changes: log in for real and become root, or put everything back and fail.
+
+    Without a change since ``login.guarded`` nothing is tried.
+
+    name
+        Only an identifier.
+    admin
+        The administrator's account.
+    port
+        TCP port of sshd.
+    with_sudo
+        Whether ``sudo -n true`` has to work as well.
+
+    .. code-block:: yaml
+
+        login-proven:
+          login.proven:
+            - admin: operator
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
+    if __opts__["test"]:
+        ret["comment"] = "A login is tried after changes; under test there are none."
+        return ret
+    try:
+        changed = guard.end(admin, port=int(port), with_sudo=with_sudo)
+    except LoginError as error:
+        ret.update(result=False, comment=str(error))
+        return ret
+    ret["comment"] = (
+        "Nothing that decides about logins was changed."
+        if changed is None
+        else f"{admin} logged in with a one-time key{' and became root' if with_sudo else ''} after the changes."
+    )
+    return ret
+
+
+def accounts_exact(name: str, admin: str, groups: dict[str, list[str]], admin_password: bool = False) -> dict[str, Any]:
+    """Have one superuser, no usable passwords that nobody asked for, exact members of powerful groups, no stray keys.
+
+    name
+        Only an identifier.
+    admin
+        The one account with authorized keys.
+    groups
+        Exact members of groups; groups that do not exist are skipped.
+    admin_password
+        Whether the administrator may have a password.
+
+    .. code-block:: yaml
+
+        nobody-else-has-power:
+          login.accounts_exact:
+            - admin: operator
+            - groups: {sudo: [operator], adm: [operator]}
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The accounts are exactly as they should be."}
+    accounts = Accounts()
+    differences = accounts.differences(admin, groups, admin_password=admin_password)
+    if not differences:
+        return ret
+    ret["changes"] = differences
+    if __opts__["test"]:
+        ret.update(result=None, comment=f"To be changed: {', '.join(differences)}.")
+        return ret
+    accounts.bring(admin, groups, admin_password=admin_password)
+    ret["comment"] = f"Changed: {', '.join(differences)}."
+    left = accounts.differences(admin, groups, admin_password=admin_password)
+    if left:
+        ret["result"] = False
+        ret["comment"] = (
+            f"The accounts are still not as they should be ({left}), although their files were written. Something else writes "
+            "/etc/passwd or /etc/group at the same time: look for it and apply again."
+        )
+    return ret
+
+
+def host_keys(name: str, keys: dict[str, int]) -> dict[str, Any]:
+    """Have exactly these host keys in /etc/ssh, each at least that large; others are removed.
+
+    name
+        Only an identifier.
+    keys
+        Size in bits by kind.
+
+    .. code-block:: yaml
+
+        ssh-host-keys-strong:
+          login.host_keys:
+            - keys: {ed25519: 256, rsa: 4096}
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The host keys are as they should be."}
+    if not hostkeys.FOLDER.is_dir():
+        differences = {f"ssh_host_{kind}_key": "to be made: there is none" for kind in keys}
+    else:
+        differences = hostkeys.differences(keys)
+    if not differences:
+        return ret
+    ret["changes"] = differences
+    if __opts__["test"]:
+        ret.update(result=None, comment="Host keys are to be changed.")
+        return ret
+    try:
+        hostkeys.bring(keys)
+    except (LoginError, OSError) as error:
+        ret.update(result=False, comment=str(error))
+        return ret
+    ret["comment"] = "Host keys were changed; clients that knew a replaced one will ask."
+    return ret
+
+
+def moduli(name: str, minimum: int = 3072) -> dict[str, Any]:
+    """Have no prime of less than ``minimum`` bits in /etc/ssh/moduli, for the group exchange.
+
+    name
+        Only an identifier.
+    minimum
+        Bits.
+
+    .. code-block:: yaml
+
+        ssh-moduli-strong:
+          login.moduli:
+            - minimum: 3072
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "No prime is too small."}
+    weak = hostkeys.weak_moduli(minimum)
+    if not weak:
+        return ret
+    ret["changes"] = {"removed": f"{weak} primes of less than {minimum} bits"}
+    if __opts__["test"]:
+        ret.update(result=None, comment=f"{weak} primes are too small.")
+        return ret
+    hostkeys.drop_weak_moduli(minimum)
+    ret["comment"] = f"{weak} primes were too small."
+    return ret

@@ -1,0 +1,1 @@
+"""Who may log in to a droplet, and the proof that the operator still can."""

@@ -1,0 +1,126 @@
+"""A real login as the administrator, with a key that exists only for it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import LoginError
+
+WORKSPACE = Path("/run/giggles/login")
+MARK = "giggles-login-proof"
+"""The comment of the one-time key: a line with it in authorized_keys is left over from a run that was killed."""
+_TRIES = 6
+_SECONDS = 10
+
+
+def attempt(user: str, *, port: int = 22, with_sudo: bool = True) -> None:
+    """Log in over the loopback interface with a one-time key and become root there.
+
+    The key is added to the account's own authorized_keys, so that the login takes the way of every other one, is only
+    good for connections from this machine, and is gone afterwards whatever happened.
+
+    Arguments:
+        user: the account.
+        port: TCP port of sshd.
+        with_sudo: whether `sudo -n true` has to work as well.
+
+    Raises:
+        LoginError: it did not work; says at which step and what was answered.
+    """
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError as error:
+        raise LoginError(f"the account {user} does not exist") from error
+    WORKSPACE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=WORKSPACE, prefix="proof-") as folder:
+        private = Path(folder) / "key"
+        made = _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", MARK, "-f", str(private)])
+        if made.returncode != 0:
+            raise LoginError(f"no one-time key could be made ({_words(made)})")
+        public = private.with_suffix(".pub").read_text().strip()
+        authorized = Path(account.pw_dir) / ".ssh/authorized_keys"
+        with _admitted(authorized, f'from="127.0.0.1,::1",restrict,command="{_task(with_sudo)}" {public}'):
+            _log_in(user, port, private, with_sudo)
+
+
+def _task(with_sudo: bool) -> str:
+    # `command` keeps the key from being good for anything else even while it exists.
+    return "sudo -n true && echo giggles-proven" if with_sudo else "echo giggles-proven"
+
+
+def _log_in(user: str, port: int, private: Path, with_sudo: bool) -> None:
+    command = [
+        "ssh", "-F", "none", "-i", str(private), "-p", str(port), "-n", "-T",
+        *("-o", "IdentitiesOnly=yes"), *("-o", "BatchMode=yes"), *("-o", "ConnectTimeout=5"),
+        *("-o", "StrictHostKeyChecking=no"), *("-o", "UserKnownHostsFile=/dev/null"), *("-o", "LogLevel=ERROR"),
+        *("-o", "IdentityAgent=none"), f"{user}@127.0.0.1", _task(with_sudo),
+    ]  # fmt: skip
+    for number in range(_TRIES):
+        done = _run(command)
+        if done.returncode == 0 and "giggles-proven" in done.stdout:
+            return
+        # Just after a reload sshd does not listen for a moment; a refusal of the key, though, is an answer.
+        if done.returncode != 255 or "Permission denied" in done.stderr:
+            break
+        if number + 1 < _TRIES:
+            time.sleep(0.5)
+    step = "sshd did not let it in" if done.returncode == 255 else "it got in but could not become root by sudo"
+    raise LoginError(f"{step} ({_words(done)})")
+
+
+@contextmanager
+def _admitted(authorized: Path, line: str) -> Iterator[None]:
+    """Have `line` in authorized_keys for the duration of the block."""
+    try:
+        before = authorized.read_bytes()
+        status = authorized.stat()
+    except FileNotFoundError as error:
+        raise LoginError(f"{authorized} does not exist") from error
+    try:
+        _replace(authorized, before.rstrip(b"\n") + b"\n" + line.encode() + b"\n", status)
+        yield
+    finally:
+        _replace(authorized, before, status)
+
+
+def _replace(path: Path, content: bytes, status: os.stat_result) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".giggles-")
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(content)
+    os.chown(temporary, status.st_uid, status.st_gid)
+    os.chmod(temporary, status.st_mode & 0o7777)
+    os.replace(temporary, path)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    if shutil.which(command[0], path=_PATH) is None:
+        raise LoginError(f"{command[0]} is not installed")
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            env={"PATH": _PATH, "LANG": "C.UTF-8"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 255, "", f"no answer within {_SECONDS} s")
+
+
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {done.returncode}"

@@ -1,0 +1,244 @@
+"""Nobody gets locked out: what decides about logins is noted before a run, tried after it, and put back when it fails.
+
+Between the two a systemd timer outside the run looks whether the run still lives. If it was killed before the proof, the
+timer puts everything back on its own. So a machine is never left for longer than `INTERVAL` in a state nobody has proved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import snapshot
+from .attempt import WORKSPACE, attempt
+from .errors import LoginError
+
+CHECKPOINT = WORKSPACE / "checkpoint.json"
+UNIT = "giggles-login-guard"
+INTERVAL = 20
+"""Seconds between two looks of the timer."""
+PATIENCE = 1800
+"""Seconds after which a run that still lives counts as stuck."""
+_COUNTERS = re.compile(r"\[[0-9]+:[0-9]+\]")
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_SAVE = {"iptables-restore": ["iptables-save", "-t", "filter"], "ip6tables-restore": ["ip6tables-save", "-t", "filter"]}
+
+
+def _run(command: list[str], stdin: str = "") -> tuple[int, str]:
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=60,
+            env={"PATH": _PATH, "LANG": "C.UTF-8"},
+            check=False,
+        )
+    except FileNotFoundError:
+        return 127, f"{command[0]} is not installed"
+    except subprocess.TimeoutExpired:
+        return 124, f"{command[0]} did not end"
+    return done.returncode, done.stdout
+
+
+def _start_of(process: int) -> str:
+    """Return when a process started, in clock ticks since boot (proc(5), stat, field 22), or an empty string."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was noted before a run.
+
+    Arguments:
+        state: everything that decides about logins.
+        enforced: the kernel's filter tables as text, by the command that loads them; empty where there were none.
+        process: number of the run's process.
+        started: when that process started.
+        at: when this was noted, in seconds since the epoch.
+    """
+
+    state: snapshot.Snapshot
+    enforced: dict[str, str]
+    process: int
+    started: str
+    at: float
+
+    def abandoned(self) -> bool:
+        """Tell whether the run that made this is gone or stuck."""
+        return _start_of(self.process) != self.started or time.time() - self.at > PATIENCE
+
+    def write(self) -> None:
+        """Store it where only root can read it and where no disk keeps it."""
+        WORKSPACE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chmod(WORKSPACE, 0o700)
+        data = {
+            "state": self.state.to_json(),
+            "enforced": self.enforced,
+            "process": self.process,
+            "started": self.started,
+            "at": self.at,
+        }
+        descriptor, temporary = tempfile.mkstemp(dir=WORKSPACE)
+        with os.fdopen(descriptor, "w") as handle:
+            json.dump(data, handle)
+        os.replace(temporary, CHECKPOINT)
+
+    @classmethod
+    def read(cls) -> Checkpoint | None:
+        """Return the stored one, or None when there is none."""
+        try:
+            data: dict[str, Any] = json.loads(CHECKPOINT.read_text())
+        except FileNotFoundError:
+            return None
+        return cls(
+            snapshot.Snapshot.from_json(data["state"]), data["enforced"], data["process"], data["started"], data["at"]
+        )
+
+
+def begin(home: Path | None) -> None:
+    """Note how everything is and arm the timer.
+
+    What a killed run has noted and nobody has put back yet is kept: that was the last proven state.
+
+    Arguments:
+        home: the administrator's home folder, or None while there is no such account.
+    """
+    before = Checkpoint.read()
+    places = snapshot.PLACES + ((str(home / ".ssh").lstrip("/"),) if home else ())
+    state = before.state if before else snapshot.take(Path("/"), places)
+    enforced = before.enforced if before else _enforced()
+    Checkpoint(state, enforced, os.getpid(), _start_of(os.getpid()), time.time()).write()
+    _arm()
+
+
+def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callable[..., None] = attempt) -> list[str] | None:
+    """Prove that the administrator can log in, if anything that decides about it has changed since `begin`.
+
+    Arguments:
+        user: the administrator.
+        port: TCP port of sshd.
+        with_sudo: whether sudo works without a password.
+        try_login: how a login is tried.
+
+    Returns:
+        The paths that had changed, when the login works; None when nothing had changed.
+
+    Raises:
+        LoginError: the login does not work; everything is as it was before the run.
+    """
+    checkpoint = Checkpoint.read()
+    if checkpoint is None:
+        raise LoginError(
+            "Nothing was noted before this run, so it cannot be said whether the way in was changed. Apply hardening.guard (or a state that "
+            "includes it) instead of this state alone."
+        )
+    changed = _changed(checkpoint)
+    if not changed:
+        _disarm()
+        return None
+    try:
+        try_login(user, port=port, with_sudo=with_sudo)
+    except LoginError as error:
+        restored = revert(checkpoint)
+        raise LoginError(
+            f"After this run's changes the administrator {user} could not log in any more: {error}. So everything that decides about logins was put back as "
+            f"it was before the run ({', '.join(restored) or 'nothing had to be'}), and sshd and the firewall were reloaded; whoever could log in before still "
+            "can. Look into 'journalctl -u ssh' for the refused attempt, correct the pillar or state behind it, and apply again."
+        ) from error
+    _disarm()
+    return changed
+
+
+def revert(checkpoint: Checkpoint) -> list[str]:
+    """Put back what was noted, reload sshd and the firewall, and forget the checkpoint.
+
+    Returns:
+        The paths that were changed back.
+    """
+    firewall_changed = _enforced() != checkpoint.enforced
+    fresh_firewall = firewall_changed and not any(checkpoint.enforced.values())
+    if fresh_firewall:
+        _run(["ufw", "--force", "disable"])
+    restored = snapshot.restore(checkpoint.state, Path("/"))
+    if firewall_changed and not fresh_firewall:
+        for command, text in checkpoint.enforced.items():
+            if text:
+                _run([command], stdin=text)
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    _run(["systemctl", "unmask", "ssh.service"])
+    _run(["systemctl", "reload-or-restart", "ssh.service"])
+    _disarm()
+    return restored
+
+
+def _changed(checkpoint: Checkpoint) -> list[str]:
+    now = snapshot.take(Path("/"), checkpoint.state.places)
+    before = checkpoint.state
+    paths = {path for path in {*before.entries, *now.entries} if before.entries.get(path) != now.entries.get(path)}
+    paths |= {path for path in {*before.accounts, *now.accounts} if before.accounts.get(path) != now.accounts.get(path)}
+    return sorted(f"/{path}" for path in paths)
+
+
+def _enforced() -> dict[str, str]:
+    tables = {}
+    for restore, save in _SAVE.items():
+        code, text = _run(save)
+        # Comments hold the time, and counters count, so they would differ always.
+        lines = [_COUNTERS.sub("[0:0]", line) for line in text.splitlines() if line[:1] != "#"] if code == 0 else []
+        tables[restore] = "\n".join(lines) + "\n" if any(line.startswith("-A") for line in lines) else ""
+    return tables
+
+
+def _arm() -> None:
+    if not Path("/run/systemd/system").exists():
+        return
+    library = Path(__file__).resolve().parents[2]
+    _run(["systemctl", "stop", f"{UNIT}.timer"])
+    _run(
+        [
+            "systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--description=Put logins back if a salt run dies half-way",
+            f"--on-active={INTERVAL}", f"--on-unit-inactive={INTERVAL}", "--timer-property=AccuracySec=1",
+            f"--setenv=PYTHONPATH={library}", "--setenv=PYTHONDONTWRITEBYTECODE=1",
+            "/usr/bin/python3", "-m", "gigglekit.login.guard",
+        ]  # fmt: skip
+    )
+
+
+def _disarm() -> None:
+    CHECKPOINT.unlink(missing_ok=True)
+    if Path("/run/systemd/system").exists():
+        _run(["systemctl", "stop", f"{UNIT}.timer"])
+
+
+def main() -> int:
+    """Look once, as the timer does: put everything back if the run that changed it is gone."""
+    checkpoint = Checkpoint.read()
+    if checkpoint is None:
+        _disarm()
+        return 0
+    if not checkpoint.abandoned():
+        return 0
+    restored = revert(checkpoint)
+    what = ", ".join(restored) or "nothing had changed yet"
+    print(f"The salt run with process id {checkpoint.process} ended before it had proved that the administrator can log in. Put back: {what}.", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

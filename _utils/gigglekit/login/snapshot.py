@@ -1,0 +1,172 @@
+"""How everything that decides about logins was at one moment, and putting it back."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import accounts
+
+PLACES = (
+    "etc/ssh",
+    "etc/default/ssh",
+    "etc/sudoers",
+    "etc/sudoers.d",
+    "etc/ufw",
+    "etc/default/ufw",
+    "var/lib/giggles/firewall.json",
+    "root/.ssh",
+)
+_TOO_LARGE = 256 * 1024
+"""Bytes. Only /etc/ssh/moduli is larger, which decides about nobody."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, folder or link.
+
+    Arguments:
+        kind: `file`, `folder` or `link`.
+        mode: permission bits.
+        owner: numeric owner.
+        group: numeric group.
+        content: what a file holds (base64), where a link points to, empty for a folder.
+    """
+
+    kind: str
+    mode: int
+    owner: int
+    group: int
+    content: str
+
+
+@dataclass
+class Snapshot:
+    """Files at one moment.
+
+    Arguments:
+        entries: what was there, by path without the leading slash.
+        places: the trees that were looked at, with whether they existed.
+        accounts: content of the account files.
+    """
+
+    entries: dict[str, Entry]
+    places: dict[str, bool]
+    accounts: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the snapshot as plain data."""
+        return {
+            "entries": {path: asdict(entry) for path, entry in self.entries.items()},
+            "places": self.places,
+            "accounts": self.accounts,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Snapshot:
+        """Read what `to_json` returned."""
+        entries = {path: Entry(**fields) for path, fields in data["entries"].items()}
+        return cls(entries, dict(data["places"]), dict(data["accounts"]))
+
+
+def take(root: Path, places: Iterable[str] = PLACES) -> Snapshot:
+    """Read `places` and the account files.
+
+    Arguments:
+        root: where the file system begins.
+        places: files and folders, without the leading slash; a folder is read with everything in it.
+    """
+    entries: dict[str, Entry] = {}
+    looked = {}
+    for place in places:
+        looked[place] = os.path.lexists(root / place)
+        if looked[place]:
+            _read(root, root / place, entries)
+    texts = {}
+    for file in accounts.FILES:
+        with contextlib.suppress(FileNotFoundError):
+            texts[file] = (root / file).read_text()
+    return Snapshot(entries, looked, texts)
+
+
+def _read(root: Path, path: Path, entries: dict[str, Entry]) -> None:
+    status = path.lstat()
+    kind, content = "", ""
+    if stat.S_ISDIR(status.st_mode):
+        kind = "folder"
+    elif stat.S_ISLNK(status.st_mode):
+        kind, content = "link", os.readlink(path)
+    elif stat.S_ISREG(status.st_mode) and status.st_size <= _TOO_LARGE:
+        kind, content = "file", base64.b64encode(path.read_bytes()).decode()
+    if kind:
+        name = str(path.relative_to(root))
+        entries[name] = Entry(kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, content)
+    if kind == "folder":
+        for child in sorted(path.iterdir()):
+            _read(root, child, entries)
+
+
+def restore(snapshot: Snapshot, root: Path) -> list[str]:
+    """Put everything back that differs from `snapshot`.
+
+    A place that did not exist is left as it is (a package brought it), and so are accounts that were created since. Within
+    a place that did exist, what is new is removed.
+
+    Returns:
+        The paths that were changed back, with their leading slash.
+    """
+    now = take(root, snapshot.places)
+    changed = []
+    for path in sorted(now.entries, reverse=True):
+        place = next(place for place in snapshot.places if path == place or path.startswith(f"{place}/"))
+        earlier = snapshot.entries.get(path)
+        if not snapshot.places[place] or (earlier and earlier.kind == now.entries[path].kind):
+            continue
+        target = root / path
+        if now.entries[path].kind == "folder":
+            shutil.rmtree(target)
+        else:
+            target.unlink()
+        changed.append(path)
+    for path, entry in sorted(snapshot.entries.items()):
+        if now.entries.get(path) != entry:
+            _write(root / path, entry)
+            changed.append(path)
+    with accounts.locked(root):
+        for file, text in snapshot.accounts.items():
+            current = (root / file).read_text() if (root / file).exists() else ""
+            merged = accounts.merge(text, current)
+            if merged != current:
+                accounts.replace(root / file, merged)
+                changed.append(file)
+    return sorted({f"/{path}" for path in changed})
+
+
+def _write(path: Path, entry: Entry) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if entry.kind == "folder":
+        path.mkdir(exist_ok=True)
+    elif entry.kind == "link":
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        path.symlink_to(entry.content)
+        os.chown(path, entry.owner, entry.group, follow_symlinks=False)
+        return
+    else:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(base64.b64decode(entry.content))
+        os.chown(temporary, entry.owner, entry.group)
+        os.chmod(temporary, entry.mode)
+        os.replace(temporary, path)
+        return
+    os.chown(path, entry.owner, entry.group)
+    os.chmod(path, entry.mode)

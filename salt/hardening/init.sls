@@ -1,0 +1,11 @@
+include:
+  - hardening.accounts
+  - hardening.ssh
+  - hardening.firewall
+  - hardening.guard
+  - hardening.fail2ban
+  - hardening.updates
+  - hardening.sysctl
+  - hardening.swap
+  - hardening.journal
+  - hardening.baseline
