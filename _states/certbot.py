@@ -8,7 +8,7 @@ import datetime
 import time
 from pathlib import Path
 
-from gigglekit.certificate import issue, lineage, placeholder, plan, refusal
+from gigglekit.certificate import environment, issue, lineage, placeholder, plan, refusal
 from gigglekit.certificate.errors import CertificateError, Refused, Unreadable
 from gigglekit.files import links
 
@@ -21,6 +21,53 @@ def __virtual__():
 
 def _now():
     return datetime.datetime.now(datetime.timezone.utc)
+
+
+def installed(name, lock, version, python="/usr/bin/python3", uv="/opt/giggles-tools/uv/bin/uv"):
+    """
+    Ensure that certbot lies in a virtual environment of its own, exactly as locked, and that ``current`` leads to it.
+
+    name
+        Absolute path of the folder that holds the builds.
+
+    lock
+        Requirements with hashes, on this machine.
+
+    version
+        Version of the interpreter, such as ``3.11``.
+
+    python, uv
+        The interpreter, and the program that builds.
+
+    .. code-block:: yaml
+
+        certbot-installed:
+          certbot.installed:
+            - name: /opt/certbot
+            - lock: /opt/certbot/certbot.txt
+            - version: '3.11'
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "certbot is installed as locked."}
+    wanted = environment.Environment(Path(name), Path(lock), Path(python), version, Path(uv))
+    if not wanted.lock.exists():
+        if __opts__["test"]:
+            return {**ret, "result": None, "changes": {"built": name}, "comment": "certbot would be installed."}
+        return {**ret, "result": False, "comment": f"certbot cannot be installed, since its lock {lock} does not exist."}
+    if not wanted.is_complete():
+        ret["changes"]["built"] = str(wanted.folder)
+    if not wanted.is_current():
+        ret["changes"]["current"] = str(wanted.folder)
+    if wanted.older():
+        ret["changes"]["removed"] = [str(path) for path in wanted.older()]
+    if not ret["changes"]:
+        return ret
+    if __opts__["test"]:
+        return {**ret, "result": None, "comment": "certbot would be installed as locked."}
+    try:
+        environment.establish(wanted)
+    except CertificateError as error:
+        return {"name": name, "result": False, "changes": {}, "comment": str(error)}
+    return {**ret, "comment": "certbot has been installed as locked."}
 
 
 def placeholder_present(name):

@@ -23,8 +23,9 @@ certificate-issued:
     - webroot: /var/lib/giggles-acme
     - require:
       - file: certbot-settings
-      - file: certbot-current
-      - service: nginx-running
+      - certbot: certbot-installed
+      - units: nginx-running
+      - cmd: nginx-reloaded
 
 certificate-served:
   certbot.linked:

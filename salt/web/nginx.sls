@@ -144,9 +144,19 @@ nginx-units-reloaded:
       - file: nginx-unit-overrides-exact
       - file: nginx-unit-not-replaced
 
-nginx-configuration-valid:
+# Starting tests the configuration as well (ExecStartPre), so that neither state can serve an invalid one.
+nginx-running:
+  units.running:
+    - name: nginx.service
+    - require:
+      - file: nginx-configuration
+      - file: nginx-unavailable-page
+      - file: acme-webroot-present
+      - cmd: nginx-units-reloaded
+
+nginx-reloaded:
   cmd.run:
-    - name: nginx -q -t
+    - name: nginx -q -t && systemctl reload nginx
     - onchanges:
       - file: nginx-site-giggles
       - file: nginx-site-giggles-enabled
@@ -154,26 +164,7 @@ nginx-configuration-valid:
       - certbot: placeholder-certificate-present
       - certbot: certificate-linked
     - require:
-      - file: nginx-configuration
-
-nginx-running:
-  service.running:
-    - name: nginx
-    - enable: True
-    - unmask: True
-    - reload: True
-    - require:
-      - file: nginx-configuration
-      - file: nginx-unavailable-page
-      - file: acme-webroot-present
-      - cmd: nginx-units-reloaded
-      - cmd: nginx-configuration-valid
-    - watch:
-      - file: nginx-site-giggles
-      - file: nginx-site-giggles-enabled
-      - file: nginx-configuration
-      - certbot: placeholder-certificate-present
-      - certbot: certificate-linked
+      - units: nginx-running
 
 nginx-logs-private:
   file.directory:

@@ -48,10 +48,8 @@ renewal-units-reloaded:
       - file: giggles-certbot.timer-installed
 
 renewal-timer-running:
-  service.running:
+  units.running:
     - name: giggles-certbot.timer
-    - enable: True
-    - unmask: True
     - require:
       - file: renewal-reloads-nginx
       - cmd: renewal-units-reloaded
