@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from gigglekit.release import manifest, venv
+from gigglekit.release.dotenv import systemd_file
 from gigglekit.release.errors import BuildFailed
 from gigglekit.release.repository import Repository
 from gigglekit.release.settings import Layout, Settings
@@ -54,6 +55,9 @@ def build(
                 "the pillar. The live release was left as it is."
             )
         python = make_venv(settings, layout, folder)
+        # What the units need to know of a release lies in it, so that units never run ahead of the release.
+        (folder / ".app").symlink_to(settings.subdirectory or ".")
+        (folder / ".giggles-start.env").write_text(systemd_file({"GIGGLES_MODULE": settings.module}), encoding="utf-8")
         # The app looks for .env in its working directory only.
         (app / ".env").unlink(missing_ok=True)
         (app / ".env").symlink_to(layout.environment)

@@ -84,5 +84,5 @@ def _paragraph(reason: str) -> str:
     return (
         f"The release was built, but the app does not start with this droplet's settings: {reason}. Correct the value it "
         "names in the pillar (giggles:app:environment or giggles:secrets:app) or the commit in giggles:app:ref, then apply "
-        "again. The live release was left as it is."
+        "again. What is live keeps running with the settings that it started with; do not restart it before."
     )

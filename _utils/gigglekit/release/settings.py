@@ -83,7 +83,7 @@ class Settings:
     def ingredients(self) -> dict[str, object]:
         """What a built release depends on besides its commit; a change of these means a new build."""
         chosen = asdict(self)
-        return {key: chosen[key] for key in ("subdirectory", "python", "requirements")} | {
+        return {key: chosen[key] for key in ("subdirectory", "python", "requirements", "module")} | {
             "constraints": list(self.constraints)
         }
 

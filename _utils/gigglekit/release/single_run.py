@@ -44,3 +44,6 @@ def take() -> None:
 
 if _is_nightly():
     take()
+    # The service sets these; a run by hand needs them as well, since no release can be written by the app.
+    for _name, _folder in (("TFHUB_CACHE_DIR", "tfhub"), ("NUMBA_CACHE_DIR", "numba")):
+        os.environ.setdefault(_name, f"/var/cache/giggles/{_folder}")
