@@ -8,14 +8,20 @@ sudo-installed:
   pkg.installed:
     - pkgs: [sudo, passwd]
 
+# Debian has groups of its own called operator, staff and users, which useradd would trip over.
+admin-group-exists:
+  group.present:
+    - name: {{ admin }}
+
 admin-exists:
   user.present:
     - name: {{ admin }}
     - shell: /bin/bash
     - home: /home/{{ admin }}
-    - usergroup: True
+    - gid: {{ admin }}
     - require:
       - pkg: sudo-installed
+      - group: admin-group-exists
 
 admin-home-private:
   file.directory:

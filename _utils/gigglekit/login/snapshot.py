@@ -25,6 +25,8 @@ PLACES = (
     "var/lib/giggles/firewall.json",
     "root/.ssh",
 )
+MARKS = {"etc/ssh": "etc/ssh/sshd_config", "etc/ufw": "etc/ufw/ufw.conf"}
+"""What tells that a place is in use: other packages put a file of theirs into some before their owner is installed."""
 _TOO_LARGE = 256 * 1024
 """Bytes. Only /etc/ssh/moduli is larger, which decides about nobody."""
 
@@ -54,7 +56,7 @@ class Snapshot:
 
     Arguments:
         entries: what was there, by path without the leading slash.
-        places: the trees that were looked at, with whether they existed.
+        places: the trees that were looked at, with whether they were in use.
         accounts: content of the account files.
     """
 
@@ -87,8 +89,8 @@ def take(root: Path, places: Iterable[str] = PLACES) -> Snapshot:
     entries: dict[str, Entry] = {}
     looked = {}
     for place in places:
-        looked[place] = os.path.lexists(root / place)
-        if looked[place]:
+        looked[place] = os.path.lexists(root / MARKS.get(place, place))
+        if os.path.lexists(root / place):
             _read(root, root / place, entries)
     texts = {}
     for file in accounts.FILES:
@@ -117,8 +119,8 @@ def _read(root: Path, path: Path, entries: dict[str, Entry]) -> None:
 def restore(snapshot: Snapshot, root: Path) -> list[str]:
     """Put everything back that differs from `snapshot`.
 
-    A place that did not exist is left as it is (a package brought it), and so are accounts that were created since. Within
-    a place that did exist, what is new is removed.
+    What is new in a place that was in use is removed. In one that was not, it is left (a package brought it), and so are
+    accounts that were created since.
 
     Returns:
         The paths that were changed back, with their leading slash.
