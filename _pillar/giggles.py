@@ -17,9 +17,7 @@ Minion configuration:
 from pathlib import Path
 
 from gigglekit.settings import remembering
-from gigglekit.settings.check import check
-from gigglekit.settings.report import paragraphs, pillar_sources
-from gigglekit.settings.rules import Machine
+from gigglekit.settings.machine import Machine
 
 
 def ext_pillar(minion_id, pillar):
@@ -40,9 +38,13 @@ def ext_pillar(minion_id, pillar):
         has_answers=any(file.name == "droplet.sls" for file in files),
     )
     cache = Path(__opts__["cachedir"])
-    mark = remembering.fingerprint(pillar.get("giggles"), machine)
+    mark = remembering.fingerprint(dict(pillar), machine)
     if remembering.is_remembered(cache, mark):
         return {}
+    # Only now, since these imports cost more than everything else together.
+    from gigglekit.settings.check import check
+    from gigglekit.settings.report import paragraphs, pillar_sources
+
     problems = check(pillar, machine)
     if problems:
         return {"_errors": paragraphs(problems, pillar_sources(files))}

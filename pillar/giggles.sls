@@ -1,4 +1,4 @@
-#!yaml
+#!quiet_yaml
 # What every droplet of this deployment shares. Anything not said here is as in salt/defaults.yaml; docs/PILLAR.md lists
 # what may be chosen. Secrets do not belong here: bootstrap.sh keeps them in /etc/giggles/pillar/droplet.sls.
 giggles: {}

@@ -1,4 +1,4 @@
-#!yaml
+#!quiet_yaml
 # What only the production droplet chooses. Later files win: giggles.sls, then this one, then droplet.sls.
 giggles:
   environment: production

@@ -1,4 +1,4 @@
-#!yaml
+#!quiet_yaml
 # What only the staging droplet chooses. Its certificate comes from Let's Encrypt's staging directory, which browsers do
 # not trust and whose limits production does not share.
 giggles:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -11,19 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.public_keys import ed25519_key
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "_utils"))
-
-
-def wire(*fields: bytes) -> str:
-    """Return fields in the wire format of ssh (RFC 4251 section 5), in base64 as in a public key file."""
-    return base64.b64encode(b"".join(struct.pack(">I", len(field)) + field for field in fields)).decode()
-
-
-def ed25519_key(fill: int = 7) -> str:
-    """Return a well-formed Ed25519 public key that nobody holds the private half of."""
-    return f"ssh-ed25519 {wire(b'ssh-ed25519', bytes([fill]) * 32)} anna@laptop"
-
 
 _RIGHT: dict[str, Any] = {
     "environment": "production",

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gigglekit.settings.machine import Machine
+from gigglekit.settings.places import DROPLET_FILE, MINION_FILE, UNREADABLE
 from gigglekit.settings.problem import Key, Problem, concerns
-from gigglekit.settings.rules import Machine, Settings, rule_problems
+from gigglekit.settings.rules import Settings, rule_problems
 from gigglekit.settings.schema import TOP, Node, allowed, defaults, nodes, schema, schema_problems
-
-DROPLET_FILE = "/etc/giggles/pillar/droplet.sls"
-MINION_FILE = "/etc/salt/minion.d/giggles.conf"
 
 
 def check(pillar: Mapping[Any, Any], machine: Machine) -> list[Problem]:
     """Check the pillar of a droplet.
 
     Args:
-        pillar: the whole pillar, as merged from all its files; only `giggles` is looked at.
+        pillar: the whole pillar, as merged from all its files; only `giggles` and what the renderer noted are read.
         machine: the droplet it is for.
 
     Returns:
         Everything that is wrong, worst first; an empty list for a pillar that may be applied.
     """
-    problems = list(_unreached(machine))
+    problems = list(_unreadable(pillar)) or list(_unreached(machine))
+    if UNREADABLE in pillar:
+        return problems
     chosen = pillar.get("giggles")
     if chosen is None:
         reason = "the pillar holds no settings at all" if "giggles" not in pillar else "it is empty"
@@ -78,6 +79,19 @@ def value_at(settings: Settings, key: Key) -> Any:
     return value
 
 
+def _unreadable(pillar: Mapping[Any, Any]) -> Iterator[Problem]:
+    """Yield a problem for every pillar file that is not YAML; with one missing, nothing else can be judged."""
+    noted = pillar.get(UNREADABLE)
+    for sls, place in noted.items() if isinstance(noted, Mapping) else ():
+        where = DROPLET_FILE if sls == "droplet" else f"pillar/{sls}.sls"
+        yield Problem(
+            (f"{sls}.sls",),
+            f"it is not YAML ({place})",
+            "YAML with every key once; texts with special characters in double quotes",
+            remedy=f"Correct that place in {where}",
+        )
+
+
 def _unreached(machine: Machine) -> Iterator[Problem]:
     """Yield a problem where the grain that selects the pillar files is not there or wrong."""
     choices = next(node["enum"] for key, node in nodes() if key == ("giggles", "environment"))
@@ -99,4 +113,6 @@ def _unreached(machine: Machine) -> Iterator[Problem]:
 def _no_answers(machine: Machine) -> str | None:
     if machine.has_answers:
         return None
-    return f"Run bootstrap.sh, which asks for what is missing, generates what can be generated and writes {DROPLET_FILE}"
+    return (
+        f"Run bootstrap.sh, which asks for what is missing, generates what can be generated and writes {DROPLET_FILE}"
+    )

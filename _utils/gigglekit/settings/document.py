@@ -1,7 +1,7 @@
 """docs/PILLAR.md, generated from the schema, the defaults and the rules.
 
-    python -m gigglekit.settings.document            write it
-    python -m gigglekit.settings.document --check    fail if it is not up to date
+python -m gigglekit.settings.document            write it
+python -m gigglekit.settings.document --check    fail if it is not up to date
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 from gigglekit.settings.check import value_at
 from gigglekit.settings.problem import Key, is_secret
+from gigglekit.settings.places import REPOSITORY
 from gigglekit.settings.rules import RULES
-from gigglekit.settings.schema import REPOSITORY, TOP, Node, allowed, defaults, nodes, schema
+from gigglekit.settings.schema import TOP, Node, allowed, defaults, nodes, schema
 
 DOCUMENT = REPOSITORY / "docs" / "PILLAR.md"
 
@@ -34,7 +35,7 @@ paragraph that names the key, what is wrong with it and what is allowed.
 | `pillar/production.sls`, `pillar/staging.sls` | what one environment chooses | `giggles.sls` |
 | `/etc/giggles/pillar/droplet.sls` | domain, keys and secrets of one droplet; never in Git | all of them |
 
-Mappings are merged key by key; lists are replaced as a whole. Times of day are in `hardening:timezone`. A value in
+The first line, `#!quiet_yaml`, makes Salt read a file as plain YAML and never quote it in an error. Mappings are merged key by key; lists are replaced as a whole. Times of day are in `hardening:timezone`. A value in
 `droplet.sls` can also be given to `bootstrap.sh`: by its variable below, in an answers file of the same shape, or at a
 prompt.
 
@@ -45,7 +46,7 @@ A complete `droplet.sls`:
 """
 
 _EXAMPLE = """\
-#!yaml
+#!quiet_yaml
 giggles:
   domain: giggles.example.com
   admin:
@@ -124,7 +125,9 @@ def _variables() -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write docs/PILLAR.md, or check it. Returns the exit code: 1 if it is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m gigglekit.settings.document", description="Generate docs/PILLAR.md.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gigglekit.settings.document", description="Generate docs/PILLAR.md."
+    )
     parser.add_argument("--check", action="store_true", help="write nothing, fail if the file is not up to date")
     options = parser.parse_args(argv)
     wanted = text()

@@ -36,14 +36,15 @@ from gigglekit.settings.answers import (
     parse_key,
     with_answer,
 )
-from gigglekit.settings.check import DROPLET_FILE, check, merged, missing, value_at
+from gigglekit.settings.check import check, merged, missing, value_at
+from gigglekit.settings.machine import Machine
+from gigglekit.settings.places import DROPLET_FILE, REPOSITORY
 from gigglekit.settings.problem import Key, Problem, concerns, is_secret
 from gigglekit.settings.report import Source, paragraphs, pillar_sources
-from gigglekit.settings.rules import Machine
-from gigglekit.settings.schema import REPOSITORY, TOP, defaults, nodes
+from gigglekit.settings.schema import TOP, defaults, nodes
 
 HEADER = """\
-#!yaml
+#!quiet_yaml
 # The answers and secrets of this droplet, written by bootstrap.sh. It keeps what is here and adds what is missing.
 # Change a value here and run `salt-call state.apply`. Comments are lost when bootstrap.sh has something to add.
 """
@@ -66,7 +67,9 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
-_Dumper.add_representer(_Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"'))
+_Dumper.add_representer(
+    _Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"')
+)
 # Two lists that are the same object would be written as an anchor and a reference to it.
 _Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
 
@@ -83,9 +86,13 @@ def read(path: Path) -> Chosen:
         return {}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WrongAnswer(f"{path} cannot be read: {reason}. Correct that, or move the file away and answer anew.") from None
+        raise WrongAnswer(
+            f"{path} cannot be read: {reason}. Correct that, or move the file away and answer anew."
+        ) from None
     first = text.partition("\n")[0].strip()
-    plain = first == "#!yaml" or (not first.startswith("#!") and "{{" not in text and "{%" not in text)
+    plain = first in ("#!quiet_yaml", "#!yaml") or (
+        not first.startswith("#!") and "{{" not in text and "{%" not in text
+    )
     if not plain:
         raise WrongAnswer(
             f"{path} is rendered by more than plain YAML, so it cannot be completed here without changing what it says. "
@@ -110,7 +117,12 @@ def complete(chosen: Chosen, settings: Mapping[str, Any]) -> Chosen:
 def render(chosen: Chosen) -> str:
     """Return the content of a droplet file; whatever characters a value has, Salt reads the same value back."""
     return HEADER + yaml.dump(
-        {"giggles": _quoted(chosen)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False
+        {"giggles": _quoted(chosen)},
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=2**31,
+        default_flow_style=False,
     )
 
 
@@ -171,9 +183,15 @@ def _memory_mb() -> int | None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gigglekit.settings.droplet", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pillar", type=Path, default=Path(DROPLET_FILE), metavar="FILE", help="the file (default: %(default)s)")
-    parser.add_argument("--choices", type=Path, default=REPOSITORY / "pillar", metavar="FOLDER", help="the committed pillar")
+    parser = argparse.ArgumentParser(
+        prog="python -m gigglekit.settings.droplet", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--pillar", type=Path, default=DROPLET_FILE, metavar="FILE", help="the file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--choices", type=Path, default=REPOSITORY / "pillar", metavar="FOLDER", help="the committed pillar"
+    )
     parser.add_argument("--answers", type=Path, metavar="FILE", help="YAML file with answers below the key giggles")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one answer that is no secret")
     action = parser.add_mutually_exclusive_group()
@@ -227,7 +245,9 @@ def _run(options: argparse.Namespace) -> int:
         return _tell(problems, sources)
     given = _answered_keys(answers)
     wrong = [
-        problem for problem in problems if any(concerns(problem.key, key) for key in given) and value_at(settings, problem.key) is not None
+        problem
+        for problem in problems
+        if any(concerns(problem.key, key) for key in given) and value_at(settings, problem.key) is not None
     ]
     if wrong:
         return _tell(wrong, sources)
@@ -266,7 +286,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WrongAnswer as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"{options.pillar} cannot be written: {error.strerror}. Run this as root, on a disk with space.", file=sys.stderr)
+        print(
+            f"{options.pillar} cannot be written: {error.strerror}. Run this as root, on a disk with space.",
+            file=sys.stderr,
+        )
     return 1
 
 

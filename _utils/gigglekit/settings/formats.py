@@ -54,7 +54,13 @@ def host_name_fault(text: str) -> Reason | None:
         return "it begins with a scheme such as https://"
     if _is_address(text):
         return "it is an IP address, for which there is no certificate"
-    for character, what in (("/", "a path"), (":", "a port"), ("@", "an @"), ("*", "a wildcard"), ("_", "an underscore")):
+    for character, what in (
+        ("/", "a path"),
+        (":", "a port"),
+        ("@", "an @"),
+        ("*", "a wildcard"),
+        ("_", "an underscore"),
+    ):
         if character in text:
             return f"it contains {what}"
     if text.endswith("."):
@@ -81,7 +87,12 @@ def email_fault(text: str) -> Reason | None:
     local, at, domain = text.rpartition("@")
     if not at:
         return "it has no @"
-    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local) or ".." in local or local[0] == "." or local[-1] == ".":
+    if (
+        not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local)
+        or ".." in local
+        or local[0] == "."
+        or local[-1] == "."
+    ):
         return "the part before the @ is not a plain address"
     fault = host_name_fault(domain.lower())
     return f"in the part after the @, {fault}" if fault else None
@@ -144,7 +155,11 @@ def git_url_fault(text: str) -> Reason | None:
     if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
         return "it contains credentials, which would end up in logs and in the clone's configuration: use a deploy key"
     if parts.scheme == "file":
-        return None if parts.path.startswith("/") and not parts.netloc else "a file address is file:// and an absolute path"
+        return (
+            None
+            if parts.path.startswith("/") and not parts.netloc
+            else "a file address is file:// and an absolute path"
+        )
     if not parts.hostname or not parts.path.strip("/"):
         return "its host or its path is missing"
     return None
@@ -177,7 +192,11 @@ def relative_path_fault(text: str) -> Reason | None:
         return "it is absolute"
     if ".." in text.split("/"):
         return "it leaves its folder by .."
-    return None if re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_. /+-]*", text) else "it has characters that do not belong in a path"
+    return (
+        None
+        if re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_. /+-]*", text)
+        else "it has characters that do not belong in a path"
+    )
 
 
 def absolute_path_fault(text: str) -> Reason | None:
@@ -199,7 +218,11 @@ def requirement_fault(text: str) -> Reason | None:
     """Return why `text` is not a name with version limits, as in a pip constraints file."""
     limit = r"(==|!=|<=|>=|~=|<|>)\s*[A-Za-z0-9.*+!_-]+"
     name = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
-    return None if re.fullmatch(rf"{name}\s*{limit}(\s*,\s*{limit})*", text) else "it is not a package with a version limit"
+    return (
+        None
+        if re.fullmatch(rf"{name}\s*{limit}(\s*,\s*{limit})*", text)
+        else "it is not a package with a version limit"
+    )
 
 
 def debian_package_fault(text: str) -> Reason | None:

@@ -13,18 +13,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gigglekit.files.replacing import replace
-from gigglekit.settings.rules import Machine
-from gigglekit.settings.schema import DEFAULTS_FILE, SCHEMA_FILE
+from gigglekit.settings.machine import Machine
+from gigglekit.settings.places import DEFAULTS_FILE, SCHEMA_FILE
 
 NAME = "giggles-pillar-accepted"
 
 
-def fingerprint(chosen: object, machine: Machine) -> str:
+def fingerprint(pillar: object, machine: Machine) -> str:
     """Return a digest of all that the result of a check depends on.
 
     Args:
-        chosen: what the pillar says below `giggles`, secrets included; SHA-256 does not give them away, and the keys
-            among them are too long to be guessed.
+        pillar: the merged pillar, secrets included; SHA-256 does not give them away, and the keys among them are too
+            long to be guessed.
         machine: the droplet that the pillar is for.
 
     Returns:
@@ -33,7 +33,7 @@ def fingerprint(chosen: object, machine: Machine) -> str:
     digest = hashlib.sha256()
     for file in (SCHEMA_FILE, DEFAULTS_FILE, *sorted(Path(__file__).parent.glob("*.py"))):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-    for token in (platform.python_version(), repr(machine), *_tokens(chosen)):
+    for token in (platform.python_version(), repr(machine), *_tokens(pillar)):
         digest.update(f"{len(token)}:{token}".encode(errors="surrogatepass"))
     return digest.hexdigest()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from gigglekit.settings.check import DROPLET_FILE
+from gigglekit.settings.places import DROPLET_FILE
 from gigglekit.settings.problem import Key, Problem
 from gigglekit.settings.schema import read_yaml
 
@@ -57,7 +57,7 @@ def _place(problem: Problem, sources: Sequence[Source]) -> str:
         if _holds(content, problem.key):
             return name
     if problem.secret:
-        return DROPLET_FILE
+        return str(DROPLET_FILE)
     return f"pillar/giggles.sls, pillar/<environment>.sls or {DROPLET_FILE}"
 
 

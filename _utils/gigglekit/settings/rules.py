@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from gigglekit.settings.formats import is_commit
+from gigglekit.settings.machine import Machine
 from gigglekit.settings.problem import Key, Problem, concerns
 
 BACKUP_MINUTES = 60
@@ -22,21 +23,6 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 _DAY = 24 * 60
 
 Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the check has to know of the droplet.
-
-    Attributes:
-        environment: the grain `giggles_environment`, None where there is no such grain.
-        memory_mb: memory in MB, None where it is not known.
-        has_answers: whether a droplet.sls was found among the pillar files.
-    """
-
-    environment: str | None
-    memory_mb: int | None = None
-    has_answers: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,10 @@ def _budgets(settings: Settings, machine: Machine) -> Iterator[tuple[Key, str]]:
     for name, budget in budgets.items():
         if budget > machine.memory_mb - SYSTEM_MB:
             left = max(machine.memory_mb - SYSTEM_MB, 0)
-            yield ("giggles", name, "memory_max_mb"), f"this droplet has {machine.memory_mb} MB, so at most {left} MB are left for it"
+            yield (
+                ("giggles", name, "memory_max_mb"),
+                f"this droplet has {machine.memory_mb} MB, so at most {left} MB are left for it",
+            )
     if "hardening" in settings["roles"]:
         swap = settings["hardening"]["swap_mb"]
         if sum(budgets.values()) > machine.memory_mb - SYSTEM_MB + swap:
@@ -126,7 +115,10 @@ def _staging_certificate(settings: Settings, _: Machine) -> Iterator[tuple[Key, 
 def _git_protocol(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
     repository = settings["app"]["repository"] or ""
     if repository.startswith("git://") and not is_commit(settings["app"]["ref"]):
-        yield ("giggles", "app", "ref"), "git:// proves nothing about who answers, so a branch or tag could be anybody's"
+        yield (
+            ("giggles", "app", "ref"),
+            "git:// proves nothing about who answers, so a branch or tag could be anybody's",
+        )
 
 
 def _supabase_keys(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
@@ -165,7 +157,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         f"Each `memory_max_mb` leaves {SYSTEM_MB} MB of the droplet's memory to the system, and both together fit into "
         f"memory and swap less those {SYSTEM_MB} MB.",
-        (_ROLES, ("giggles", "app", "memory_max_mb"), ("giggles", "nightly", "memory_max_mb"), ("giggles", "hardening", "swap_mb")),
+        (
+            _ROLES,
+            ("giggles", "app", "memory_max_mb"),
+            ("giggles", "nightly", "memory_max_mb"),
+            ("giggles", "hardening", "swap_mb"),
+        ),
         _budgets,
     ),
     Rule("`aliases` does not repeat `domain`.", (("giggles", "domain"), ("giggles", "aliases")), _aliases),
@@ -203,5 +200,7 @@ def rule_problems(settings: Settings, machine: Machine, wrong: frozenset[Key]) -
     problems = []
     for rule in RULES:
         if not any(concerns(key, other) for key in rule.reads for other in wrong):
-            problems += [Problem(key, reason, rule.statement.replace("`", "")) for key, reason in rule.broken(settings, machine)]
+            problems += [
+                Problem(key, reason, rule.statement.replace("`", "")) for key, reason in rule.broken(settings, machine)
+            ]
     return problems

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from gigglekit.settings.formats import FORMATS
+from gigglekit.settings.places import DEFAULTS_FILE, SCHEMA_FILE
 from gigglekit.settings.problem import Key, Problem
 from gigglekit.settings.showing import shown_name, shown_value, texts
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-SCHEMA_FILE = REPOSITORY / "pillar" / "schema.yaml"
-DEFAULTS_FILE = REPOSITORY / "salt" / "defaults.yaml"
 
 Node = Mapping[str, Any]
 """The part of the schema that speaks of one setting."""
@@ -93,7 +90,9 @@ def allowed(node: Node, null: bool = True) -> str:
     elif kind == "object":
         words = "a mapping with the keys " + ", ".join(node.get("properties", {}))
     elif kind == "array":
-        words = ("a list, with no item twice, of: " if node.get("uniqueItems") else "a list of: ") + allowed(node["items"])
+        words = ("a list, with no item twice, of: " if node.get("uniqueItems") else "a list of: ") + allowed(
+            node["items"]
+        )
         if node.get("minItems"):
             words += f" (at least {node['minItems']})"
         if "maxItems" in node:
@@ -125,7 +124,9 @@ def schema_problems(settings: object) -> list[Problem]:
     for problem in _control_characters(settings):
         found.setdefault(problem.key, problem)
     order = {key: number for number, (key, _) in enumerate(nodes())}
-    return sorted(found.values(), key=lambda problem: (order.get(problem.key[:3], order.get(problem.key[:2], 0)), problem.key))
+    return sorted(
+        found.values(), key=lambda problem: (order.get(problem.key[:3], order.get(problem.key[:2], 0)), problem.key)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +147,9 @@ def _validator() -> Validator:
     # 3072.0 is a whole number to JSON Schema, but not to systemd; not-a-number passes every comparison.
     strict: dict[str, Callable[[object, object], bool]] = {
         "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
-        "number": lambda _, value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+        "number": lambda _, value: (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        ),
     }
     checker = Draft202012Validator.TYPE_CHECKER.redefine_many(strict)
     kind = extend(Draft202012Validator, validators={"format": check_format}, type_checker=checker)
@@ -176,14 +179,11 @@ def _unknown_key(section: Key, name: object, node: Node, secrets: frozenset[str]
         return Problem(key, f"it is not taken here: {refused[shown]}", "the keys " + ", ".join(node["properties"]))
     reason = "there is no such setting" if shown else "a key has a name that no setting has"
     if shown:
-        folded = {choice.lower(): choice for choice in node["properties"]}
+        folded = {choice.lower(): (*section, choice) for choice in node["properties"]}
         close = difflib.get_close_matches(shown.lower(), folded, n=1, cutoff=0.7)
-        if close:
-            reason += f"; did you mean {':'.join((*section, folded[close[0]]))}?"
-        else:
-            elsewhere = [other for other, _ in nodes() if other[-1] == shown]
-            if elsewhere:
-                reason += f"; did you mean {':'.join(elsewhere[0])}?"
+        meant = [other for other, _ in nodes() if other[-1] == shown] or [folded[name] for name in close]
+        if meant:
+            reason += f"; did you mean {':'.join(meant[0])}?"
     return Problem(key, reason, "the keys " + ", ".join(node["properties"]))
 
 

@@ -1,0 +1,234 @@
+"""The check refuses what is wrong, never fails itself, and never shows a secret."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from gigglekit.settings.check import check, merged, missing
+from gigglekit.settings.formats import FORMATS
+from gigglekit.settings.machine import Machine
+from gigglekit.settings.places import REPOSITORY
+from gigglekit.settings.report import paragraphs
+from gigglekit.settings.rules import RULES, rule_problems
+from gigglekit.settings.schema import DEFAULTS_FILE, defaults, node_at, nodes, schema, schema_problems
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+DROPLET = Machine("production", 1987)
+
+Settings = dict[str, Any]
+
+
+def told(pillar: dict[Any, Any], machine: Machine = DROPLET) -> str:
+    return "\n".join(paragraphs(check(pillar, machine)))
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+def test_every_section_of_the_schema_is_closed_and_explains_itself() -> None:
+    for key, node in nodes():
+        assert node.get("description"), key
+        assert "type" in node, key
+        if "properties" in node:
+            assert node["additionalProperties"] is False, key
+            assert node["title"], key
+        if "format" in node:
+            assert node["format"] in FORMATS, key
+
+
+def test_every_format_is_used() -> None:
+    used = {below.get("format") for _, node in nodes() for below in (node, node.get("items", {}))}
+    assert used - {None} == set(FORMATS)
+
+
+def test_examples_of_the_schema_are_right_where_they_are_complete() -> None:
+    examples = [
+        (key, example) for key, node in nodes() for example in node.get("examples", []) if "…" not in str(example)
+    ]
+    assert examples
+    for key, example in examples:
+        settings_: Any = example
+        for name in reversed(key[1:]):
+            settings_ = {name: settings_}
+        assert [problem for problem in schema_problems(merged(defaults(), settings_)) if problem.key == key] == []
+
+
+def test_the_defaults_are_right_and_only_lack_what_nobody_can_know() -> None:
+    assert schema_problems(defaults()) == []
+    assert rule_problems(defaults(), DROPLET, frozenset()) == []
+    assert {":".join(key[1:]) for key, _, _ in missing(defaults())} >= {"domain", "admin:ssh_keys", "app:ref"}
+
+
+def test_every_setting_has_a_default_unless_it_is_a_secret_or_of_the_app() -> None:
+    text = DEFAULTS_FILE.read_text()
+    given_ = yaml.safe_load(text)
+    for key, node in nodes():
+        if "properties" in node or key[1] == "secrets" or key[1:3] == ("app", "environment"):
+            continue
+        section: Any = given_
+        for name in key[1:]:
+            assert name in section, key
+            section = section[name]
+
+
+@pytest.mark.parametrize("name", ["giggles", "production", "staging"])
+def test_the_committed_choices_are_right(name: str, right: Settings) -> None:
+    content = yaml.safe_load((REPOSITORY / "pillar" / f"{name}.sls").read_text())["giggles"]
+    right.pop("environment")
+    environment = content.get("environment", "production")
+    assert told({"giggles": merged(right, content)}, Machine(environment, 1987)) == ""
+
+
+def test_a_right_pillar_passes(right: Settings) -> None:
+    assert told({"giggles": right, "other": 1}) == ""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda s: s.update(roles=["hardening", "hardening"]), ["giggles:roles", "twice"]),
+        (lambda s: s.update(roles=["hardning"]), ["giggles:roles:0", "did you mean hardening?"]),
+        (lambda s: s.update(roles=[]), ["giggles:roles", "too short"]),
+        (lambda s: s.update(web=None), ["giggles:web", "it is empty"]),
+        (lambda s: s.update(domian="a.example"), ["giggles:domian", "did you mean giggles:domain?"]),
+        (lambda s: s.update(SECRET_KEY="x"), ["did you mean giggles:secrets:app:SECRET_KEY?"]),
+        (lambda s: s["app"].update(ref=datetime.date(2026, 1, 1)), ["giggles:app:ref", "a date; put it in quotes"]),
+        (lambda s: s["app"].update(python=3.1), ["giggles:app:python", "put it in quotes"]),
+        (lambda s: s["app"].update(keep_releases="3"), ["giggles:app:keep_releases", "without quotes"]),
+        (lambda s: s["app"].update(memory_max_mb=1500.0), ["giggles:app:memory_max_mb", "a number of the wrong kind"]),
+        (lambda s: s["app"].update(environment={"LAUGHTER_THRESHOLD": float("nan")}), ["LAUGHTER_THRESHOLD"]),
+        (lambda s: s["app"].update(environment={"UPLOAD_DIR": "/x"}), ["always /var/lib/giggles/uploads"]),
+        (lambda s: s["app"].update(environment={"MY_KEY": "x"}), ["giggles:app:environment:MY_KEY", "no such setting"]),
+        (lambda s: s["app"].update(environment={"ALLOWED_ORIGINS": "https://a.b\nDEBUG=1"}), ["ALLOWED_ORIGINS"]),
+        (lambda s: s["app"].update(repository="https://me:planted-pw@h/x"), ["contains credentials", "https://…@h/x"]),
+        (lambda s: s["app"].update(repository="git://h/x", ref="main"), ["giggles:app:ref", "git://"]),
+        (lambda s: s["app"].update(memory_high_mb=1500), ["giggles:app:memory_high_mb", "not below"]),
+        (lambda s: s["app"].update(memory_max_mb=1900), ["giggles:app:memory_max_mb", "at most 1787 MB"]),
+        (lambda s: s.update(hardening={"swap_mb": 512}), ["giggles:hardening:swap_mb", "add up to 3200 MB"]),
+        (lambda s: s.update(backup={"at": "03:00"}), ["giggles:backup:at", "meets giggles:nightly:at"]),
+        (
+            lambda s: s.update(hardening={"reboot_at": "06:44"}),
+            ["giggles:hardening:reboot_at", "meets giggles:backup:at"],
+        ),
+        (lambda s: s.update(aliases=[s["domain"]]), ["giggles:aliases", "the domain itself"]),
+        (
+            lambda s: s.update(environment="staging"),
+            ["giggles:environment", "giggles:web:acme:directory", "rate limits"],
+        ),
+        (
+            lambda s: s["secrets"]["app"].update(SUPABASE_KEY="planted-service-role-key"),
+            ["SUPABASE_KEY", "the same as"],
+        ),
+        (lambda s: s["secrets"]["app"].update(ENCRYPTION_KEY="planted"), ["ENCRYPTION_KEY", "64 characters"]),
+        (lambda s: s["secrets"].update(app="planted-text"), ["giggles:secrets:app", "it is text"]),
+        (lambda s: s.update(secrets="planted-text"), ["giggles:secrets", "it is text"]),
+        (lambda s: s.update(domain="planted-anon-key"), ["giggles:domain", "no dot"]),
+        (lambda s: s["admin"].update(name="root"), ["giggles:admin:name", "“root”"]),
+        (lambda s: s["admin"].update(ssh_keys=[]), ["giggles:admin:ssh_keys", "it is missing", "hardening"]),
+        (lambda s: s["admin"].update(ssh_keys=["-----BEGIN OPENSSH PRIVATE KEY----- planted"]), ["PRIVATE key"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_is_allowed(
+    spoil: Callable[[Settings], object], words: list[str], right: Settings
+) -> None:
+    spoil(right)
+    said = told({"giggles": right})
+    for word in words:
+        assert word in said
+    assert "Allowed: " in said
+    assert "planted" not in said
+
+
+def test_a_role_that_is_off_needs_nothing(right: Settings) -> None:
+    right["secrets"] = {}
+    right["app"] = {}
+    right["roles"] = ["hardening"]
+    assert told({"giggles": right}) == ""
+
+
+@pytest.mark.parametrize("pillar", [{}, {"giggles": None}, {"giggles": []}, {"giggles": "x"}, {"giggles": 1}])
+def test_a_pillar_without_settings_is_refused(pillar: Any) -> None:
+    assert "giggles" in told(pillar)
+
+
+def test_every_rule_is_stated_for_the_docs() -> None:
+    assert all(rule.statement.endswith(".") and rule.reads for rule in RULES)
+
+
+NAMES = st.sampled_from(sorted({key[-1] for key, _ in nodes()})) | st.text(max_size=12)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=40)
+    | st.binary(max_size=8)
+    | st.dates()
+    | st.sampled_from(["https://x", "12:30", "ssh-rsa AAAA", "postgresql://[", "a" * 40, "production", "staging"])
+)
+KEYS = NAMES | st.none() | st.integers() | st.booleans()
+ANYTHING = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
+SHAPED = st.dictionaries(st.sampled_from([key[1] for key, _ in nodes() if len(key) == 2]), ANYTHING, max_size=5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANYTHING | SHAPED, st.sampled_from(["production", "staging", "other", None]), st.none() | st.integers(0, 10**6))
+def test_no_pillar_makes_the_check_fail_itself(chosen: Any, environment: str | None, memory_mb: int | None) -> None:
+    problems = check({"giggles": chosen}, Machine(environment, memory_mb))
+    assert all(paragraph.startswith("The pillar is refused") for paragraph in paragraphs(problems))
+
+
+def test_a_list_that_holds_itself_is_refused(right: Settings) -> None:
+    knot: list[Any] = []
+    knot.append(knot)
+    right["aliases"] = knot
+    right["secrets"]["app"]["SUPABASE_KEY"] = knot
+    assert "giggles:aliases:0" in told({"giggles": right})
+
+
+PLACES = [key for key, node in nodes() if "properties" not in node]
+SECRETS = st.text(alphabet="0123456789QXZWVqxzwv-_:/@.%[]{}*&!# \n", min_size=12, max_size=90).filter(
+    lambda text: len(set(text)) > 5 and text.strip() == text
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    secret=SECRETS,
+    at_home=st.sampled_from([key for key in PLACES if key[1] == "secrets"]),
+    elsewhere=st.sampled_from(PLACES),
+    as_name=st.booleans(),
+)
+def test_no_secret_appears_in_any_message(
+    secret: str, at_home: tuple[str, ...], elsewhere: tuple[str, ...], as_name: bool, right: Settings
+) -> None:
+    chosen = deepcopy(right)
+    chosen["secrets"]["app"][at_home[-1]] = secret
+    section: Any = chosen
+    for name in elsewhere[1:-1]:
+        section = section.setdefault(name, {})
+    section[elsewhere[-1]] = secret
+    if as_name:
+        section[secret] = 1
+    assert secret not in told({"giggles": chosen})
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(NAMES, ANYTHING, max_size=5), st.dictionaries(NAMES, ANYTHING, max_size=5))
+def test_settings_are_merged_as_salt_merges_them(below: Any, above: Any) -> None:
+    dictupdate = pytest.importorskip("salt.utils.dictupdate")
+    assert repr(merged(below, above)) == repr(dictupdate.merge(deepcopy(below), above, strategy="recurse"))
+
+
+def test_a_key_of_the_schema_is_found_again() -> None:
+    assert all(node_at(key) is node for key, node in nodes())

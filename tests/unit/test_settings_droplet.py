@@ -1,0 +1,229 @@
+"""The answers of a droplet are kept, completed and read back unchanged, and no secret is ever an argument."""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.public_keys import ed25519_key
+from gigglekit.settings import document, droplet, remembering
+from gigglekit.settings.answers import WrongAnswer
+from gigglekit.settings.machine import Machine
+from gigglekit.settings.schema import nodes
+from hypothesis import given
+from hypothesis import strategies as st
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _no_answers_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _, node in nodes():
+        monkeypatch.delenv(node.get("x-variable", "GIGGLES_NOTHING"), raising=False)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "pillar" / "droplet.sls"
+
+
+def run(file: Path, *arguments: str) -> int:
+    return droplet.main(["--pillar", str(file), *arguments])
+
+
+def held(file: Path) -> Settings:
+    settings: Settings = yaml.safe_load(file.read_text())["giggles"]
+    return settings
+
+
+def test_a_new_file_is_private_and_its_own_secrets_are_generated(file: Path) -> None:
+    assert run(file, "--set", "domain=giggles.example.test") == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert file.read_text().startswith("#!quiet_yaml\n")
+    made = held(file)["secrets"]["app"]
+    assert len(bytes.fromhex(made["ENCRYPTION_KEY"])) == 32
+    assert len(made["SECRET_KEY"]) >= 32
+
+
+def test_what_is_there_is_kept_and_a_second_run_writes_nothing(file: Path, right: Settings) -> None:
+    droplet.write(file, right)
+    file.write_text(file.read_text() + "# a comment of the operator\n")
+    before = file.stat()
+    assert run(file) == 0
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    assert run(file, "--set", "web.max_upload_mb=50") == 0
+    assert held(file) == right | {"web": {"max_upload_mb": 50}}
+
+
+def test_answers_come_from_file_environment_option_and_prompt(
+    file: Path, tmp_path: Path, right: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = tmp_path / "answers.yaml"
+    answers.write_text(yaml.safe_dump({"giggles": {"domain": "file.example.test", "secrets": right["secrets"]}}))
+    monkeypatch.setenv("GIGGLES_DOMAIN", "environment.example.test")
+    monkeypatch.setenv("GIGGLES_ADMIN_KEY", ed25519_key(1))
+    monkeypatch.setattr("sys.stdin", io.StringIO("postgresql://u:typed-password@db.example.test/postgres\n"))
+    assert (
+        run(
+            file, "--answers", str(answers), "--set", "roles=hardening,web", "--stdin-value", "secrets.app.DATABASE_URL"
+        )
+        == 0
+    )
+    settings = held(file)
+    assert settings["domain"] == "environment.example.test"
+    assert settings["roles"] == ["hardening", "web"]
+    assert settings["secrets"]["app"]["DATABASE_URL"] == "postgresql://u:typed-password@db.example.test/postgres"
+    assert settings["secrets"]["app"]["SECRET_KEY"] == right["secrets"]["app"]["SECRET_KEY"]
+
+
+def test_another_ssh_key_does_not_lock_out_the_first(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fill in (1, 2, 2):
+        monkeypatch.setenv("GIGGLES_ADMIN_KEY", ed25519_key(fill))
+        assert run(file) == 0
+    assert held(file)["admin"]["ssh_keys"] == [ed25519_key(1), ed25519_key(2)]
+
+
+def test_a_secret_as_an_argument_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(file, "--set", "secrets.app.SECRET_KEY=planted-secret") == 1
+    said = capsys.readouterr().err
+    assert "GIGGLES_SECRET_KEY" in said
+    assert "planted" not in said
+    assert not file.exists()
+
+
+def test_a_wrong_answer_is_refused_and_nothing_is_written(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("mysql://u:planted@h/d\n"))
+    assert run(file, "--stdin-value", "secrets.app.DATABASE_URL") == 1
+    assert run(file, "--set", "domain=https://x") == 1
+    said = capsys.readouterr().err
+    assert "it does not begin with postgresql://" in said
+    assert "it begins with a scheme" in said
+    assert "planted" not in said
+    assert not file.exists()
+
+
+def test_what_is_missing_is_listed_for_the_prompt(
+    file: Path, right: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del right["domain"], right["secrets"]["app"]["DATABASE_URL"], right["secrets"]["app"]["SECRET_KEY"]
+    droplet.write(file, right)
+    assert run(file, "--missing") == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(row[0], row[2]) for row in rows] == [("domain", "no"), ("secrets.app.DATABASE_URL", "yes")]
+    assert all(row[1] for row in rows)
+
+
+def test_the_whole_pillar_is_checked(file: Path, right: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    droplet.write(file, right)
+    assert run(file, "--check") == 0
+    droplet.write(file, right | {"domain": "10.0.0.1"})
+    assert run(file, "--check") == 1
+    said = capsys.readouterr().err
+    assert "giggles:domain: it is an IP address" in said
+    assert str(file) in said
+
+
+def test_a_value_is_printed_unless_it_is_a_secret(
+    file: Path, right: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    droplet.write(file, right)
+    assert run(file, "--get", "domain") == 0
+    assert run(file, "--get", "giggles:roles") == 0
+    assert capsys.readouterr().out == 'giggles.example.test\n["hardening", "app", "web", "nightly"]\n'
+    assert run(file, "--get", "secrets.app.SECRET_KEY") == 1
+    assert "planted" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("content", ["#!yaml|gpg\ngiggles: {}\n", "giggles: {domain: '{{ grains.fqdn }}'}\n"])
+def test_a_file_that_would_lose_its_meaning_is_not_rewritten(content: str, file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text(content)
+    assert run(file, "--set", "domain=giggles.example.test") == 1
+    assert file.read_text() == content
+
+
+@pytest.mark.parametrize("line", ["SECRET_KEY: *planted", "SECRET_KEY: a: planted", 'SECRET_KEY: "planted'])
+def test_a_mistake_in_the_file_is_told_without_quoting_it(
+    line: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.parent.mkdir()
+    file.write_text(f"#!quiet_yaml\ngiggles:\n  secrets:\n    app:\n      {line}\n")
+    assert run(file) == 1
+    said = capsys.readouterr().err
+    assert "is not YAML (line" in said
+    assert "planted" not in said
+
+
+@pytest.mark.parametrize("name", ["domian", "app", "secrets", "", "x.y"])
+def test_an_unknown_setting_is_refused(name: str) -> None:
+    with pytest.raises(WrongAnswer, match="no single setting"):
+        droplet.parse_key(name)
+
+
+VALUES = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=60)
+AWKWARD = st.sampled_from(
+    [
+        "{{ 1 }}",
+        "{% raw %}",
+        "#!yaml",
+        "yes",
+        "0x1f",
+        "1e3",
+        "12:30",
+        "*a",
+        "&a",
+        "!x y",
+        "a: b",
+        "- a",
+        "~",
+        "%",
+        "'",
+        '"',
+    ]
+)
+
+
+@given(VALUES | AWKWARD, AWKWARD.flatmap(lambda start: VALUES.map(lambda rest: start + rest)))
+def test_whatever_a_secret_consists_of_salt_reads_it_back(first: str, second: str) -> None:
+    loader = pytest.importorskip("salt.utils.yamlloader").SaltYamlSafeLoader
+    chosen = {"secrets": {"app": {"SECRET_KEY": first}}, "aliases": [second, first, first]}
+    text = droplet.render(chosen)
+    assert yaml.load(text, Loader=loader)["giggles"] == chosen
+    assert yaml.safe_load(text)["giggles"] == chosen
+
+
+def test_a_pillar_is_only_remembered_as_it_was(tmp_path: Path, right: Settings) -> None:
+    droplet_here = Machine("production", 1987)
+    mark = remembering.fingerprint(right, droplet_here)
+    assert not remembering.is_remembered(tmp_path, mark)
+    remembering.remember(tmp_path, mark)
+    assert remembering.is_remembered(tmp_path, mark)
+    for other in (right | {"domain": "b.example.test"}, right | {"swap": "1"}, right | {"swap": 1}):
+        assert not remembering.is_remembered(tmp_path, remembering.fingerprint(other, droplet_here))
+    assert not remembering.is_remembered(tmp_path, remembering.fingerprint(right, Machine("staging", 1987)))
+    assert "planted" not in (tmp_path / remembering.NAME).read_text()
+
+
+def test_the_docs_are_up_to_date() -> None:
+    assert document.main(["--check"]) == 0
+
+
+def test_outdated_docs_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "DOCUMENT", tmp_path / "PILLAR.md")
+    assert document.main(["--check"]) == 1
+    assert document.main([]) == 0
+    assert document.main(["--check"]) == 0
+
+
+def test_the_docs_speak_of_every_setting() -> None:
+    text = document.text()
+    for key, node in nodes():
+        assert f"`{key[-1]}`" in text or f"`{':'.join(key)}`" in text
+        assert node["description"].split(". ")[0] in text

@@ -1,0 +1,173 @@
+"""Every format takes what is right and says of the rest what is wrong with it, without quoting it."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from gigglekit.settings.formats import FORMATS
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def jwt(role: str) -> str:
+    def part(claims: dict[str, str]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+
+    return f"{part({'alg': 'HS256'})}.{part({'role': role})}.c2lnbmF0dXJl"
+
+
+RIGHT = {
+    "host-name": ["giggles.example.com", "a.bc", "xn--bcher-kva.example", "web1.giggles.test", "1.2.3.example"],
+    "email-address": ["ops@example.com", "a.b+c@example.co.uk"],
+    "account-name": ["operator", "anna", "_deploy", "a-b"],
+    "time-of-day": ["00:00", "23:59", "12:30"],
+    "duration": ["10m", "1h", "3600s", "2w"],
+    "time-zone": ["Etc/UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"],
+    "git-url": [
+        "https://github.com/owner/app.git",
+        "ssh://git@github.com/owner/app.git",
+        "git://10.0.0.1/app",
+        "file:///srv/app.git",
+        "https://git.example.com:8443/app",
+    ],
+    "git-ref": ["22319c4" + "0" * 33, "main", "v1.2.3", "release/2026-01", "deadbeef-fix", "facade"],
+    "relative-path": [".", "laughter-detector", "a/b.txt"],
+    "absolute-path": ["/etc/ssl/ca.pem"],
+    "module-attribute": ["src.main:app", "main:app"],
+    "requirement": ["gotrue==2.4.1", "setuptools<81", "numpy>=1.24, <2"],
+    "debian-package": ["ffmpeg", "libstdc++6", "python3-dev"],
+    "https-url": ["https://acme.example.com:14000/dir"],
+    "origins": ["https://a.example", "https://a.example, http://localhost:3000"],
+    "supabase-url": ["https://project.supabase.co", "http://10.1.2.3:8000", "http://db.giggles.test"],
+    "supabase-public-key": [jwt("anon"), "sb_publishable_0123456789", "sample-anon-key"],
+    "supabase-service-key": [jwt("service_role"), "sb_secret_0123456789", "sample-service-key"],
+    "postgresql-url": [
+        "postgresql://user:p%40ss@db.example.com:5432/postgres",
+        "postgresql://u:p@aws-0-eu.pooler.supabase.com:5432/postgres?sslmode=require",
+        "postgresql://u@[::1]/postgres",
+    ],
+    "varied-secret": ["0123456789abcdef0123456789abcdef"],
+    "hex-key": ["0123456789abcdefABCDEF0123456789" * 2],
+}
+
+WRONG = {
+    "host-name": [
+        ("", "empty"),
+        ("https://a.example", "scheme"),
+        ("10.0.0.1", "IP address"),
+        ("2001:db8::1", "IP address"),
+        ("a.example/", "path"),
+        ("a.example:443", "port"),
+        ("A.example", "capital"),
+        ("a.example.", "ends with a dot"),
+        ("localhost", "no dot"),
+        ("*.a.example", "wildcard"),
+        ("a_b.example", "underscore"),
+        ("bücher.example", "ASCII"),
+        ("-a.example", "a part between"),
+        ("a..example", "a part between"),
+        ("a" * 64 + ".example", "a part between"),
+        ("a.123", "top-level"),
+        (".".join(["a" * 60] * 5), "253"),
+        ("a.example;", "a part between"),
+        ("a example.com", "a part between"),
+    ],
+    "email-address": [("ops", "no @"), ("a b@example.com", "before the @"), ("ops@localhost", "after the @")],
+    "account-name": [
+        ("root", "never log in"),
+        ("giggles", "account of the app"),
+        ("www-data", "operating system"),
+        ("Anna", "not a Linux account"),
+        ("a" * 32, "not a Linux account"),
+        ("a;b", "not a Linux account"),
+    ],
+    "time-of-day": [("2:30", "one digit"), ("24:00", "time of day"), ("12:60", "time of day"), ("noon", "time of day")],
+    "duration": [("10", "unit"), ("0m", "unit"), ("-1h", "unit")],
+    "time-zone": [("../../etc/passwd", "name"), ("Berlin zone", "name"), ("Nowhere/Atlantis", "no such")],
+    "git-url": [
+        ("github.com/owner/app", "no scheme"),
+        ("git@github.com:owner/app.git", "scp form"),
+        ("http://github.com/owner/app", "scheme is not"),
+        ("https://token@github.com/owner/app", "credentials"),
+        ("https://user:pw@github.com/owner/app", "credentials"),
+        ("ssh://git:pw@github.com/owner/app", "credentials"),
+        ("file://host/app", "absolute path"),
+        ("https://github.com", "missing"),
+        ("https://h:99999999/x", "not a valid"),
+        ("--upload-pack=x://y", "hyphen"),
+    ],
+    "git-ref": [
+        ("22319c4", "shortened"),
+        ("A" * 40, "lower case"),
+        ("-x", "cannot be"),
+        ("a..b", "cannot be"),
+        ("a b", "cannot be"),
+        ("a.lock", "cannot be"),
+        ("a/", "cannot be"),
+        ("", "cannot be"),
+    ],
+    "relative-path": [("", "empty"), ("/etc", "absolute"), ("a/../../b", r"leaves"), ("a\nb", "characters")],
+    "absolute-path": [("etc", "not absolute"), ("/a/../b", "contains"), ("/a b", "characters")],
+    "module-attribute": [("src.main", "does not name"), ("src/main:app", "does not name")],
+    "requirement": [("gotrue", "version limit"), ("-r other.txt", "version limit"), ("x @ https://y", "version limit")],
+    "debian-package": [("FFmpeg", "package"), ("a b", "package"), ("-y", "package")],
+    "https-url": [
+        ("http://a.example", "does not begin"),
+        ("https://u:p@a.example", "credentials"),
+        ("https://", "host"),
+    ],
+    "origins": [("*", "any website"), ("https://a.example/", "without a slash"), ("a.example", "does not begin")],
+    "supabase-url": [("http://project.supabase.co", "unencrypted"), ("project.supabase.co", "does not begin")],
+    "supabase-public-key": [
+        (jwt("service_role"), "every visitor"),
+        ("sb_secret_0123456789", "every visitor"),
+        ("short", "as Supabase shows"),
+    ],
+    "supabase-service-key": [(jwt("anon"), "public"), ("sb_publishable_01234567", "public")],
+    "postgresql-url": [
+        ("postgres://u:p@h/d", "does not begin"),
+        ("postgresql://u:p@h", "missing"),
+        ("postgresql://u:p@[h/d", "percent-encoded"),
+        ("postgresql://u:p@aws-0-eu.pooler.supabase.com:6543/postgres", "6543"),
+        ("postgresql://u:[YOUR-PASSWORD]@db.example.com/postgres", "p"),
+    ],
+    "varied-secret": [("x" * 40, "10 different"), ("abcdefghijklm", "32")],
+    "hex-key": [("0" * 63, "64"), ("g" * 64, "0-9 and a-f"), ("0" * 64, "the same")],
+    "ssh-public-key": [("x", "key type")],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in RIGHT.items() for text in texts])
+def test_what_is_right_is_taken(name: str, text: str) -> None:
+    assert FORMATS[name].fault(text) is None
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [(name, *case) for name, cases in WRONG.items() for case in cases])
+def test_what_is_wrong_is_refused_with_its_reason(name: str, text: str, words: str) -> None:
+    fault = FORMATS[name].fault(text)
+    assert fault is not None
+    assert words in fault
+
+
+def test_every_format_has_a_case_here() -> None:
+    assert set(WRONG) == set(FORMATS)
+
+
+LOOKALIKES = st.text() | st.sampled_from(
+    ["https://", "postgresql://", "ssh://[", "a.b.c", "..", "@", "eyJ.eyJ.x", "ssh-rsa ", "sb_secret_"]
+).flatmap(lambda start: st.text().map(lambda rest: start + rest))
+
+
+@given(LOOKALIKES)
+def test_no_text_makes_a_format_raise(text: str) -> None:
+    for kind in FORMATS.values():
+        assert kind.fault(text) is None or len(kind.fault(text) or "") > 8
+
+
+@given(st.text(alphabet="0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=12, max_size=80))
+def test_no_reason_quotes_the_text(text: str) -> None:
+    for kind in FORMATS.values():
+        for candidate in (text, f"https://{text}@x/y", f"postgresql://u:{text}@", f"ssh-rsa {text}", f"eyJ.{text}.x"):
+            assert text not in (kind.fault(candidate) or "")
