@@ -50,13 +50,19 @@ def parameters(name, values, own_kernel=True):
         ret.update(result=None, changes=changes, comment=" ".join(["Parameters would be put right.", *notes]))
         return ret
     refused = []
-    for difference in found.repairable:
-        try:
-            kernel_parameters.put_in_force(difference)
-        except kernel_parameters.ParameterError as error:
-            refused.append(str(error))
-            continue
-        ret["changes"][difference.key] = changes[difference.key]
+    # A change of forwarding resets other parameters, also of interfaces that were right before: look again after it.
+    for _ in range(2):
+        for difference in found.repairable:
+            try:
+                kernel_parameters.put_in_force(difference)
+            except kernel_parameters.ParameterError as error:
+                refused.append(str(error))
+                continue
+            old = ret["changes"].get(difference.key, {}).get("old", difference.old)
+            ret["changes"][difference.key] = {"old": old, "new": difference.new}
+        if refused:
+            break
+        found = kernel_parameters.compare(values, own_kernel=own_kernel)
     ret["result"] = not refused
     ret["comment"] = " ".join([*(refused or ["Parameters were put right."]), *notes])
     return ret
