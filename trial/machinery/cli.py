@@ -14,6 +14,7 @@ from .errors import TrialError
 from .settings import DEFAULT_NAME, RELEASES, is_valid_name
 from .steps import say
 
+_LINES_SHOWN = 60
 _OWN_FAILURE_IN_EXEC = 125
 """Told apart from the exit codes of the commands that exec runs."""
 
@@ -65,8 +66,8 @@ def main() -> NoReturn:
         host.require_root()
         sys.exit(_dispatch(arguments))
     except TrialError as error:
-        if error.output:
-            print(error.output, file=sys.stderr)
+        for line in error.output.splitlines()[-_LINES_SHOWN:]:
+            print(line, file=sys.stderr)
         print(f"trial/droplet {arguments.command}: {error}", file=sys.stderr)
         sys.exit(_OWN_FAILURE_IN_EXEC if arguments.command == "exec" else 1)
     except KeyboardInterrupt:

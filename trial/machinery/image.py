@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
 import time
 import uuid
@@ -48,6 +50,8 @@ mount --bind /proc/sys/net /proc/sys/net && mount -o remount,rw,bind /proc/sys/n
 [ -e /usr/lib/giggles-trial/meminfo ] && mount --bind /usr/lib/giggles-trial/meminfo /proc/meminfo
 exec /lib/systemd/systemd
 """
+# ioctl_iflags(2): FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, and FS_IMMUTABLE_FL with FS_APPEND_FL.
+_GET_FLAGS, _SET_FLAGS, _UNREMOVABLE = 0x80086601, 0x40086602, 0x10 | 0x20
 _UNUSED_SECONDS = 24 * 3600
 INIT_PATH = "/usr/lib/giggles-trial/init"
 _MEMORY_TOTAL_KB = 2014208
@@ -167,7 +171,7 @@ def _files_from_this_machine() -> dict[str, str]:
     files: dict[str, str] = {}
     options = host.apt_options()
     if options:
-        files["/etc/apt/apt.conf.d/01giggles-trial-host"] = options
+        files["/etc/apt/apt.conf"] = options
     authorities = host.local_authorities()
     for path in authorities:
         files[f"/usr/local/share/ca-certificates/{path.name}"] = path.read_text()
@@ -313,6 +317,21 @@ def remove_tree(path: Path) -> None:
     try:
         shutil.rmtree(path)
     except OSError as error:
+        _clear_flags(path)
         why = f"{path} could not be removed ({error})"
-        run(["chattr", "-R", "-i", "-a", path], why=why, remedy="Remove it by hand.")
-        run(["rm", "-rf", "--one-file-system", path], why=f"{path} could not be removed", remedy="Remove it by hand.")
+        run(["rm", "-rf", "--one-file-system", path], why=why, remedy="See with lsattr and findmnt what holds it.")
+
+
+def _clear_flags(path: Path) -> None:
+    """Take the flags off that keep even root from removing a file (chattr +i, +a)."""
+    for folder, _, names in os.walk(path):
+        for name in (".", *names):
+            entry = Path(folder, name)
+            if not entry.is_symlink() and (entry.is_dir() or entry.is_file()):
+                descriptor = os.open(entry, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+                try:
+                    flags = struct.unpack("i", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(4)))[0]
+                    if flags & _UNREMOVABLE:
+                        fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("i", flags & ~_UNREMOVABLE))
+                finally:
+                    os.close(descriptor)

@@ -100,12 +100,11 @@ def _have_both_machines(trial: Record) -> None:
         for _ in pool.map(make, machines, recipes, furnishing):
             pass
         starting = [machine for machine in machines if machine.leader() is None]
-        if starting:
-            with step(f"booted {' and '.join(machine.role for machine in starting)}"):
-                for machine in starting:
-                    machine.boot()
-                for _ in pool.map(Machine.wait_until_up, starting):
-                    pass
+        for machine in starting:
+            machine.boot()
+        with step(f"booted {' and '.join(machine.role for machine in starting)}" if starting else "found both running"):
+            for _ in pool.map(Machine.wait_until_up, machines):
+                pass
     with step("prepared the neighbours"):
         neighbourhood.prepare(trial, neighbours(trial))
 
