@@ -12,13 +12,14 @@ login-guarded:
     - order: first
     - failhard: True
 
-# require_any: after all of them, however they ended.
+# require_any: after the last state of each leaf, however it ended. Named one by one, since to Salt an included sls is a
+# part of the one that includes it, and this one is included by all three.
 login-proven:
   login.proven:
     - admin: {{ giggles.admin.name }}
     - with_sudo: {{ not giggles.admin.sudo_password }}
     - require_any:
       - login: login-guarded
-      - sls: hardening.accounts
-      - sls: hardening.ssh
-      - sls: hardening.firewall
+      - login: nobody-else-has-power
+      - service: ssh-runs
+      - service: firewall-starts
