@@ -1,8 +1,10 @@
 """Plain YAML for files with secrets: a mistake in one is told by its place, never by quoting it.
 
-Salt's own renderer logs the lines around a mistake, and a secret with it. This one notes the mistake in the pillar, where
-_pillar/giggles.py finds it and refuses the pillar. A pillar file asks for it in its first line: ``#!quiet_yaml``.
+Salt's own renderer logs what stands around a mistake, and a secret with it. This one notes the mistake in the pillar,
+where _pillar/giggles.py finds it and refuses the pillar. A pillar file asks for it in its first line: ``#!quiet_yaml``.
 """
+
+from typing import Any
 
 import salt.utils.stringutils
 import yaml
@@ -12,7 +14,7 @@ from salt.utils.yamlloader import SaltYamlSafeLoader
 UNREADABLE = "giggles_unreadable"
 
 
-def render(data, saltenv="base", sls="", **_):
+def render(data: Any, saltenv: str = "base", sls: str = "", **_: Any) -> Any:  # noqa: ANN401, ARG001 (Salt's interface)
     """Read a pillar file.
 
     Args:
@@ -25,10 +27,10 @@ def render(data, saltenv="base", sls="", **_):
     """
     text = data if isinstance(data, (str, bytes)) else data.read()
     try:
-        return yaml.load(salt.utils.stringutils.to_unicode(text), Loader=SaltYamlSafeLoader) or {}
+        return yaml.load(salt.utils.stringutils.to_unicode(text), Loader=SaltYamlSafeLoader) or {}  # noqa: S506 (it is a safe loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
     except ValueError:
-        place = "a value looks like a date or number that cannot be; put it in quotes"
+        place = "a value looks like a number or date that cannot be; put it in quotes"
     return {UNREADABLE: {sls: place}}

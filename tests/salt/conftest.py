@@ -1,4 +1,4 @@
-"""A minion of its own for a test: Salt's real pillar compiler on this repository, nothing outside a temporary folder."""
+"""A minion of its own for a test: Salt's real pillar compiler on this repository, all else in a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from gigglekit.settings.droplet import render
 
 REPOSITORY = Path(__file__).resolve().parents[2]

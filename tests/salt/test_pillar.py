@@ -117,7 +117,7 @@ BROKEN = {
     "an exclamation mark, which YAML takes for a type": "SECRET_KEY: !planted-secret x",
     "a quote that is never closed": 'SECRET_KEY: "planted-secret',
     "a key twice": "SECRET_KEY: planted-one\n      SECRET_KEY: planted-two",
-    "a day that no calendar has": "SECRET_KEY: 2026-99-99",
+    "a number too long for Python": f"SECRET_KEY: {'9' * 5000}",
 }
 
 

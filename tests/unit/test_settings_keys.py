@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.public_keys import ed25519_key, wire
-from gigglekit.settings.keys import InvalidPublicKey, parse_public_key
+from gigglekit.settings.formats import ssh_key_fault
+from gigglekit.settings.keys import InvalidPublicKeyError, parse_public_key
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.public_keys import ed25519_key, wire
 
 
 def rsa_key(bits: int) -> str:
@@ -56,7 +58,7 @@ def test_what_ssh_keygen_makes_is_taken(arguments: list[str], tmp_path: Path) ->
     ],
 )
 def test_what_cannot_log_in_is_refused(line: str, reason: str) -> None:
-    with pytest.raises(InvalidPublicKey, match=reason):
+    with pytest.raises(InvalidPublicKeyError, match=reason):
         parse_public_key(line)
 
 
@@ -68,8 +70,5 @@ def test_an_rsa_key_of_3072_bits_is_taken() -> None:
 def test_no_blob_makes_the_parser_fail_in_another_way(blob: bytes) -> None:
     for kind in ("ssh-ed25519", "ssh-rsa", "sk-ssh-ed25519@openssh.com"):
         for content in (blob, base64.b64decode(wire(kind.encode())) + blob):
-            line = f"{kind} {base64.b64encode(content).decode()}"
-            try:
-                assert parse_public_key(line).blob == content
-            except InvalidPublicKey as error:
-                assert base64.b64encode(content).decode() not in str(error) or len(content) < 8
+            fault = ssh_key_fault(f"{kind} {base64.b64encode(content).decode()}")
+            assert fault is None or len(fault) > 8

@@ -17,7 +17,7 @@ Chosen = dict[str, Any]
 """Settings below `giggles`, as far as somebody has chosen them."""
 
 
-class WrongAnswer(Exception):
+class WrongAnswerError(Exception):
     """An answer cannot be taken. The message is one paragraph for an operator and holds no secret."""
 
 
@@ -25,7 +25,7 @@ def parse_key(text: str) -> tuple[Key, Node]:
     """Return the setting that `text` names, as `app.ref` or as `giggles:app:ref`, with its part of the schema.
 
     Raises:
-        WrongAnswer: there is no such setting, or it is a section.
+        WrongAnswerError: there is no such setting, or it is a section.
     """
     names = text.replace(":", ".").split(".")
     key: Key = (*TOP, *(names[1:] if names[:1] == list(TOP) else names))
@@ -34,7 +34,7 @@ def parse_key(text: str) -> tuple[Key, Node]:
         known = [dotted(other) for other, below in nodes() if "properties" not in below]
         close = difflib.get_close_matches(text, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else " docs/PILLAR.md lists them all."
-        raise WrongAnswer(f"There is no single setting of the name that was given.{hint}")
+        raise WrongAnswerError(f"There is no single setting of the name that was given.{hint}")
     return key, node
 
 
@@ -47,14 +47,14 @@ def from_file(path: Path) -> Chosen:
     """Return the answers in a YAML file that looks like a pillar: one mapping `giggles` with settings in it.
 
     Raises:
-        WrongAnswer: the file cannot be read, or is something else.
+        WrongAnswerError: the file cannot be read, or is something else.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise WrongAnswer(f"{path} cannot be read: {error.strerror}. Name a file that is there.") from None
+        raise WrongAnswerError(f"{path} cannot be read: {error.strerror}. Name a file that is there.") from None
     except ValueError:
-        raise WrongAnswer(f"{path} is not UTF-8 text. Save it as such.") from None
+        raise WrongAnswerError(f"{path} is not UTF-8 text. Save it as such.") from None
     return from_text(text, str(path))
 
 
@@ -66,20 +66,20 @@ def from_text(text: str, name: str) -> Chosen:
         name: what to call the text in messages.
 
     Raises:
-        WrongAnswer: it is something else.
+        WrongAnswerError: it is something else.
     """
     try:
         content = yaml.load(text, Loader=LOADER)  # noqa: S506 (a safe loader)
     except yaml.YAMLError as error:
-        raise WrongAnswer(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
+        raise WrongAnswerError(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
     except ValueError:
-        raise WrongAnswer(
+        raise WrongAnswerError(
             f"{name} is not YAML: one of its values looks like a date that cannot be. Quote it."
         ) from None
     if content is None or content == {"giggles": None}:
         return {}
     if not isinstance(content, dict) or set(content) != {"giggles"} or not isinstance(content["giggles"], dict):
-        raise WrongAnswer(
+        raise WrongAnswerError(
             f"{name} is no pillar: put everything in it below one key `giggles:`, as docs/PILLAR.md shows."
         )
     chosen: Chosen = content["giggles"]
@@ -98,17 +98,17 @@ def assignment(text: str) -> tuple[Key, str]:
     """Split `key=value` as given on the command line.
 
     Raises:
-        WrongAnswer: it has another form, or names a secret: everybody on the machine can read arguments in the list of processes.
+        WrongAnswerError: it has another form, or names a secret, which would be readable in the list of processes.
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise WrongAnswer("An assignment has the form key=value, such as domain=giggles.example.com.")
+        raise WrongAnswerError("An assignment has the form key=value, such as domain=giggles.example.com.")
     key, node = parse_key(name)
     if is_secret(key):
-        raise WrongAnswer(
-            f"{dotted(key)} is a secret, and every user of a machine can read the arguments of its processes. Give it in "
-            f"the variable {node['x-variable']}, in a file with --answers, or at the prompt. As it may have been seen "
-            "now, replace it first."
+        raise WrongAnswerError(
+            f"{dotted(key)} is a secret, and every user of a machine can read the arguments of its processes. Give "
+            f"it in the variable {node['x-variable']}, in a file with --answers, or at the prompt. As it may have been "
+            "seen now, replace it first."
         )
     return key, value
 
@@ -124,17 +124,23 @@ def with_answer(chosen: Chosen, key: Key, text: str) -> Chosen:
     Returns:
         The settings, with the text turned into the kind of value that the schema wants. A text that cannot be turned
         is kept, so that the check can say what is wrong with it.
+
+    Raises:
+        KeyError: there is no such setting.
     """
     node = node_at(key)
-    assert node is not None, key
+    if node is None:
+        raise KeyError(key)
     value: object = _typed(node, text)
     if isinstance(value, list) and node.get("x-adds"):
         before = value_at(chosen, key)
         value = [*before, *(item for item in value if item not in before)] if isinstance(before, list) else value
-    for name in reversed(key[len(TOP) :]):
-        value = {name: value}
-    assert isinstance(value, dict)
-    return merged(chosen, value)
+    answer: Chosen = {}
+    section = answer
+    for name in key[len(TOP) : -1]:
+        section = section.setdefault(name, {})
+    section[key[-1]] = value
+    return merged(chosen, answer)
 
 
 def _typed(node: Node, text: str) -> object:

@@ -71,7 +71,7 @@ def missing_problems(settings: Settings) -> list[Problem]:
     return problems
 
 
-def value_at(settings: Settings, key: Key) -> Any:
+def value_at(settings: Settings, key: Key) -> Any:  # noqa: ANN401 (whatever is there)
     """Return the value of the setting `key`, None where there is none."""
     value: Any = settings
     for name in key[len(TOP) :]:

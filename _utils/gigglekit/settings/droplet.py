@@ -27,7 +27,7 @@ import yaml
 from gigglekit.files.replacing import replace
 from gigglekit.settings.answers import (
     Chosen,
-    WrongAnswer,
+    WrongAnswerError,
     assignment,
     dotted,
     from_environment,
@@ -78,7 +78,7 @@ def read(path: Path) -> Chosen:
     """Return what a droplet file says below `giggles`; nothing if there is no such file.
 
     Raises:
-        WrongAnswer: it cannot be read, or is not a file that this module could write again without loss.
+        WrongAnswerError: it cannot be read, or is not a file that this module could write again without loss.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def read(path: Path) -> Chosen:
         return {}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WrongAnswer(
+        raise WrongAnswerError(
             f"{path} cannot be read: {reason}. Correct that, or move the file away and answer anew."
         ) from None
     first = text.partition("\n")[0].strip()
@@ -94,8 +94,8 @@ def read(path: Path) -> Chosen:
         not first.startswith("#!") and "{{" not in text and "{%" not in text
     )
     if not plain:
-        raise WrongAnswer(
-            f"{path} is rendered by more than plain YAML, so it cannot be completed here without changing what it says. "
+        raise WrongAnswerError(
+            f"{path} is rendered by more than plain YAML, so completing it here would change what it says. "
             "Edit it by hand, and check it with `salt-call state.apply test=True`."
         )
     return from_text(text, str(path))
@@ -140,7 +140,7 @@ def write(path: Path, chosen: Chosen) -> bool:
         OSError: the file cannot be written.
     """
     if path.exists():
-        os.chmod(path, 0o600)
+        path.chmod(0o600)
         if read(path) == chosen:
             return False
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -211,7 +211,9 @@ def _answered(options: argparse.Namespace, chosen: Chosen) -> tuple[Chosen, Chos
         key, _ = parse_key(options.stdin_value)
         text = sys.stdin.readline().strip()
         if not text:
-            raise WrongAnswer(f"No answer was given for {dotted(key)}. Give one, or stop here and start again later.")
+            raise WrongAnswerError(
+                f"No answer was given for {dotted(key)}. Give one, or stop here and start again later."
+            )
         single.append((key, text))
     for key, text in single:
         chosen, answers = with_answer(chosen, key, text), with_answer(answers, key, text)
@@ -263,7 +265,7 @@ def _tell(problems: Sequence[Problem], sources: Sequence[Source]) -> int:
 def _print_value(name: str, settings: Mapping[str, Any]) -> int:
     key, _ = parse_key(name)
     if is_secret(key):
-        raise WrongAnswer(f"{dotted(key)} is a secret and is not printed. Its file is {DROPLET_FILE}.")
+        raise WrongAnswerError(f"{dotted(key)} is a secret and is not printed. Its file is {DROPLET_FILE}.")
     value = value_at(settings, key)
     if value is None:
         return 1
@@ -283,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _arguments(argv)
     try:
         return _run(options)
-    except WrongAnswer as error:
+    except WrongAnswerError as error:
         print(error, file=sys.stderr)
     except OSError as error:
         print(

@@ -22,7 +22,7 @@ _REFUSED_TYPES = {
 }
 
 
-class InvalidPublicKey(ValueError):
+class InvalidPublicKeyError(ValueError):
     """A line is not a usable public key. The message says why and never quotes the line: it may be a private key."""
 
 
@@ -53,28 +53,30 @@ def parse_public_key(line: str) -> PublicKey:
         The key, all of whose fields have been read.
 
     Raises:
-        InvalidPublicKey: the line is something else, or a key that is too weak.
+        InvalidPublicKeyError: the line is something else, or a key that is too weak.
 
     Source: RFC 4253 section 6.6 (ssh-rsa), RFC 8709 section 4 (ssh-ed25519), PROTOCOL.u2f of OpenSSH (sk-).
     """
     if "PRIVATE KEY" in line:
-        raise InvalidPublicKey("it is a PRIVATE key, which must never leave its owner's machine: make a new pair")
+        raise InvalidPublicKeyError("it is a PRIVATE key, which must never leave its owner's machine: make a new pair")
     parts = line.strip().split(None, 2)
     if not parts:
-        raise InvalidPublicKey("it is empty")
+        raise InvalidPublicKeyError("it is empty")
     name = parts[0]
     if name in _REFUSED_TYPES:
-        raise InvalidPublicKey(_REFUSED_TYPES[name])
+        raise InvalidPublicKeyError(_REFUSED_TYPES[name])
     if name not in ACCEPTED_TYPES:
         if any(accepted in line for accepted in ACCEPTED_TYPES):
-            raise InvalidPublicKey("something stands before the key type; options are not taken")
-        raise InvalidPublicKey("it does not begin with a key type")
+            raise InvalidPublicKeyError("something stands before the key type; options are not taken")
+        raise InvalidPublicKeyError("it does not begin with a key type")
     if len(parts) < 2:
-        raise InvalidPublicKey("the key itself is missing after its type")
+        raise InvalidPublicKeyError("the key itself is missing after its type")
     try:
         blob = base64.b64decode(parts[1], validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidPublicKey("the key after the type is not valid base64: it may be cut off or wrapped") from None
+        raise InvalidPublicKeyError(
+            "the key after the type is not valid base64: it may be cut off or wrapped"
+        ) from None
     bits = _read_key(name, blob)
     return PublicKey(name, bits, blob, parts[2] if len(parts) > 2 else "")
 
@@ -83,21 +85,21 @@ def _read_key(name: str, blob: bytes) -> int:
     """Return the size in bits of the key in `blob`, after reading every field of it."""
     fields = _fields(blob)
     if fields[0] != name.encode():
-        raise InvalidPublicKey("the type before the key is not the type inside it")
+        raise InvalidPublicKeyError("the type before the key is not the type inside it")
     if name == "ssh-rsa":
         if len(fields) != 3:
-            raise InvalidPublicKey("the RSA key is incomplete")
+            raise InvalidPublicKeyError("the RSA key is incomplete")
         exponent, modulus = (int.from_bytes(field, "big") for field in fields[1:])
         if modulus.bit_length() < MINIMUM_RSA_BITS:
-            raise InvalidPublicKey(
+            raise InvalidPublicKeyError(
                 f"it is an RSA key of {modulus.bit_length()} bits, and at least {MINIMUM_RSA_BITS} are needed"
             )
         if exponent < 3 or exponent % 2 == 0 or modulus % 2 == 0:
-            raise InvalidPublicKey("its numbers are not those of an RSA key")
+            raise InvalidPublicKeyError("its numbers are not those of an RSA key")
         return modulus.bit_length()
     expected = 3 if name.startswith("sk-") else 2
     if len(fields) != expected or len(fields[1]) != 32:
-        raise InvalidPublicKey("the Ed25519 key is not 32 bytes long: it may be cut off")
+        raise InvalidPublicKeyError("the Ed25519 key is not 32 bytes long: it may be cut off")
     return 256
 
 
@@ -107,13 +109,13 @@ def _fields(blob: bytes) -> list[bytes]:
     position = 0
     while position < len(blob):
         if position + 4 > len(blob):
-            raise InvalidPublicKey("the key ends in the middle: it may be cut off")
+            raise InvalidPublicKeyError("the key ends in the middle: it may be cut off")
         (length,) = struct.unpack_from(">I", blob, position)
         position += 4
         if position + length > len(blob):
-            raise InvalidPublicKey("the key ends in the middle: it may be cut off")
+            raise InvalidPublicKeyError("the key ends in the middle: it may be cut off")
         fields.append(blob[position : position + length])
         position += length
     if not fields:
-        raise InvalidPublicKey("the key is empty")
+        raise InvalidPublicKeyError("the key is empty")
     return fields

@@ -15,6 +15,7 @@ from pathlib import Path
 from gigglekit.files.replacing import replace
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.places import DEFAULTS_FILE, SCHEMA_FILE
+from gigglekit.settings.showing import as_text
 
 NAME = "giggles-pillar-accepted"
 
@@ -47,7 +48,7 @@ def is_remembered(folder: Path, mark: str) -> bool:
 
 
 def remember(folder: Path, mark: str) -> None:
-    """Note in `folder` that the pillar with the fingerprint `mark` was found right; without a writable folder, do nothing."""
+    """Note in `folder` that the pillar with the fingerprint `mark` was found right, if it can be written there."""
     with contextlib.suppress(OSError):
         replace(folder / NAME, mark.encode() + b"\n")
 
@@ -56,12 +57,12 @@ def _tokens(value: object) -> Iterator[str]:
     """Yield the settings in a fixed order, each text with its kind, so that 1 and "1" differ."""
     if isinstance(value, Mapping):
         yield f"mapping {len(value)}"
-        for name in sorted(value, key=repr):
-            yield repr(name)
+        for name in sorted(value, key=as_text):
+            yield f"{type(name).__name__} {as_text(name)}"
             yield from _tokens(value[name])
     elif isinstance(value, list | tuple):
         yield f"list {len(value)}"
         for item in value:
             yield from _tokens(item)
     else:
-        yield f"{type(value).__name__} {value!r}"
+        yield f"{type(value).__name__} {as_text(value)}"

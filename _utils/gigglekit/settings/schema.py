@@ -7,8 +7,9 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -17,9 +18,8 @@ from gigglekit.settings.places import DEFAULTS_FILE, SCHEMA_FILE
 from gigglekit.settings.problem import Key, Problem
 from gigglekit.settings.showing import shown_name, shown_value, texts
 
-if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
-    from jsonschema.protocols import Validator
+Error: TypeAlias = Any
+"""A jsonschema.ValidationError."""
 
 Node = Mapping[str, Any]
 """The part of the schema that speaks of one setting."""
@@ -32,7 +32,7 @@ LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTES = "; put it in quotes, so that YAML reads it as text"
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 (whatever the file says)
     """Return what the YAML file `path` says.
 
     Raises:
@@ -130,19 +130,20 @@ def schema_problems(settings: object) -> list[Problem]:
 
 
 @lru_cache(maxsize=1)
-def _validator() -> Validator:
+def _validator() -> Any:  # noqa: ANN401 (jsonschema's types are known only where it is imported)
     """Build the validator of jsonschema with the formats of this project.
 
     The schema itself is checked by the tests, not at every run.
     """
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import ValidationError
-    from jsonschema.validators import extend
+    # Only when there is something to check: the import takes longer than the check.
+    jsonschema: Any = import_module("jsonschema")
+    validators: Any = import_module("jsonschema.validators")
+    standard = jsonschema.Draft202012Validator
 
-    def check_format(_: object, name: str, text: object, __: object) -> Iterator[ValidationError]:
+    def check_format(_: object, name: str, text: object, __: object) -> Iterator[Error]:
         fault = FORMATS[name].fault(text) if isinstance(text, str) and name in FORMATS else None
         if fault:
-            yield ValidationError(fault)
+            yield jsonschema.ValidationError(fault)
 
     # 3072.0 is a whole number to JSON Schema, but not to systemd; not-a-number passes every comparison.
     strict: dict[str, Callable[[object, object], bool]] = {
@@ -151,12 +152,12 @@ def _validator() -> Validator:
             isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         ),
     }
-    checker = Draft202012Validator.TYPE_CHECKER.redefine_many(strict)
-    kind = extend(Draft202012Validator, validators={"format": check_format}, type_checker=checker)
+    checker = standard.TYPE_CHECKER.redefine_many(strict)
+    kind = validators.extend(standard, validators={"format": check_format}, type_checker=checker)
     return kind(schema())
 
 
-def _problems(error: ValidationError, secrets: frozenset[str]) -> Iterator[Problem]:
+def _problems(error: Error, secrets: frozenset[str]) -> Iterator[Problem]:
     """Yield what one error of jsonschema means. Its own message is never used: it quotes the value."""
     names = [_name(part, secrets) for part in error.absolute_path]
     key: Key = (*TOP, *names)
@@ -187,16 +188,16 @@ def _unknown_key(section: Key, name: object, node: Node, secrets: frozenset[str]
     return Problem(key, reason, "the keys " + ", ".join(node["properties"]))
 
 
-def _reason(error: ValidationError, node: Node, key: Key, secrets: frozenset[str]) -> str:
+def _reason(error: Error, node: Node, key: Key, secrets: frozenset[str]) -> str:
     """Say in one clause what is wrong, without the value."""
     rule = error.validator
     if rule == "format":
-        return error.message
+        return str(error.message)
     if rule == "type":
         return _type_reason(error.instance, node)
     if rule == "enum":
         shown = shown_value(key, error.instance, secrets)
-        close = difflib.get_close_matches(str(error.instance), map(str, node["enum"]), n=1) if shown else []
+        close = difflib.get_close_matches(str(error.instance)[:40], map(str, node["enum"]), n=1) if shown else []
         return "it is none of the choices" + (f"; did you mean {close[0]}?" if close else "")
     reasons = {
         "pattern": "it does not have the right form",
@@ -211,7 +212,7 @@ def _reason(error: ValidationError, node: Node, key: Key, secrets: frozenset[str
     return reasons.get(str(rule), f"it breaks the rule {rule} of the schema")
 
 
-def _type_reason(value: object, node: Node) -> str:
+def _type_reason(value: object, node: Node) -> str:  # noqa: PLR0911 (one guard per kind)
     """Say which kind of value was found where another one belongs, and what YAML may have done to it."""
     wants_text = "string" in _types(node)
     if value is None:

@@ -14,6 +14,11 @@ _TOKEN = re.compile(r"[A-Za-z0-9+/_=-]{24,}")
 _CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
 
 
+def as_text(value: object) -> str:
+    """Return `str(value)`; numbers of thousands of digits, which Python refuses to write out, in hexadecimal."""
+    return hex(value) if isinstance(value, int) and value.bit_length() > 1024 else str(value)
+
+
 def shown_value(key: Key, value: object, secrets: Iterable[str]) -> str | None:
     """Return `value` as a message may show it.
 
@@ -28,7 +33,7 @@ def shown_value(key: Key, value: object, secrets: Iterable[str]) -> str | None:
     """
     if is_secret(key) or not isinstance(value, str | int | float):
         return None
-    text = str(value)
+    text = as_text(value)
     if "PRIVATE KEY" in text or any(secret in text for secret in secrets if secret):
         return None
     text = _CREDENTIALS.sub("…@", text)
@@ -41,7 +46,7 @@ def shown_value(key: Key, value: object, secrets: Iterable[str]) -> str | None:
 
 def shown_name(name: object, secrets: Iterable[str]) -> str | None:
     """Return the name of an unknown key as a message may show it, None where it could be a secret itself."""
-    text = str(name)
+    text = as_text(name)
     if len(text) > _LONGEST_NAME or not re.fullmatch(r"[\w.-]+", text):
         return None
     return None if any(secret in text for secret in secrets if secret) else text
@@ -59,4 +64,4 @@ def texts(value: object) -> Iterator[str]:
                 seen.add(id(current))
                 pending.extend(current.values() if isinstance(current, Mapping) else current)
         elif current is not None and not isinstance(current, bool):
-            yield str(current)
+            yield as_text(current)
