@@ -8,8 +8,12 @@ with no name is never set, so its default stands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+_LINE = re.compile(r'^(\w+)="((?:\\.|[^"\\])*)"$', re.MULTILINE | re.DOTALL)
+_ESCAPE = re.compile(r"\$\{:-[\\$]\}|\\.", re.DOTALL)
+_UNESCAPED = {"${:-\\}": "\\", "${:-$}": "$", "\\n": "\n", "\\r": "\r"}
 _HEADER = "# Written by salt-call. Changes made here are undone by the next run.\n"
 
 
@@ -43,6 +47,14 @@ def _dotenv(value: str) -> str:
         else:
             written.append({'"': '\\"', "\n": "\\n", "\r": "\\r"}.get(character, character))
     return "".join(written)
+
+
+def read_back(text: str) -> dict[str, str]:
+    """Return the names and values of a file that `dotenv_file` or `systemd_file` has written; other lines are skipped."""
+    values: dict[str, str] = {}
+    for line in _LINE.finditer(text):
+        values[line[1]] = _ESCAPE.sub(lambda found: _UNESCAPED.get(found[0], found[0][-1]), line[2])
+    return values
 
 
 def systemd_file(values: Mapping[str, str]) -> str:

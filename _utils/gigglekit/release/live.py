@@ -8,12 +8,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gigglekit.files.links import exchange, point
 from gigglekit.release import health, manifest, preflight
 from gigglekit.release.build import MakeVenv, build
+from gigglekit.release.dotenv import read_back
 from gigglekit.release.environment import NOT_SECRET
 from gigglekit.release.errors import ReleaseError, Unhealthy
 from gigglekit.release.repository import Repository
@@ -134,13 +135,10 @@ def secret_values(layout: Layout) -> list[str]:
     values: list[str] = []
     for name in _SURROUNDINGS:
         try:
-            lines = (layout.root / name).read_text(encoding="utf-8").splitlines()
+            text = (layout.root / name).read_text(encoding="utf-8")
         except OSError:
             continue
-        for line in lines:
-            key, equals, value = line.partition("=")
-            if equals and not key.startswith("#") and key not in NOT_SECRET:
-                values.append(value.strip('"'))
+        values += [value for key, value in read_back(text).items() if key not in NOT_SECRET]
     return values
 
 
@@ -212,7 +210,7 @@ def _go_live(plan: Plan, staged: Path | None, layout: Layout, surroundings: Surr
         point(layout.current, str(target))
         if plan.live:
             point(layout.previous, str(layout.release(plan.live)))
-    reason = _start(surroundings, plan.commit)
+    reason = _start(surroundings)
     if not reason:
         if replaced:
             shutil.rmtree(layout.building(plan.commit), ignore_errors=True)
@@ -235,6 +233,7 @@ def _take_back(
     if plan.switch and plan.live is None:
         layout.current.unlink(missing_ok=True)
         surroundings.service.stop()
+        _drop_failed(plan, layout)
         raise Unhealthy(f"{told} There is no release before it, so the app is stopped.")
     if plan.switch and plan.live:
         point(layout.current, str(layout.release(plan.live)))
@@ -244,12 +243,20 @@ def _take_back(
             layout.previous.unlink(missing_ok=True)
     if not (plan.switch or replaced):
         raise Unhealthy(told)
-    still = _start(surroundings, plan.live or plan.commit)
+    if not replaced:
+        _drop_failed(plan, layout)
+    still = _start(surroundings)
     after = f"and is not well either: {still}" if still else "and answers"
     raise Unhealthy(f"{told} The release {(plan.live or plan.commit)[:12]} is live again {after}.")
 
 
-def _start(surroundings: Surroundings, commit: str) -> str:
+def _drop_failed(plan: Plan, layout: Layout) -> None:
+    """Remove what was built in this run and failed: a release that is kept is one that somebody can go back to."""
+    if plan.build:
+        shutil.rmtree(layout.release(plan.commit), ignore_errors=True)
+
+
+def _start(surroundings: Surroundings) -> str:
     service = surroundings.service
     try:
         service.restart()
@@ -295,5 +302,3 @@ def _only_one(layout: Layout) -> Iterator[None]:
     finally:
         os.close(descriptor)
 
-
-__all__ = ["Plan", "Surroundings", "apply", "examine", "prune", "replace", "secret_values"]

@@ -28,6 +28,14 @@ def redact(text: str, secrets: Iterable[str]) -> str:
             while at >= 0:
                 hidden[at : at + size] = b"\x01" * size
                 at = text.find(piece, at + 1)
+    # What stands between two pieces belongs to the secret too, only written differently.
+    last = -1
+    for position in range(len(text)):
+        if not hidden[position]:
+            continue
+        if 0 < position - last - 1 < _PIECE and last >= 0:
+            hidden[last + 1 : position] = b"\x01" * (position - last - 1)
+        last = position
     parts: list[str] = []
     for position, character in enumerate(text):
         if not hidden[position]:

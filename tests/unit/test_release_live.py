@@ -1,0 +1,347 @@
+"""A release goes live, stays live, and comes back: with a real repository, real folders, and a stand-in for systemd."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import socketserver
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gigglekit.release import live, manifest
+from gigglekit.release.errors import (
+    BuildFailed,
+    PreflightFailed,
+    ReleaseError,
+    RepositoryUnreachable,
+    Unhealthy,
+    UnknownRef,
+)
+from gigglekit.release.service import State
+from gigglekit.release.settings import Layout, Settings
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.test"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+class Upstream:
+    """A repository that tests commit to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "app").mkdir(parents=True)
+        git(folder, "init", "--quiet", "--initial-branch=main")
+        (folder / "app" / "requirements.txt").write_text("")
+        self.commit({"app/health": "200"})
+
+    def commit(self, files: dict[str, str]) -> str:
+        for name, text in files.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(text)
+        git(self.folder, "add", "--all")
+        git(self.folder, "commit", "--quiet", "--allow-empty", "-m", "c")
+        return git(self.folder, "rev-parse", "HEAD")
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+class FakeService:
+    """Runs "the app": a server that answers with the number in the live release's file `app/health`."""
+
+    def __init__(self, layout: Layout, socket: Path) -> None:
+        self.layout = layout
+        self.restarts = 0
+        self.folder = ""
+        self.started = 0.0
+        self.stopped = False
+        self._status = 503
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(outer._status if self.headers["Host"] == "localhost" else 400)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def address_string(self) -> str:
+                return ""
+
+        self._server = _UnixServer(str(socket), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def state(self) -> State:
+        return State(True, bool(self.folder), False, self.folder, self.started, False, 0)
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.folder = os.path.realpath(self.layout.current / "app")
+        self.started = time.time()
+        self._status = int(Path(self.folder, "health").read_text())
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.folder = ""
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Droplet:
+    """A droplet in a temporary folder."""
+
+    def __init__(self, folder: Path, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.layout = Layout(folder / "opt", folder / "cache", folder / "keys")
+        self.layout.root.mkdir()
+        self.layout.environment.write_text('SECRET_KEY="planted-secret-key"\n')
+        os.utime(self.layout.environment, (1, 1))
+        self.unit = folder / "giggles.service"
+        self.unit.write_text("[Service]\n")
+        os.utime(self.unit, (1, 1))
+        # A UNIX socket's path may only have 107 characters.
+        self._short = Path(tempfile.mkdtemp(prefix="g"))
+        self.service = FakeService(self.layout, self._short / "s")
+        self.builds = 0
+        self.refusal = ""
+
+    def settings(self, ref: str, /, **changes: object) -> Settings:
+        given: dict[str, object] = {
+            "repository": f"file://{self.upstream.folder}",
+            "ref": ref,
+            "subdirectory": "app",
+            "python": "system",
+            "requirements": "requirements.txt",
+            "constraints": (),
+            "module": "src.main:app",
+            "keep": 2,
+        }
+        return Settings(**{**given, **changes})  # type: ignore[arg-type]
+
+    def make_venv(self, settings: Settings, layout: Layout, folder: Path) -> str:
+        self.builds += 1
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        return shutil.which("python3") or "python3"
+
+    def try_out(self, *_: object) -> None:
+        if self.refusal:
+            raise PreflightFailed(self.refusal)
+
+    @property
+    def surroundings(self) -> live.Surroundings:
+        return live.Surroundings(self.service, self._short / "s", self.unit, 0.6, self.make_venv, self.try_out)
+
+    def plan(self, ref: str, **changes: object) -> live.Plan:
+        return live.examine(self.settings(ref, **changes), self.layout, self.surroundings)
+
+    def apply(self, ref: str, **changes: object) -> live.Plan:
+        plan = self.plan(ref, **changes)
+        if not plan.unchanged:
+            live.apply(plan, self.settings(ref, **changes), self.layout, self.surroundings)
+        return plan
+
+    def close(self) -> None:
+        self.service.close()
+        shutil.rmtree(self._short)
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Upstream:
+    return Upstream(tmp_path / "upstream")
+
+
+@pytest.fixture
+def droplet(tmp_path: Path, upstream: Upstream) -> Iterator[Droplet]:
+    made = Droplet(tmp_path, upstream)
+    yield made
+    made.close()
+
+
+def test_a_branch_goes_live_and_a_second_look_finds_nothing_to_do(droplet: Droplet) -> None:
+    plan = droplet.apply("main")
+    assert droplet.layout.live() == plan.commit
+    assert manifest.drift(droplet.layout.release(plan.commit)) == []
+    assert not (droplet.layout.current / ".git").exists()
+    assert (droplet.layout.current / "app" / ".env").readlink() == droplet.layout.environment
+    assert droplet.plan("main").unchanged
+    assert droplet.service.restarts == 1
+
+
+def test_a_look_changes_nothing(droplet: Droplet) -> None:
+    plan = droplet.plan("main")
+    assert not plan.unchanged
+    assert not droplet.layout.current.exists() and droplet.builds == 0 and not droplet.layout.mirror.exists()
+
+
+def test_a_pinned_commit_that_is_live_needs_no_repository(droplet: Droplet, upstream: Upstream) -> None:
+    commit = droplet.apply("main").commit
+    shutil.rmtree(upstream.folder)
+    assert droplet.plan(commit).unchanged
+    with pytest.raises(RepositoryUnreachable, match="cannot be read"):
+        droplet.plan("main")
+    assert droplet.layout.live() == commit
+
+
+def test_a_tag_is_resolved_to_what_it_marks(droplet: Droplet, upstream: Upstream) -> None:
+    marked = git(upstream.folder, "rev-parse", "HEAD")
+    git(upstream.folder, "tag", "-a", "-m", "v", "v1")
+    upstream.commit({"x": "y"})
+    assert droplet.plan("v1").commit == marked
+
+
+def test_an_unknown_branch_and_an_unknown_commit_are_told_apart(droplet: Droplet) -> None:
+    with pytest.raises(UnknownRef, match="neither a branch nor a tag named 'nosuch'"):
+        droplet.plan("nosuch")
+    with pytest.raises(UnknownRef, match="has no commit 1111"):
+        droplet.apply("1" * 40)
+    assert not list(droplet.layout.releases.iterdir())
+
+
+def test_an_edited_release_is_built_anew_at_its_place(droplet: Droplet) -> None:
+    commit = droplet.apply("main").commit
+    (droplet.layout.current / "app" / "health").write_text("204")
+    (droplet.layout.current / "app" / "planted.py").write_text("")
+    plan = droplet.apply(commit)
+    assert plan.drift == ("added: app/planted.py", "changed: app/health")
+    assert droplet.plan(commit).unchanged
+    assert [path.name for path in droplet.layout.releases.iterdir()] == [commit]
+
+
+def test_a_current_that_leads_elsewhere_is_pointed_back_without_a_build(droplet: Droplet, tmp_path: Path) -> None:
+    commit = droplet.apply("main").commit
+    droplet.layout.current.unlink()
+    droplet.layout.current.symlink_to(tmp_path)
+    plan = droplet.apply(commit)
+    assert any("which is no release" in reason for reason in plan.reasons)
+    assert droplet.layout.live() == commit and droplet.builds == 1
+
+
+def test_an_unhealthy_release_is_taken_back(droplet: Droplet, upstream: Upstream) -> None:
+    good = droplet.apply("main").commit
+    bad = upstream.commit({"app/health": "500"})
+    with pytest.raises(Unhealthy, match=f"it answered 500.*{good[:12]} is live again and answers"):
+        droplet.apply(bad)
+    assert droplet.layout.live() == good
+    assert droplet.service.folder.endswith(f"{good}/app")
+    assert [path.name for path in droplet.layout.releases.iterdir()] == [good]
+    assert droplet.plan(good).unchanged
+
+
+def test_an_unhealthy_first_release_leaves_nothing_live(droplet: Droplet, upstream: Upstream) -> None:
+    upstream.commit({"app/health": "500"})
+    with pytest.raises(Unhealthy, match="There is no release before it"):
+        droplet.apply("main")
+    assert droplet.layout.live() is None and droplet.service.stopped
+
+
+def test_a_release_that_does_not_start_is_never_switched_to(droplet: Droplet, upstream: Upstream) -> None:
+    good = droplet.apply("main").commit
+    upstream.commit({"x": "y"})
+    droplet.refusal = "no module"
+    with pytest.raises(PreflightFailed):
+        droplet.apply("main")
+    assert droplet.layout.live() == good and droplet.service.restarts == 1
+    assert [path.name for path in droplet.layout.releases.iterdir()] == [good]
+
+
+def test_new_settings_restart_the_service_once(droplet: Droplet) -> None:
+    commit = droplet.apply("main").commit
+    time.sleep(0.02)
+    droplet.layout.environment.write_text('SECRET_KEY="another"\n')
+    time.sleep(0.02)
+    plan = droplet.apply(commit)
+    assert plan.reasons == (f"{droplet.layout.environment} is newer than the running process",)
+    assert droplet.service.restarts == 2 and droplet.builds == 1
+    assert droplet.plan(commit).unchanged
+
+
+def test_other_ingredients_mean_a_new_build(droplet: Droplet) -> None:
+    commit = droplet.apply("main").commit
+    assert droplet.plan(commit, constraints=("a==1",)).build
+
+
+def test_uploads_never_reach_a_release(droplet: Droplet, upstream: Upstream) -> None:
+    (upstream.folder / "app" / "uploads").symlink_to("static")
+    upstream.commit({"app/deep/uploads/x": "y", "app/static/s": "t"})
+    droplet.apply("main")
+    assert not [path for path in droplet.layout.current.rglob("uploads")]
+    facts = manifest.facts(droplet.layout.current)
+    assert facts is not None and sorted(facts["removed"]) == ["app/deep/uploads", "app/uploads"]  # type: ignore[call-overload]
+
+
+def test_a_link_out_of_the_release_is_refused(droplet: Droplet, upstream: Upstream) -> None:
+    (upstream.folder / "app" / "static").symlink_to("../../../../etc")
+    upstream.commit({})
+    with pytest.raises(BuildFailed, match="leads out of the release"):
+        droplet.apply("main")
+    assert not list(droplet.layout.releases.iterdir())
+
+
+def test_nobody_but_root_may_write_a_release(droplet: Droplet) -> None:
+    droplet.apply("main")
+    loose = [path for path in droplet.layout.current.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+    assert loose == []
+
+
+def test_old_releases_go_but_never_the_live_and_the_previous_one(droplet: Droplet, upstream: Upstream) -> None:
+    commits = [droplet.apply("main").commit]
+    for number in range(3):
+        upstream.commit({"x": str(number)})
+        commits.append(droplet.apply("main").commit)
+    assert droplet.layout.live() == commits[-1] and droplet.layout.before() == commits[-2]
+    assert sorted(path.name for path in droplet.layout.releases.iterdir()) == sorted(commits[-2:])
+
+
+def test_a_half_built_release_is_not_mistaken_for_a_finished_one(droplet: Droplet) -> None:
+    commit = droplet.plan("main").commit
+    droplet.layout.release(commit).mkdir(parents=True)
+    assert "incomplete" in droplet.plan("main").reasons[0]
+    droplet.apply("main")
+    assert droplet.plan("main").unchanged
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(droplet: Droplet, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = droplet.apply("main").commit
+    droplet.upstream.commit({"x": "y"})
+
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(droplet, "make_venv", full)
+    with pytest.raises(BuildFailed, match="too full"):
+        droplet.apply("main")
+    assert droplet.layout.live() == good
+    assert [path.name for path in droplet.layout.releases.iterdir()] == [good]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"repository": ""}, "No repository"),
+        ({"repository": "https://u:planted@h.test/r.git"}, "holds a password"),
+        ({"ref": "--upload-pack=x"}, "no commit, tag or branch"),
+        ({"ref": "a..b"}, "no commit, tag or branch"),
+        ({"subdirectory": "../etc"}, "outside the release"),
+        ({"requirements": "/etc/passwd"}, "outside the release"),
+        ({"module": "src.main"}, "MODULE:ATTRIBUTE"),
+        ({"keep": 1}, "2 or more"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_refused(droplet: Droplet, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ReleaseError, match=message) as caught:
+        droplet.settings("main", **change)
+    assert "planted" not in str(caught.value)
