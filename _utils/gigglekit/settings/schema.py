@@ -149,7 +149,8 @@ def _validator() -> Any:  # noqa: ANN401 (jsonschema's types are known only wher
     strict: dict[str, Callable[[object, object], bool]] = {
         "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
         "number": lambda _, value: (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            (isinstance(value, int) and not isinstance(value, bool))
+            or (isinstance(value, float) and math.isfinite(value))
         ),
     }
     checker = standard.TYPE_CHECKER.redefine_many(strict)
