@@ -38,7 +38,8 @@ def parameters(name, values, own_kernel=True):
     notes = []
     if found.deferred:
         notes.append(
-            f"{len(found.deferred)} of {len(values)} parameters are the host's in this container; their configuration is "
+            f"{len(found.deferred)} of {len(values)} parameters are the host's in this container; their "
+            f"configuration is "
             "written and takes effect on a real droplet."
         )
     if found.unknown:

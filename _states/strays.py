@@ -49,7 +49,8 @@ def absent(name, folders):
     if failed:
         ret.update(
             result=False,
-            comment=f"These files belong to nobody but could not be removed: {', '.join(failed)}. Look for an immutable "
+            comment=f"These files belong to nobody but could not be removed: {', '.join(failed)}. Look for an "
+            f"immutable "
             "flag (lsattr) or a read-only mount, then apply again.",
         )
     return ret

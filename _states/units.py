@@ -94,15 +94,18 @@ def _established(name, units, running):
             systemd_units.establish(unit, running=running)
             ret["changes"][unit.name] = changes[unit.name]
         left = [
-            unit for unit in systemd_units.inspect(list(changes)) if not unit.starts_at_boot or (running and not unit.runs)
+            unit
+            for unit in systemd_units.inspect(list(changes))
+            if not unit.starts_at_boot or (running and not unit.runs)
         ]
     except systemd_units.UnitError as error:
         ret.update(result=False, comment=str(error))
         return ret
     if left:
+        names = ", ".join(f"{unit.name} ({unit})" for unit in left)
         ret.update(
             result=False,
-            comment=f"systemd did as asked, yet this is not as it should be: {', '.join(f'{u.name} ({u})' for u in left)}. "
+            comment=f"systemd did as asked, yet this is not as it should be: {names}. "
             "Its journal (`journalctl -u UNIT -n 50`) says why.",
         )
         return ret

@@ -88,16 +88,26 @@ def establish(path: str, override: Override) -> None:
     Raises:
         OverrideError: dpkg-statoverride failed.
     """
-    command = ["dpkg-statoverride", "--force-statoverride-add", "--add", override.user, override.group, override.mode, path]
+    command = [
+        "dpkg-statoverride",
+        "--force-statoverride-add",
+        "--add",
+        override.user,
+        override.group,
+        override.mode,
+        path,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
+        message = done.stderr.strip() or "no message"
         raise OverrideError(
-            f"dpkg-statoverride could not register {override} for {path}: {done.stderr.strip() or 'no message'}. Look at "
+            f"dpkg-statoverride could not register {override} for {path}: {message}. Look at "
             "`dpkg-statoverride --list` and whether another package command is running, then apply again."
         )
-    if os.path.lexists(path) and not os.path.islink(path):
+    file = Path(path)
+    if os.path.lexists(path) and not file.is_symlink():
         os.chown(path, pwd.getpwnam(override.user).pw_uid, grp.getgrnam(override.group).gr_gid)
-        os.chmod(path, int(override.mode, 8))
+        file.chmod(int(override.mode, 8))
 
 
 def _current(path: str) -> Override | None:

@@ -35,13 +35,16 @@ def owned_below(folders: Iterable[str], database: Path = DATABASE) -> frozenset[
     lists = list((database / "info").glob("*.list"))
     if not lists:
         raise OwnershipError(
-            f"{database}/info holds no package lists, so files of packages cannot be told from files made by hand, and none "
+            f"{database}/info holds no package lists, so files of packages cannot be told from files made by "
+            f"hand, and none "
             "was removed. Repair dpkg first (dpkg --audit; apt-get check)."
         )
     for path in lists:
         content = b"\n" + path.read_bytes()
         if any(needle in content for needle in needles):
-            found.update(line.decode("utf-8", "surrogateescape") for line in content.splitlines() if line.startswith(prefixes))
+            found.update(
+                line.decode("utf-8", "surrogateescape") for line in content.splitlines() if line.startswith(prefixes)
+            )
     diversions = database / "diversions"
     if diversions.exists():
         found.update(line for line in diversions.read_text().splitlines() if line.encode().startswith(prefixes))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ def find(folders: Mapping[str, Sequence[str]], database: Path = DATABASE) -> lis
     """Return the strays of several folders, sorted.
 
     Arguments:
-        folders: for each absolute folder the names that may be in it beside what packages brought; `*`, `?` and `[]` match
-            as in the shell. A folder that does not exist has no strays.
+        folders: for each absolute folder the names that may be in it beside what packages brought; `*`, `?` and `[]`
+            match as in the shell. A folder that does not exist has no strays.
         database: dpkg's database.
 
     Returns:
@@ -28,7 +27,7 @@ def find(folders: Mapping[str, Sequence[str]], database: Path = DATABASE) -> lis
     present: dict[str, list[str]] = {}
     for folder, known in folders.items():
         try:
-            names = os.listdir(folder)
+            names = [entry.name for entry in Path(folder).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             continue
         names = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in known)]
@@ -42,7 +41,8 @@ def find(folders: Mapping[str, Sequence[str]], database: Path = DATABASE) -> lis
         path
         for folder, names in present.items()
         for path in (f"{folder}/{name}" for name in names)
-        if path not in owned and not (path.endswith((".dpkg-dist", ".dpkg-new", ".dpkg-tmp")) and path.rpartition(".")[0] in owned)
+        if path not in owned
+        and not (path.endswith((".dpkg-dist", ".dpkg-new", ".dpkg-tmp")) and path.rpartition(".")[0] in owned)
     )
 
 
@@ -52,7 +52,8 @@ def remove(path: str) -> None:
     Arguments:
         path: from `find`.
     """
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+    stray = Path(path)
+    if stray.is_dir() and not stray.is_symlink():
+        shutil.rmtree(stray)
     else:
-        Path(path).unlink(missing_ok=True)
+        stray.unlink(missing_ok=True)

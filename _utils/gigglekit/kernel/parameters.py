@@ -39,7 +39,8 @@ class Comparison:
 
     Arguments:
         repairable: differences this machine can change.
-        deferred: differences that belong to a kernel shared with others, so that only a machine of its own can change them.
+        deferred: differences that belong to a kernel shared with others, so that only a machine of its own can change
+            them.
         unknown: wanted keys this kernel does not have (a module not loaded, a feature not built).
     """
 
@@ -52,9 +53,10 @@ def compare(wanted: Mapping[str, str | int], *, own_kernel: bool, root: Path = P
     """Compare wanted values with those in force, without changing anything.
 
     Arguments:
-        wanted: values by key; a `*` stands for every network interface, `all` and `default` among them, as in sysctl.d(5).
-        own_kernel: whether the machine has a kernel to itself. In a container only `net.` values in a namespace of its own
-            may be changed: everything else would be the host's.
+        wanted: values by key; a `*` stands for every network interface, `all` and `default` among them, as in
+            sysctl.d(5).
+        own_kernel: whether the machine has a kernel to itself. In a container only `net.` values in a namespace of its
+            own may be changed: everything else would be the host's.
         root: where the parameters are, /proc/sys.
 
     Returns:
@@ -111,7 +113,8 @@ def _places(key: str, root: Path) -> Iterator[tuple[str, Path]]:
     parts = key.split(".")
     if any(not part or "/" in part for part in parts) or parts.count("*") > 1:
         raise ParameterError(
-            f"'{key}' is no kernel parameter: write dotted names such as net.ipv4.tcp_syncookies, with at most one * in "
+            f"'{key}' is no kernel parameter: write dotted names such as net.ipv4.tcp_syncookies, with at most "
+            f"one * in "
             "place of a network interface. Correct it under hardening.sysctl in salt/defaults.yaml."
         )
     if "*" not in parts:

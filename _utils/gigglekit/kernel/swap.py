@@ -59,7 +59,8 @@ def inspect(path: Path, *, swaps: Path = PROC_SWAPS) -> SwapFile:
         return SwapFile(path, 0, False, False, False)
     if not stat.S_ISREG(found.st_mode):
         raise SwapError(
-            f"{path} exists and is not a regular file, so it was left alone and no swap was made. Look what it is, move it "
+            f"{path} exists and is not a regular file, so it was left alone and no swap was made. Look what it "
+            f"is, move it "
             "away, and apply again."
         )
     with path.open("rb") as handle:
@@ -87,13 +88,11 @@ def differences(current: SwapFile, size_bytes: int) -> dict[str, dict[str, objec
     return result
 
 
-def establish(
-    current: SwapFile, size_bytes: int, *, run: Runner | None = None, free_bytes: int | None = None
-) -> None:
+def establish(current: SwapFile, size_bytes: int, *, run: Runner | None = None, free_bytes: int | None = None) -> None:
     """Make the swap file what it should be.
 
-    A new size is built beside the old file and enabled before the old one is disabled: pages in use always have somewhere
-    to go, and whatever fails leaves the machine with the swap it had.
+    A new size is built beside the old file and enabled before the old one is disabled: pages in use always have
+    somewhere to go, and whatever fails leaves the machine with the swap it had.
 
     Arguments:
         current: the file as it is, from `inspect`.
@@ -108,7 +107,7 @@ def establish(
     path = current.path
     if current.size_bytes == size_bytes and current.formatted:
         os.chown(path, 0, 0)
-        os.chmod(path, 0o600)
+        path.chmod(0o600)
         if not current.active:
             run(["swapon", str(path)])
         return
@@ -117,7 +116,8 @@ def establish(
     if free < size_bytes + RESERVE_BYTES:
         raise SwapError(
             f"A swap file of {size_bytes // _MIB} MB does not fit: {path.parent} has {free // _MIB} MB free, and "
-            f"{RESERVE_BYTES // _MIB} MB must stay free beside it (a file that changes size is built next to the old one). "
+            f"{RESERVE_BYTES // _MIB} MB must stay free beside it (a file that changes size is built next to "
+            f"the old one). "
             "Nothing was changed. Free space (`du -xh / | sort -h | tail` shows what is large), choose a smaller "
             "hardening.swap_mb, or take a larger disk."
         )
@@ -139,7 +139,7 @@ def establish(
         ) from error
     if current.active:
         run(["swapoff", str(path)])
-    os.replace(new, path)
+    new.replace(path)
 
 
 def remove(current: SwapFile, *, run: Runner | None = None) -> None:
@@ -183,14 +183,26 @@ def _free(folder: Path) -> int:
 
 def _run(command: Sequence[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8",
-        })
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "LC_ALL": "C.UTF-8",
+            },
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SwapError(f"{' '.join(command)} could not be run: {error}. Check that util-linux is installed.") from error
-    if done.returncode != 0:
         raise SwapError(
-            f"{' '.join(command)} ended with exit code {done.returncode}: {done.stderr.strip() or 'no message'}. The swap in "
-            "use before is still in use. For swapoff the reason is nearly always too little free memory: stop what uses it "
+            f"{' '.join(command)} could not be run: {error}. Check that util-linux is installed."
+        ) from error
+    if done.returncode != 0:
+        message = done.stderr.strip() or "no message"
+        raise SwapError(
+            f"{' '.join(command)} ended with exit code {done.returncode}: {message}. The swap in "
+            "use before is still in use. For swapoff the reason is nearly always too little free memory: stop "
+            "what uses it "
             "(systemctl status giggles-nightly) and apply again."
         )

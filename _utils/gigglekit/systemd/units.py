@@ -1,7 +1,7 @@
 """Units that should run and start at boot, asked of systemd in one question for all of them.
 
-Starting `systemctl` costs 10 to 30 ms on a small machine, several times for each service; one `systemctl show` answers for
-any number of units. Source: systemctl(1), org.freedesktop.systemd1(5).
+Starting `systemctl` costs 10 to 30 ms on a small machine, several times for each service; one `systemctl show` answers
+for any number of units. Source: systemctl(1), org.freedesktop.systemd1(5).
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def inspect(names: Sequence[str], *, run: Runner | None = None) -> list[Unit]:
         UnitError: systemd does not answer.
     """
     output = (run or _run)(["systemctl", "show", f"--property={_PROPERTIES}", "--", *names])
-    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in output.strip().split("\n\n")]
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in output.strip().split("\n\n")
+    ]
     if len(blocks) != len(names):
         raise UnitError(
             f"systemd described {len(blocks)} of {len(names)} units, so nothing can be said of any. Look at "
@@ -98,7 +100,8 @@ def establish(unit: Unit, *, running: bool = True, run: Runner | None = None) ->
     run = run or _run
     if not unit.exists:
         raise UnitError(
-            f"There is no unit {unit.name} on this machine. The package or file that brings it is missing: see which state "
+            f"There is no unit {unit.name} on this machine. The package or file that brings it is missing: see "
+            f"which state "
             "before this one failed, then apply again."
         )
     file = unit.file
@@ -137,12 +140,14 @@ def _run(command: Sequence[str]) -> str:
         raise UnitError(f"{command[0]} is not installed: this needs a machine that runs systemd.") from error
     except subprocess.TimeoutExpired as error:
         raise UnitError(
-            f"`{' '.join(command)}` was still waiting after {error.timeout:.0f} s. See `systemctl list-jobs` and the unit's "
+            f"`{' '.join(command)}` was still waiting after {error.timeout:.0f} s. See `systemctl list-jobs` "
+            f"and the unit's "
             "journal for what it waits for."
         ) from error
     if done.returncode != 0:
+        message = done.stderr.strip() or "no message"
         raise UnitError(
-            f"`{' '.join(command)}` ended with exit code {done.returncode}: {done.stderr.strip() or 'no message'} The unit's "
+            f"`{' '.join(command)}` ended with exit code {done.returncode}: {message} The unit's "
             "journal (`journalctl -u UNIT -n 50`) says why."
         )
     return done.stdout
