@@ -163,21 +163,31 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "(giggles:web:acme:directory) while you experiment.",
     ),
     (
-        r"\bcaa\b",
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|TLS CA certificate bundle",
+        "The authority's own TLS certificate is not trusted here: set giggles:web:acme:ca_bundle to its root "
+        "certificate if it is a private one, and check the clock.",
+    ),
+    (
+        r"ConnectionError|Max retries exceeded|NameResolutionError|ConnectTimeout|ReadTimeout|Network is unreachable",
+        "The authority cannot be reached from here: check giggles:web:acme:directory, the name servers and the "
+        "outgoing network.",
+    ),
+    (
+        r"Type:\s+caa\b",
         "A CAA record forbids this authority to issue for the domain: add it to the record, or remove the record.",
     ),
     (
-        r"Type:\s+dns|NXDOMAIN|DNS problem|no valid A records|No valid IP addresses",
+        r"Type:\s+dns\b|NXDOMAIN|DNS problem|no valid A records|No valid IP addresses",
         "Let the A record (and the AAAA record, if there is one) of every name point at this server; new records can "
         "take minutes to be seen.",
     ),
     (
-        r"Type:\s+connection|Timeout during connect|Connection refused|Fetching http",
+        r"Type:\s+connection\b|Timeout during connect|Connection refused|Fetching http",
         "The authority must reach this server on port 80: check that every name's A and AAAA records point here and "
         "that no firewall in front of the droplet blocks port 80.",
     ),
     (
-        r"Type:\s+unauthorized|Invalid response from http",
+        r"Type:\s+unauthorized\b|Invalid response from http",
         "Another server answered in this one's place: let the A and AAAA records point here, and switch off proxies "
         "in between.",
     ),
@@ -188,16 +198,6 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     (
         r"invalidEmail|invalidContact|unsupportedContact|contact email",
         "Correct giggles:web:acme:email, or set it to null.",
-    ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED|SSLError|invalid path: .*(?:CA|pem|crt)|TLS CA certificate bundle",
-        "The authority's own TLS certificate is not trusted here: set giggles:web:acme:ca_bundle to its root "
-        "certificate if it is a private one, and check the clock.",
-    ),
-    (
-        r"ConnectionError|Max retries exceeded|NameResolutionError|ConnectTimeout|ReadTimeout|Network is unreachable",
-        "The authority cannot be reached from here: check giggles:web:acme:directory, the name servers and the "
-        "outgoing network.",
     ),
     (
         r"No space left on device|Disk quota",

@@ -78,7 +78,7 @@ def _renewal_faults(lineage: Lineage, wanted: Wanted) -> list[str]:
     found = []
     if lineage.renewal.get("authenticator") != "webroot":
         found.append("it would not be renewed through the webroot")
-    elif {lineage.webroots.get(domain) for domain in wanted.domains} != {str(wanted.webroot)}:
+    elif {_webroot(lineage, domain) for domain in wanted.domains} != {str(wanted.webroot)}:
         found.append(f"it would be renewed through another folder than {wanted.webroot}")
     if lineage.renewal.get("key_type", "ecdsa") != wanted.key_type:
         found.append("it would be renewed with a key of another type")
@@ -88,6 +88,11 @@ def _renewal_faults(lineage: Lineage, wanted: Wanted) -> list[str]:
     if hooks:
         found.append(f"its renewal would run a command that nobody asked for ({', '.join(hooks)})")
     return found
+
+
+def _webroot(lineage: Lineage, domain: str) -> str:
+    # Names that the authority still trusted when it was asked last have no entry of their own.
+    return lineage.webroots.get(domain) or lineage.renewal.get("webroot_path", "").strip(", ")
 
 
 def _list(domains: frozenset[str]) -> str:
