@@ -122,7 +122,7 @@ def make_authority(trial: Record) -> None:
     fresh = authority.with_name("acme-server.pem.new")
     commands: tuple[list[str | Path], ...] = (
         ["openssl", "req", "-x509", *curve, "-keyout", key, "-out", authority, "-days", "365", "-subj",
-         f"/CN=Trial {trial.name} ACME directory"],
+         f"/CN=Trial {trial.name} ACME directory", "-addext", "keyUsage=critical,keyCertSign,cRLSign"],
         ["openssl", "req", "-new", *curve, "-keyout", server_key, "-out", request, "-subj", f"/CN=acme.{ZONE}"],
         ["openssl", "x509", "-req", "-in", request, "-CA", authority, "-CAkey", key, "-CAcreateserial", "-days", "365",
          "-extfile", extensions, "-out", fresh],
