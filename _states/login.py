@@ -90,7 +90,7 @@ def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True) -> dic
 
 
 def accounts_exact(name: str, admin: str, groups: dict[str, list[str]], admin_password: bool = False) -> dict[str, Any]:
-    """Have one superuser, no usable passwords that nobody asked for, exact members of powerful groups, no stray keys.
+    """Have one superuser, no password nobody asked for, exact members of powerful groups, and no stray keys.
 
     name
         Only an identifier.
@@ -108,7 +108,8 @@ def accounts_exact(name: str, admin: str, groups: dict[str, list[str]], admin_pa
             - admin: operator
             - groups: {sudo: [operator], adm: [operator]}
     """
-    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The accounts are exactly as they should be."}
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
+    ret["comment"] = "The accounts are exactly as they should be."
     accounts = Accounts()
     differences = accounts.differences(admin, groups, admin_password=admin_password)
     if not differences:
@@ -123,8 +124,8 @@ def accounts_exact(name: str, admin: str, groups: dict[str, list[str]], admin_pa
     if left:
         ret["result"] = False
         ret["comment"] = (
-            f"The accounts are still not as they should be ({left}), although their files were written. Something else writes "
-            "/etc/passwd or /etc/group at the same time: look for it and apply again."
+            f"The accounts are still not as they should be ({left}), although their files were written. Something else "
+            "writes /etc/passwd or /etc/group at the same time: look for it and apply again."
         )
     return ret
 
@@ -143,7 +144,8 @@ def host_keys(name: str, keys: dict[str, int]) -> dict[str, Any]:
           login.host_keys:
             - keys: {ed25519: 256, rsa: 4096}
     """
-    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The host keys are as they should be."}
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
+    ret["comment"] = "The host keys are as they should be."
     if not hostkeys.FOLDER.is_dir():
         differences = {f"ssh_host_{kind}_key": "to be made: there is none" for kind in keys}
     else:

@@ -1,7 +1,7 @@
 """The firewall as an exact set of rules.
 
-Everything ufw has that is not listed is removed: rules added by hand, edits to its files, rules put into the kernel behind its
-back. What it does is in `gigglekit.firewall`.
+Everything ufw has that is not listed is removed: rules added by hand, edits to its files, rules put into the kernel
+behind its back. What it does is in `gigglekit.firewall`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def exactly(
+def exactly(  # noqa: PLR0917
     name: str,
     rules: list[dict[str, Any]],
     enabled: bool = True,
@@ -35,9 +35,9 @@ def exactly(
     name
         Only an identifier.
     rules
-        Mappings with ``action`` (allow, deny, limit, reject), ``port`` (22, ``6000:6010``, ``80,443``), ``proto`` (tcp, udp) and
-        optionally ``from`` (address or network) and ``comment``, in the order in which they apply. Without ``from`` a rule
-        is for IPv4 and IPv6.
+        Mappings with ``action`` (allow, deny, limit, reject), ``port`` (22, ``6000:6010``, ``80,443``), ``proto`` (tcp,
+        udp) and optionally ``from`` (address or network) and ``comment``, in the order in which they apply. Without
+        ``from`` a rule is for IPv4 and IPv6.
     enabled
         Whether it filters, now and after a restart.
     incoming, outgoing, routed
@@ -57,7 +57,8 @@ def exactly(
               - {action: limit, port: 22, proto: tcp}
               - {action: allow, port: "80,443", proto: tcp}
     """
-    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The firewall is exactly as it should be."}
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
+    ret["comment"] = "The firewall is exactly as it should be."
     firewall = machinery.Firewall()
     try:
         wish = machinery.Wish(
@@ -80,7 +81,9 @@ def exactly(
             ret["comment"] = f"To be changed: {machinery.summary(differences)}."
             return ret
         if not firewall.installed():
-            raise FirewallError("ufw is not installed, so no firewall could be set up. Install the package ufw before this state.")
+            raise FirewallError(
+                "ufw is not installed, so no firewall could be set up. Install the package ufw before this state."
+            )
         firewall.bring(wish)
     except FirewallError as error:
         ret["result"] = False

@@ -84,6 +84,16 @@ ssh-files-exact:
     - require:
       - pkg: ssh-installed
 
+# A reload keeps the options that sshd was started with. Sessions survive a restart, too.
+ssh-started-without-options:
+  cmd.run:
+    - name: systemctl try-restart {{ giggles.os.ssh.unit }}
+    - onchanges:
+      - file: /etc/default/ssh
+    - require:
+      - login: nobody-else-has-power
+      - file: /etc/ssh/sshd_config
+
 # The administrator's account and keys come first: from here on nobody else gets in. Reloading keeps sessions.
 ssh-runs:
   service.running:

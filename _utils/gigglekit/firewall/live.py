@@ -122,25 +122,22 @@ def _matches(rule: Sequence[str], port: int, version: int) -> bool:
     return True
 
 
-_ALWAYS = ("-m", "--set", "--rsource", "--rdest", "--name", "--mask", "--limit", "--limit-burst", "--seconds", "--comment")
+_ALWAYS = frozenset({"-m", "--set", "--rsource", "--rdest", "--name", "--mask", "--limit", "--limit-burst"})
+_ALWAYS |= {"--seconds", "--comment"}
 
 
 def _condition(word: str, value: str, port: int, version: int) -> bool:
-    if word in _ALWAYS:
-        return True
-    if word == "-p":
-        return value == "tcp"
-    if word in ("--dport", "--dports"):
-        return any(_within(part, port) for part in value.split(","))
-    if word == "--ctstate":
-        return "NEW" in value.split(",")
-    if word == "--dst-type":
-        return "LOCAL" in value.split(",")
-    if word in ("-i", "--in-interface"):
-        return value != "lo"
-    if word == "-s":
-        return ipaddress.ip_address(_TESTER[version]) in ipaddress.ip_network(value, strict=False)
-    return False
+    values = value.split(",")
+    met = {
+        "-p": value == "tcp",
+        "--dport": any(_within(part, port) for part in values),
+        "--dports": any(_within(part, port) for part in values),
+        "--ctstate": "NEW" in values,
+        "--dst-type": "LOCAL" in values,
+        "-i": value != "lo",
+        "-s": word == "-s" and ipaddress.ip_address(_TESTER[version]) in ipaddress.ip_network(value, strict=False),
+    }
+    return word in _ALWAYS or met.get(word, False)
 
 
 def _within(ports: str, port: int) -> bool:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files.replacing import replace
 from . import live
 from .errors import FirewallError
 from .rules import Rule, admits, parse
@@ -87,16 +86,22 @@ class Wish:
         """
         for name in ("incoming", "outgoing", "routed"):
             if getattr(self, name) not in POLICIES:
-                raise FirewallError(f"The firewall's policy for {name} traffic is {getattr(self, name)!r}; it can be allow, deny or reject.")
+                raise FirewallError(
+                    f"The firewall's policy for {name} traffic is {getattr(self, name)!r}; it can be "
+                    f"{', '.join(POLICIES)}. Nothing was changed. Correct it and apply again."
+                )
         if self.logging not in LEVELS:
-            raise FirewallError(f"The firewall's log level is {self.logging!r}; it can be {', '.join(LEVELS)}.")
+            raise FirewallError(
+                f"The firewall's log level is {self.logging!r}; it can be {', '.join(LEVELS)}. Nothing was changed. "
+                "Correct it and apply again."
+            )
         if self.enabled and self.incoming != "allow":
             for version in self.versions():
                 if not admits(self.rules, self.ssh_port, version):
                     raise FirewallError(
-                        f"The wanted firewall rules do not let anybody reach ssh (TCP port {self.ssh_port}) over IPv{version}, so the "
-                        "machine would be locked. Nothing was changed. Add {action: limit, port: "
-                        f"{self.ssh_port}, proto: tcp}} before any rule that denies it."
+                        f"The wanted firewall rules do not let anybody reach ssh (TCP port {self.ssh_port}) over "
+                        f"IPv{version}, so the machine would be locked. Nothing was changed. Add {{action: limit, "
+                        f"port: {self.ssh_port}, proto: tcp}} before any rule that denies it."
                     )
 
     def versions(self) -> tuple[int, ...]:
@@ -209,7 +214,8 @@ class Firewall:
                 if rule not in wanted:
                     self._ufw(*rule.to_delete())
             current = self.rules(version)
-            kept = next((n for n, pair in enumerate(zip(current, wanted, strict=False)) if pair[0] != pair[1]), len(wanted))
+            pairs = enumerate(zip(current, wanted, strict=False))
+            kept = next((number for number, (is_now, will_be) in pairs if is_now != will_be), len(wanted))
             for rule in wanted[kept:]:
                 if rule in current:
                     self._ufw(*rule.to_delete())
@@ -219,15 +225,16 @@ class Firewall:
         left = self.differences_of_rules(wish)
         if left:
             raise FirewallError(
-                f"ufw took every command but its rules still differ ({json.dumps(left)}). Look at 'ufw status numbered', delete what "
-                "should not be there by its number, and apply again."
+                f"ufw took every command but its rules still differ ({json.dumps(left)}). Look at 'ufw status "
+                "numbered', delete what should not be there by its number, and apply again."
             )
         tables = {version: self.enforced(version) for version in wish.versions()}
         for version, table in tables.items():
             if live.verdict(table, wish.ssh_port, version) != "ACCEPT":
                 raise FirewallError(
-                    f"The kernel's IPv{version} rules do not let new connections reach ssh (TCP port {wish.ssh_port}) although ufw has "
-                    f"a rule for it. Look at '{_TABLES[version]}-save' for rules that do not come from ufw."
+                    f"The kernel's IPv{version} rules do not let new connections reach ssh (TCP port {wish.ssh_port}) "
+                    f"although ufw has a rule for it. Look at '{_TABLES[version]}-save' for what is in its way, remove "
+                    "that and apply again."
                 )
         record = {
             "files": {path: self._digest(path) for path in _USER.values()},
@@ -252,8 +259,8 @@ class Firewall:
         code, output = self.execute(_SAVE[version])
         if code != 0:
             raise FirewallError(
-                f"The kernel's IPv{version} rules cannot be read ({_SAVE[version][0]} ended with {code}: {_last(output)}). "
-                "Check that iptables is installed and that the kernel has netfilter."
+                f"The kernel's IPv{version} rules cannot be read ({_SAVE[version][0]} ended with {code}: "
+                f"{_last(output)}). Check that iptables is installed and that the kernel has netfilter."
             )
         return live.parse(output)
 
@@ -292,7 +299,9 @@ class Firewall:
 
     def _edited(self, record: Mapping[str, Any]) -> list[str]:
         known = record.get("files", {})
-        return [f"/{path}" for path in _USER.values() if known.get(path) != self._digest(path)] if known else []
+        if not known:
+            return []
+        return [f"/{path}" for path in _USER.values() if known.get(path) != self._digest(path)]
 
     def _enforced_differences(self, record: Mapping[str, Any], wish: Wish) -> dict[str, list[str]]:
         known = record.get("enforced")
@@ -312,13 +321,14 @@ class Firewall:
 
     def _flush(self, wish: Wish) -> None:
         # ufw makes its jumps from the built-in chains only together with its chains: after somebody flushed INPUT, a
-        # reload alone leaves everything closed. From empty tables it builds all of it, and nothing else is left in them.
+        # reload alone leaves everything closed. From empty tables it builds all of it.
         for version in wish.versions():
             for arguments in (*(("-P", chain, "ACCEPT") for chain in live.BUILT_IN), ("-F",), ("-X",)):
                 self._must([_TABLES[version], "-w", "5", *arguments])
 
     def _configuration(self) -> dict[str, str]:
-        pairs = (line.partition("=") for line in self._read("etc/ufw/ufw.conf").splitlines() if not line.startswith("#"))
+        lines = self._read("etc/ufw/ufw.conf").splitlines()
+        pairs = (line.partition("=") for line in lines if not line.startswith("#"))
         return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs if key.strip()}
 
     def _record(self) -> dict[str, Any]:
@@ -335,8 +345,9 @@ class Firewall:
         code, output = self.execute(command)
         if code != 0:
             raise FirewallError(
-                f"'{' '.join(command)}' ended with exit code {code} ({_last(output)}), so the firewall is not as it should be. "
-                "The rules that let ssh in were added first and are still there. Run that command by hand to see more, then apply again."
+                f"'{' '.join(command)}' ended with exit code {code} ({_last(output)}), so the firewall is not as it "
+                "should be. The rules that let ssh in are added first and were not touched. Run that command by hand "
+                "to see more, then apply again."
             )
 
     def _read(self, path: str) -> str:
@@ -351,11 +362,7 @@ class Firewall:
     def _write(self, path: str, content: str, mode: int) -> None:
         place = self.root / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(content)
-        os.chmod(temporary, mode)
-        os.replace(temporary, place)
+        replace(place, content.encode(), mode)
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -373,8 +380,5 @@ def summary(differences: Mapping[str, Any]) -> str:
     Arguments:
         differences: what `Firewall.differences` returned.
     """
-    names: Iterable[str] = (
-        {"rules": "rules", "files": "files", "logging": "log level", "enabled": "whether it is on", "enforced": "what the kernel enforces"}[key]
-        for key in differences
-    )
-    return ", ".join(names)
+    words = {"logging": "log level", "enabled": "whether it is on", "enforced": "what the kernel enforces"}
+    return ", ".join(words.get(kind, kind) for kind in differences)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .keys import read
+from .placing import rewrite
 
 FILES = ("etc/passwd", "etc/shadow", "etc/group", "etc/gshadow")
 KEY_FILES = (".ssh/authorized_keys", ".ssh/authorized_keys2")
@@ -21,10 +21,12 @@ LOCKED = "!"
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Keep useradd and its relatives away from the account files for the duration of the block (lckpwdf(3))."""
-    with (root / "etc/.pwd.lock").open("a") as handle:
-        os.chmod(handle.name, 0o600)
-        fcntl.lockf(handle, fcntl.LOCK_EX)
+    descriptor = os.open(root / "etc/.pwd.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def merge(earlier: str, now: str) -> str:
@@ -40,19 +42,6 @@ def merge(earlier: str, now: str) -> str:
     entries.update({line.split(":", 1)[0]: line for line in earlier.splitlines() if line})
     order = [line.split(":", 1)[0] for line in (earlier + "\n" + now).splitlines() if line]
     return "".join(entries[name] + "\n" for name in dict.fromkeys(order))
-
-
-def replace(path: Path, content: str) -> None:
-    """Replace an account file in one step, keeping its owner and mode."""
-    status = path.stat()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.chown(temporary, status.st_uid, status.st_gid)
-    os.chmod(temporary, status.st_mode & 0o7777)
-    os.replace(temporary, path)
 
 
 @dataclass
@@ -74,10 +63,12 @@ class Accounts:
             admin_password: whether the administrator may have a password (for sudo).
 
         Returns:
-            By kind: `superusers removed`, `passwords locked`, `groups`, `keys removed` (with what the lines hold). Empty when all is right.
+            By kind: `superusers removed`, `passwords locked`, `groups`, `keys removed` (with what the lines hold).
+            Empty when all is right.
         """
         found: dict[str, Any] = {}
-        if strangers := [name for name, fields in self._entries("etc/passwd").items() if fields[2] == "0" and name != "root"]:
+        strangers = self._other_superusers()
+        if strangers:
             found["superusers removed"] = strangers
         barred = self._to_lock(admin, admin_password=admin_password)
         if barred := [name for name in barred if name not in strangers]:
@@ -103,9 +94,7 @@ class Accounts:
     def bring(self, admin: str, groups: Mapping[str, list[str]], *, admin_password: bool) -> None:
         """Make the accounts as `differences` says they should be."""
         with locked(self.root):
-            strangers = {
-                name for name, fields in self._entries("etc/passwd").items() if fields[2] == "0" and name != "root"
-            }
+            strangers = set(self._other_superusers())
             barred = set(self._to_lock(admin, admin_password=admin_password))
             stray = self._stray_keys(admin)
             for file in FILES:
@@ -125,7 +114,7 @@ class Accounts:
                     lines.append(":".join(fields))
                 content = "".join(f"{line}\n" for line in lines)
                 if content != before:
-                    replace(self.root / file, content)
+                    rewrite(self.root / file, content.encode())
         for path in stray:
             path.unlink(missing_ok=True)
 
@@ -141,6 +130,10 @@ class Accounts:
             return {}
         return {fields[0]: fields for fields in (line.split(":") for line in text.splitlines()) if len(fields) > 3}
 
+    def _other_superusers(self) -> list[str]:
+        entries = self._entries("etc/passwd")
+        return [name for name, fields in entries.items() if fields[2] == "0" and name != "root"]
+
     def _to_lock(self, admin: str, *, admin_password: bool) -> list[str]:
         names = []
         for name, fields in self._entries("etc/shadow").items():
@@ -150,7 +143,7 @@ class Accounts:
         return names
 
     def _stray_keys(self, admin: str) -> list[Path]:
-        found = {}
+        found: dict[Path, None] = {}
         for name, fields in self._entries("etc/passwd").items():
             home = self.root / fields[5].lstrip("/") if len(fields) > 5 and fields[5] else None
             if home is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import LoginError
+from .placing import rewrite
 
 WORKSPACE = Path("/run/giggles/login")
 MARK = "giggles-login-proof"
@@ -81,23 +81,13 @@ def _admitted(authorized: Path, line: str) -> Iterator[None]:
     """Have `line` in authorized_keys for the duration of the block."""
     try:
         before = authorized.read_bytes()
-        status = authorized.stat()
     except FileNotFoundError as error:
         raise LoginError(f"{authorized} does not exist") from error
     try:
-        _replace(authorized, before.rstrip(b"\n") + b"\n" + line.encode() + b"\n", status)
+        rewrite(authorized, before.rstrip(b"\n") + b"\n" + line.encode() + b"\n")
         yield
     finally:
-        _replace(authorized, before, status)
-
-
-def _replace(path: Path, content: bytes, status: os.stat_result) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".giggles-")
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(content)
-    os.chown(temporary, status.st_uid, status.st_gid)
-    os.chmod(temporary, status.st_mode & 0o7777)
-    os.replace(temporary, path)
+        rewrite(authorized, before)
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

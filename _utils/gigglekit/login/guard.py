@@ -1,7 +1,8 @@
 """Nobody gets locked out: what decides about logins is noted before a run, tried after it, and put back when it fails.
 
-Between the two a systemd timer outside the run looks whether the run still lives. If it was killed before the proof, the
-timer puts everything back on its own. So a machine is never left for longer than `INTERVAL` in a state nobody has proved.
+Between the two a systemd timer outside the run looks whether the run still lives. If it was killed before the proof,
+the timer puts everything back on its own. So no machine is left in a state that nobody has proved for longer than
+`INTERVAL`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.replacing import replace
 from . import snapshot
 from .attempt import WORKSPACE, attempt
 from .errors import LoginError
@@ -86,7 +87,7 @@ class Checkpoint:
     def write(self) -> None:
         """Store it where only root can read it and where no disk keeps it."""
         WORKSPACE.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chmod(WORKSPACE, 0o700)
+        WORKSPACE.chmod(0o700)
         data = {
             "state": self.state.to_json(),
             "enforced": self.enforced,
@@ -94,10 +95,7 @@ class Checkpoint:
             "started": self.started,
             "at": self.at,
         }
-        descriptor, temporary = tempfile.mkstemp(dir=WORKSPACE)
-        with os.fdopen(descriptor, "w") as handle:
-            json.dump(data, handle)
-        os.replace(temporary, CHECKPOINT)
+        replace(CHECKPOINT, json.dumps(data).encode(), 0o600)
 
     @classmethod
     def read(cls) -> Checkpoint | None:
@@ -127,7 +125,9 @@ def begin(home: Path | None) -> None:
     _arm()
 
 
-def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callable[..., None] = attempt) -> list[str] | None:
+def end(
+    user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callable[..., None] = attempt
+) -> list[str] | None:
     """Prove that the administrator can log in, if anything that decides about it has changed since `begin`.
 
     Arguments:
@@ -145,8 +145,8 @@ def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callabl
     checkpoint = Checkpoint.read()
     if checkpoint is None:
         raise LoginError(
-            "Nothing was noted before this run, so it cannot be said whether the way in was changed. Apply hardening.guard (or a state that "
-            "includes it) instead of this state alone."
+            "Nothing was noted before this run, so it cannot be said whether the way in was changed. Apply "
+            "hardening.guard (or a state that includes it) instead of this state alone."
         )
     changed = _changed(checkpoint)
     if not changed:
@@ -157,9 +157,10 @@ def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callabl
     except LoginError as error:
         restored = revert(checkpoint)
         raise LoginError(
-            f"After this run's changes the administrator {user} could not log in any more: {error}. So everything that decides about logins was put back as "
-            f"it was before the run ({', '.join(restored) or 'nothing had to be'}), and sshd and the firewall were reloaded; whoever could log in before still "
-            "can. Look into 'journalctl -u ssh' for the refused attempt, correct the pillar or state behind it, and apply again."
+            f"After this run's changes the administrator {user} could not log in any more: {error}. So everything that "
+            f"decides about logins was put back as it was before the run ({', '.join(restored) or 'no file'}), and "
+            "sshd and the firewall were reloaded; whoever could log in before still can. Look into 'journalctl -u ssh' "
+            "for the refused attempt, correct the pillar or state behind it, and apply again."
         ) from error
     _disarm()
     return changed
@@ -210,14 +211,11 @@ def _arm() -> None:
         return
     library = Path(__file__).resolve().parents[2]
     _run(["systemctl", "stop", f"{UNIT}.timer"])
-    _run(
-        [
-            "systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--description=Put logins back if a salt run dies half-way",
-            f"--on-active={INTERVAL}", f"--on-unit-inactive={INTERVAL}", "--timer-property=AccuracySec=1",
-            f"--setenv=PYTHONPATH={library}", "--setenv=PYTHONDONTWRITEBYTECODE=1",
-            "/usr/bin/python3", "-m", "gigglekit.login.guard",
-        ]  # fmt: skip
-    )
+    command = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--timer-property=AccuracySec=1"]
+    command += ["--description=Put logins back if a salt run dies half-way"]
+    command += [f"--on-active={INTERVAL}", f"--on-unit-inactive={INTERVAL}"]
+    command += [f"--setenv=PYTHONPATH={library}", "--setenv=PYTHONDONTWRITEBYTECODE=1"]
+    _run([*command, "/usr/bin/python3", "-m", "gigglekit.login.guard"])
 
 
 def _disarm() -> None:
@@ -236,7 +234,11 @@ def main() -> int:
         return 0
     restored = revert(checkpoint)
     what = ", ".join(restored) or "nothing had changed yet"
-    print(f"The salt run with process id {checkpoint.process} ended before it had proved that the administrator can log in. Put back: {what}.", file=sys.stderr)
+    print(
+        f"The salt run with process id {checkpoint.process} ended before it had proved that the administrator can log "
+        f"in. Put back: {what}.",
+        file=sys.stderr,
+    )
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .errors import LoginError
 from .keys import read
+from .placing import rewrite
 
 FOLDER = Path("/etc/ssh")
 MODULI = Path("/etc/ssh/moduli")
@@ -73,16 +74,24 @@ def _make(kind: str, bits: int, path: Path) -> None:
     # Made beside its place and moved there: sshd never meets half a key.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as folder:
         new = Path(folder) / "key"
-        command = ["ssh-keygen", "-q", "-t", kind, "-b", str(bits), "-N", "", "-C", f"root@{os.uname().nodename}", "-f", str(new)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+        command = ["ssh-keygen", "-q", "-t", kind, "-b", str(bits), "-N", "", "-C", f"root@{os.uname().nodename}"]
+        done = subprocess.run(
+            [*command, "-f", str(new)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         if done.returncode != 0:
             raise LoginError(
-                f"The host key {path} could not be made: ssh-keygen ended with {done.returncode} ({done.stderr.strip()}). "
-                "Check that openssh-client is installed and that the disk is not full, then apply again."
+                f"The host key {path} could not be made: ssh-keygen ended with {done.returncode} "
+                f"({done.stderr.strip()}). Check that openssh-client is installed and that the disk is "
+                "not full, then apply again."
             )
         new.with_suffix(".pub").chmod(0o644)
-        os.replace(new.with_suffix(".pub"), path.with_suffix(".pub"))
-        os.replace(new, path)
+        new.with_suffix(".pub").replace(path.with_suffix(".pub"))
+        new.replace(path)
 
 
 def weak_moduli(minimum: int, path: Path = MODULI) -> int:
@@ -97,13 +106,7 @@ def drop_weak_moduli(minimum: int, path: Path = MODULI) -> None:
     """Remove those primes from the list."""
     lines = path.read_text().splitlines()
     kept = [line for line in lines if not _is_prime(line) or _bits(line) >= minimum]
-    status = path.stat()
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".moduli-")
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write("\n".join(kept) + "\n")
-    os.chown(temporary, status.st_uid, status.st_gid)
-    os.chmod(temporary, status.st_mode & 0o7777)
-    os.replace(temporary, path)
+    rewrite(path, ("\n".join(kept) + "\n").encode())
 
 
 def _is_prime(line: str) -> bool:

@@ -1,4 +1,7 @@
-"""Public keys as they stand in authorized_keys (sshd(8), section AUTHORIZED_KEYS FILE FORMAT; RFC 4253, section 6.6)."""
+"""Public keys as they stand in authorized_keys.
+
+Source: sshd(8), section AUTHORIZED_KEYS FILE FORMAT; RFC 4253, section 6.6.
+"""
 
 from __future__ import annotations
 
@@ -95,13 +98,14 @@ def require_usable(lines: Iterable[str], who: str) -> list[PublicKey]:
                 raise ValueError(f"its {key.bits} bits are too few for RSA; {MINIMUM_RSA_BITS} are needed")
         except ValueError as error:
             raise LoginError(
-                f"SSH key number {number} of the administrator {who} cannot be used: {error}. Nothing was changed. Correct giggles:admin:ssh_keys; "
-                "'ssh-keygen -t ed25519' makes a key that is accepted."
+                f"SSH key number {number} of the administrator {who} cannot be used: {error}. Nothing was changed. "
+                "Correct giggles:admin:ssh_keys; 'ssh-keygen -t ed25519' makes a key that is accepted."
             ) from error
         keys.append(key)
     if not keys:
         raise LoginError(
-            f"The administrator {who} has no SSH key, and passwords are not accepted, so hardening this machine would lock everybody "
-            "out. Nothing was changed. Put the content of your .pub file into giggles:admin:ssh_keys; 'ssh-keygen -t ed25519' makes one."
+            f"The administrator {who} has no SSH key, and passwords are not accepted, so hardening this machine would "
+            "lock everybody out. Nothing was changed. Put the content of your .pub file into giggles:admin:ssh_keys; "
+            "'ssh-keygen -t ed25519' makes one."
         )
     return keys

@@ -7,13 +7,13 @@ import contextlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import accounts
+from .placing import place, rewrite
 
 PLACES = (
     "etc/ssh",
@@ -88,10 +88,10 @@ def take(root: Path, places: Iterable[str] = PLACES) -> Snapshot:
     """
     entries: dict[str, Entry] = {}
     looked = {}
-    for place in places:
-        looked[place] = os.path.lexists(root / MARKS.get(place, place))
-        if os.path.lexists(root / place):
-            _read(root, root / place, entries)
+    for tree in places:
+        looked[tree] = os.path.lexists(root / MARKS.get(tree, tree))
+        if os.path.lexists(root / tree):
+            _read(root, root / tree, entries)
     texts = {}
     for file in accounts.FILES:
         with contextlib.suppress(FileNotFoundError):
@@ -105,7 +105,7 @@ def _read(root: Path, path: Path, entries: dict[str, Entry]) -> None:
     if stat.S_ISDIR(status.st_mode):
         kind = "folder"
     elif stat.S_ISLNK(status.st_mode):
-        kind, content = "link", os.readlink(path)
+        kind, content = "link", str(path.readlink())
     elif stat.S_ISREG(status.st_mode) and status.st_size <= _TOO_LARGE:
         kind, content = "file", base64.b64encode(path.read_bytes()).decode()
     if kind:
@@ -119,8 +119,8 @@ def _read(root: Path, path: Path, entries: dict[str, Entry]) -> None:
 def restore(snapshot: Snapshot, root: Path) -> list[str]:
     """Put everything back that differs from `snapshot`.
 
-    What is new in a place that was in use is removed. In one that was not, it is left (a package brought it), and so are
-    accounts that were created since.
+    What is new in a place that was in use is removed. In one that was not, it is left (a package brought it), and
+    so are accounts that were created since.
 
     Returns:
         The paths that were changed back, with their leading slash.
@@ -128,9 +128,9 @@ def restore(snapshot: Snapshot, root: Path) -> list[str]:
     now = take(root, snapshot.places)
     changed = []
     for path in sorted(now.entries, reverse=True):
-        place = next(place for place in snapshot.places if path == place or path.startswith(f"{place}/"))
+        tree = next(tree for tree in snapshot.places if path == tree or path.startswith(f"{tree}/"))
         earlier = snapshot.entries.get(path)
-        if not snapshot.places[place] or (earlier and earlier.kind == now.entries[path].kind):
+        if not snapshot.places[tree] or (earlier and earlier.kind == now.entries[path].kind):
             continue
         target = root / path
         if now.entries[path].kind == "folder":
@@ -147,7 +147,7 @@ def restore(snapshot: Snapshot, root: Path) -> list[str]:
             current = (root / file).read_text() if (root / file).exists() else ""
             merged = accounts.merge(text, current)
             if merged != current:
-                accounts.replace(root / file, merged)
+                rewrite(root / file, merged.encode())
                 changed.append(file)
     return sorted({f"/{path}" for path in changed})
 
@@ -163,12 +163,7 @@ def _write(path: Path, entry: Entry) -> None:
         os.chown(path, entry.owner, entry.group, follow_symlinks=False)
         return
     else:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(base64.b64decode(entry.content))
-        os.chown(temporary, entry.owner, entry.group)
-        os.chmod(temporary, entry.mode)
-        os.replace(temporary, path)
+        place(path, base64.b64decode(entry.content), entry.mode, entry.owner, entry.group)
         return
     os.chown(path, entry.owner, entry.group)
-    os.chmod(path, entry.mode)
+    path.chmod(entry.mode)
