@@ -1,8 +1,9 @@
-"""Kernel parameters in force: repairs what somebody changed with `sysctl -w`.
+"""What is in force in the running kernel: repairs what somebody changed with `sysctl -w` or `mount -o remount`.
 
-The files in /etc/sysctl.d bring the values at boot; this state compares the running kernel with them.
+The files in /etc/sysctl.d and /etc/fstab bring the same at boot.
 """
 
+from gigglekit.kernel import mounts
 from gigglekit.kernel import parameters as kernel_parameters
 
 
@@ -66,4 +67,34 @@ def parameters(name, values, own_kernel=True):
         found = kernel_parameters.compare(values, own_kernel=own_kernel)
     ret["result"] = not refused
     ret["comment"] = " ".join([*(refused or ["Parameters were put right."]), *notes])
+    return ret
+
+
+def mounted_with(name, options):
+    """Have a mounted file system carry options, remounting it if it does not.
+
+    name
+        Where it is mounted.
+    options
+        The options, such as ``noexec``.
+
+    .. code-block:: yaml
+
+        shared-memory-never-executed:
+          kernel.mounted_with:
+            - name: /dev/shm
+            - options: [nosuid, nodev, noexec]
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"{name} is mounted {', '.join(options)}."}
+    try:
+        lacking = mounts.missing(name, options)
+        if not lacking:
+            return ret
+        ret["changes"] = {name: {"old": f"without {', '.join(lacking)}", "new": ", ".join(options)}}
+        if __opts__["test"]:
+            ret.update(result=None, comment=f"{name} would be remounted.")
+            return ret
+        mounts.remount(name, options)
+    except mounts.MountError as error:
+        ret.update(result=False, changes={}, comment=str(error))
     return ret

@@ -104,3 +104,18 @@ processes-accounted:
     - name: acct.service
     - require:
       - pkg: baseline-packages
+
+# Shared memory is for data.
+shared-memory-never-executed:
+  kernel.mounted_with:
+    - name: /dev/shm
+    - options: [nosuid, nodev, noexec]
+
+shared-memory-never-executed-after-boot:
+  mount.fstab_present:
+    - name: tmpfs
+    - fs_file: /dev/shm
+    - fs_vfstype: tmpfs
+    - fs_mntops: rw,nosuid,nodev,noexec
+    - mount: False
+    - match_on: name

@@ -13,7 +13,7 @@ swap-in-use-after-boot:
     - fs_file: none
     - fs_vfstype: swap
     - fs_mntops: sw
-    - match_on: name
+    - match_on: device
     - mount: False
     - require:
       - swap: swap-in-use

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import yaml
-from gigglekit.kernel import parameters
+from gigglekit.kernel import mounts, parameters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -102,3 +102,25 @@ def test_forwarding_comes_first_since_it_resets_what_follows() -> None:
     keys = list(yaml.safe_load((REPOSITORY / "salt" / "hardening" / "kernel.yaml").read_text()))
     assert ["forwarding" in key for key in keys[:2]] == [True, True]
     assert not any("forwarding" in key for key in keys[2:])
+
+
+def test_a_mount_lacks_what_its_topmost_layer_lacks(tmp_path: Path) -> None:
+    listing = tmp_path / "mounts"
+    listing.write_text("tmpfs /dev/shm tmpfs rw,nosuid,nodev,noexec 0 0\ntmpfs /dev/shm tmpfs rw,nosuid 0 0\n")
+    assert mounts.missing("/dev/shm", ["nosuid", "nodev", "noexec"], mounts=listing) == ["nodev", "noexec"]
+    with pytest.raises(mounts.MountError, match="Nothing is mounted on /nowhere"):
+        mounts.missing("/nowhere", ["nosuid"], mounts=listing)
+
+
+def test_remounting_is_announced_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    lacking = ["noexec"]
+    monkeypatch.setattr(mounts, "missing", lambda *_args: list(lacking))
+    monkeypatch.setattr(mounts, "_run", ran.append)
+    looked = load(test=True).mounted_with("/dev/shm", ["noexec"])
+    assert (looked["result"], ran) == (None, [])
+    done = load(test=False).mounted_with("/dev/shm", ["noexec"])
+    assert done["changes"] == looked["changes"] == {"/dev/shm": {"old": "without noexec", "new": "noexec"}}
+    assert ran == [["mount", "-o", "remount,noexec", "/dev/shm"]]
+    lacking.clear()
+    assert load(test=False).mounted_with("/dev/shm", ["noexec"])["changes"] == {}

@@ -6,10 +6,14 @@ Source: dpkg(1), /var/lib/dpkg/info/*.list; dpkg-divert(1) for /var/lib/dpkg/div
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
 DATABASE = Path("/var/lib/dpkg")
+
+# Every folder that is asked about so far lies below one of these; others would be found by reading the lists again.
+_INDEXED = (b"/etc/", b"/var/spool/")
 
 
 class OwnershipError(Exception):
@@ -30,22 +34,33 @@ def owned_below(folders: Iterable[str], database: Path = DATABASE) -> frozenset[
         OwnershipError: the database is not there or empty: then nothing may be concluded from an absent path.
     """
     prefixes = tuple(f"{folder}/".encode() for folder in folders)
-    needles = tuple(b"\n" + prefix for prefix in prefixes)
-    found: set[str] = set()
-    lists = list((database / "info").glob("*.list"))
-    if not lists:
+    indexed = all(prefix.startswith(_INDEXED) for prefix in prefixes)
+    try:
+        # dpkg puts a new list in place by renaming it, which the folder's time tells.
+        version = (database / "info").stat().st_mtime_ns
+        lines = _lines(database, version, _INDEXED if indexed else prefixes)
+    except FileNotFoundError:
+        lines = ()
+    if not lines:
         raise OwnershipError(
-            f"{database}/info holds no package lists, so files of packages cannot be told from files made by "
-            f"hand, and none "
-            "was removed. Repair dpkg first (dpkg --audit; apt-get check)."
+            f"{database}/info holds no package lists, so files of packages cannot be told from files made by hand, "
+            "and none was removed. Repair dpkg first (dpkg --audit; apt-get check)."
         )
-    for path in lists:
-        content = b"\n" + path.read_bytes()
-        if any(needle in content for needle in needles):
-            found.update(
-                line.decode("utf-8", "surrogateescape") for line in content.splitlines() if line.startswith(prefixes)
-            )
+    found = {line.decode("utf-8", "surrogateescape") for line in lines if line.startswith(prefixes)}
     diversions = database / "diversions"
     if diversions.exists():
         found.update(line for line in diversions.read_text().splitlines() if line.encode().startswith(prefixes))
     return frozenset(found)
+
+
+@functools.lru_cache(maxsize=4)
+def _lines(database: Path, version: int, prefixes: tuple[bytes, ...]) -> tuple[bytes, ...]:  # noqa: ARG001
+    """Return "/." and the lines of all package lists that begin with one of the prefixes; nothing without lists."""
+    needles = tuple(b"\n" + prefix for prefix in prefixes)
+    found: list[bytes] = []
+    for path in (database / "info").glob("*.list"):
+        found = found or [b"/."]
+        content = b"\n" + path.read_bytes()
+        if any(needle in content for needle in needles):
+            found.extend(line for line in content.splitlines() if line.startswith(prefixes))
+    return tuple(found)
