@@ -18,8 +18,10 @@ States of the Giggles app that Salt's core lacks: a private tree of files, and t
 """
 
 import grp
+import os
 import pwd
 import shutil
+import stat
 from pathlib import Path
 
 from gigglekit.files import tree as files_tree
@@ -106,6 +108,54 @@ def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50):
             f" {report.refused_count} were left alone, since changing them could change something elsewhere: "
             f"{'; '.join(report.refused[:5])}. Find out who made them, then remove or replace them."
         )
+    return ret
+
+
+def socket(name, user, group, mode="0660"):
+    """
+    A UNIX socket belongs to whom it should. While it does not exist, its unit is what makes it, with the right owner.
+
+    name
+        Path of the socket, in a folder that only root can write.
+    user, group, mode
+        Owner, group and octal mode.
+
+    .. code-block:: yaml
+
+        app-socket-private:
+          giggles.socket:
+            - name: /run/giggles.sock
+            - user: giggles
+            - group: www-data
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "The socket is as it should be."}
+    octal = _mode("mode", mode)
+    try:
+        found = Path(name).lstat()
+        owner = pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+    except FileNotFoundError:
+        ret["comment"] = f"{name} does not exist yet."
+        return ret
+    except KeyError as error:
+        ret["result"] = None if __opts__["test"] else False
+        ret["comment"] = f"{name} cannot be given to {user}:{group}, since one of them does not exist ({error})."
+        return ret
+    if not stat.S_ISSOCK(found.st_mode):
+        ret["result"] = False
+        ret["comment"] = f"{name} is no socket. Remove it and run systemctl restart giggles.socket giggles.service."
+        return ret
+    was = f"{found.st_uid}:{found.st_gid} {stat.S_IMODE(found.st_mode):04o}"
+    wanted = f"{owner[0]}:{owner[1]} {octal:04o}"
+    if was == wanted:
+        return ret
+    ret["changes"] = {name: {"old": was, "new": wanted}}
+    if __opts__["test"]:
+        ret["result"] = None
+        ret["comment"] = f"{name} would be put right."
+        return ret
+    os.lchown(name, *owner)
+    Path(name).chmod(octal)
+    ret["comment"] = f"{name} was put right."
     return ret
 
 

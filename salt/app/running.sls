@@ -8,3 +8,12 @@ app-running:
     - units: [giggles.socket, giggles.service]
     - needs: /opt/giggles/current
     - order: last
+
+# Only nginx may talk to the app.
+app-socket-private:
+  giggles.socket:
+    - name: /run/giggles.sock
+    - user: giggles
+    - group: www-data
+    - mode: '0660'
+    - order: last

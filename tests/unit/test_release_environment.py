@@ -6,12 +6,11 @@ import io
 
 import dotenv
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from gigglekit.release import environment
 from gigglekit.release.dotenv import dotenv_file, read_back, systemd_file
 from gigglekit.release.redaction import redact
+from hypothesis import given
+from hypothesis import strategies as st
 
 ANYTHING = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 NASTY = st.text("\\'\"${}:-#= \n\r`~aA\u2028", max_size=30)

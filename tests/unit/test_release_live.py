@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from gigglekit.release import live, manifest
 from gigglekit.release.errors import (
     BuildFailed,
@@ -293,7 +292,9 @@ def test_a_link_out_of_the_release_is_refused(droplet: Droplet, upstream: Upstre
 
 def test_nobody_but_root_may_write_a_release(droplet: Droplet) -> None:
     droplet.apply("main")
-    loose = [path for path in droplet.layout.current.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+    loose = [
+        path for path in droplet.layout.current.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022
+    ]
     assert loose == []
 
 

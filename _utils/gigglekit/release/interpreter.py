@@ -66,9 +66,7 @@ def choose(request: str, uv: Path, layout: Layout, environment: dict[str, str]) 
     try:
         found = run([str(uv), "python", "find", "--no-project", request], seconds=30, environment=managed)
         if found.code != 0:
-            installed = run(
-                [str(uv), "python", "install", "--no-bin", request], seconds=_SECONDS, environment=managed
-            )
+            installed = run([str(uv), "python", "install", "--no-bin", request], seconds=_SECONDS, environment=managed)
             reason = installed.last_words
             found = run([str(uv), "python", "find", "--no-project", request], seconds=30, environment=managed)
         if found.code == 0 and found.output.strip():

@@ -89,7 +89,9 @@ def examine(settings: Settings, layout: Layout, surroundings: Surroundings) -> P
     changed: list[str] = []
     known = manifest.facts(target)
     if known is None:
-        reasons.append(f"release {commit[:12]} is not built" if not target.exists() else f"release {commit[:12]} is incomplete")
+        reasons.append(
+            f"release {commit[:12]} is not built" if not target.exists() else f"release {commit[:12]} is incomplete"
+        )
     elif known.get("ingredients") != settings.ingredients:
         reasons.append(f"release {commit[:12]} was built from other settings")
     else:
@@ -113,7 +115,9 @@ def apply(plan: Plan, settings: Settings, layout: Layout, surroundings: Surround
     """
     with _only_one(layout):
         staged = (
-            build(settings, layout, Repository(settings, layout), plan.commit, surroundings.make_venv) if plan.build else None
+            build(settings, layout, Repository(settings, layout), plan.commit, surroundings.make_venv)
+            if plan.build
+            else None
         )
         try:
             surroundings.try_out(
@@ -301,4 +305,3 @@ def _only_one(layout: Layout) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-

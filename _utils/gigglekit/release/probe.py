@@ -19,7 +19,7 @@ def _reason(error):  # type: ignore[no-untyped-def]
             )
         except Exception:
             return type(error).__name__
-    return "{}: {}".format(type(error).__name__, error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _place(error):  # type: ignore[no-untyped-def]
@@ -27,7 +27,7 @@ def _place(error):  # type: ignore[no-untyped-def]
 
     here = os.getcwd() + os.sep
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(here)]
-    return "{}:{}".format(frames[-1].filename[len(here) :], frames[-1].lineno) if frames else ""
+    return f"{frames[-1].filename[len(here) :]}:{frames[-1].lineno}" if frames else ""
 
 
 def _main():  # type: ignore[no-untyped-def]

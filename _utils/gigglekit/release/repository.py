@@ -98,7 +98,9 @@ class Repository:
         environment = {"GIT_INDEX_FILE": str(index)}
         try:
             self._must(["read-tree", commit], environment)
-            self._must(["-c", "core.bare=false", f"--work-tree={folder}", "checkout-index", "--all", "--force"], environment)
+            self._must(
+                ["-c", "core.bare=false", f"--work-tree={folder}", "checkout-index", "--all", "--force"], environment
+            )
         finally:
             index.unlink(missing_ok=True)
 
@@ -111,7 +113,9 @@ class Repository:
         where = [f"--git-dir={self._mirror}"] if mirror else []
         try:
             return run(
-                ["git", *where, *arguments], seconds=_LOCAL_SECONDS, environment={**self._environment, **(environment or {})}
+                ["git", *where, *arguments],
+                seconds=_LOCAL_SECONDS,
+                environment={**self._environment, **(environment or {})},
             )
         except (OSError, CommandTimedOut) as error:
             raise ReleaseError(

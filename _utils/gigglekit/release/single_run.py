@@ -33,12 +33,18 @@ def take() -> None:
         held = os.open(_LOCK, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.write(2, b"The nightly job is already running, so this one ends without doing anything. Wait for it: "
-                    b"systemctl status giggles-nightly, or pgrep -f process_nightly_audio.py.\n")
+        os.write(
+            2,
+            b"The nightly job is already running, so this one ends without doing anything. Wait for it: "
+            b"systemctl status giggles-nightly, or pgrep -f process_nightly_audio.py.\n",
+        )
         os._exit(_BUSY)
     except OSError as error:
-        os.write(2, f"The lock {_LOCK} of the nightly job cannot be opened ({error.strerror}); run it as the user "
-                    "giggles: sudo -u giggles. salt-call state.apply nightly puts the file back.\n".encode())
+        os.write(
+            2,
+            f"The lock {_LOCK} of the nightly job cannot be opened ({error.strerror}); run it as the user "
+            "giggles: sudo -u giggles. salt-call state.apply nightly puts the file back.\n".encode(),
+        )
         os._exit(_BUSY)
 
 

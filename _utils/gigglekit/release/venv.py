@@ -17,9 +17,25 @@ _INSTALL_SECONDS = 1500
 _COMPILE_SECONDS = 900
 _HASH = re.compile(r"(?m)(?:^|\s)--hash[= ]")
 _KEPT_FROM = ("/etc/giggles", "/var/lib/giggles", "/var/log/giggles", "/opt/giggles/.env", "/opt/giggles/process.env")
-_PASSED = ("UV_SYSTEM_CERTS", "UV_CACHE_DIR", "UV_LINK_MODE", "UV_NO_PROGRESS", "SSL_CERT_FILE", "HTTPS_PROXY", "HTTP_PROXY",
-           "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_FIND_LINKS",
-           "HOME", "PATH", "LC_ALL")
+_PASSED = (
+    "UV_SYSTEM_CERTS",
+    "UV_CACHE_DIR",
+    "UV_LINK_MODE",
+    "UV_NO_PROGRESS",
+    "SSL_CERT_FILE",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "https_proxy",
+    "http_proxy",
+    "no_proxy",
+    "UV_INDEX_URL",
+    "UV_DEFAULT_INDEX",
+    "UV_FIND_LINKS",
+    "HOME",
+    "PATH",
+    "LC_ALL",
+)
 
 
 def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> str:
@@ -64,8 +80,11 @@ def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> s
     python = interpreter.choose(settings.python, uv, layout, environment)
     target = folder / FOLDER
     _must(
-        run([str(uv), "venv", "--no-project", "--no-config", "--relocatable", "--python", python, str(target)], seconds=120,
-            environment=environment),
+        run(
+            [str(uv), "venv", "--no-project", "--no-config", "--relocatable", "--python", python, str(target)],
+            seconds=120,
+            environment=environment,
+        ),
         "create a virtual environment",
     )
     install = [str(uv), "pip", "install", "--python", str(target / "bin/python")]
@@ -75,7 +94,10 @@ def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> s
         constraints = folder / ".giggles-constraints.txt"
         constraints.write_text("\n".join(settings.constraints) + "\n", encoding="utf-8")
         install += ["--constraint", str(constraints)]
-    _must(_boxed([*install, "--requirement", str(requirements)], environment, [folder, layout.cache]), "install the packages")
+    _must(
+        _boxed([*install, "--requirement", str(requirements)], environment, [folder, layout.cache]),
+        "install the packages",
+    )
     _guard(target)
     return python
 
@@ -92,7 +114,9 @@ def compile_all(python: str, folder: Path, final: Path) -> None:
             seconds=_COMPILE_SECONDS,
         )
     except CommandTimedOut as error:
-        raise BuildFailed(f"Compiling the release did not end: {error}. Apply again when the droplet is less busy.") from error
+        raise BuildFailed(
+            f"Compiling the release did not end: {error}. Apply again when the droplet is less busy."
+        ) from error
     if "No space left on device" in outcome.complaint + outcome.output:
         _must(outcome, "compile the release")
     # Other complaints are left: packages ship files for other Python versions, which do not compile.

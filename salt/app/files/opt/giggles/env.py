@@ -6,7 +6,7 @@ from gigglekit.release.environment import app_environment
 
 
 def run():
-    giggles = __pillar__.get("giggles", {})  # noqa: F821 - given by Salt
+    giggles = __pillar__.get("giggles", {})
     names = [giggles.get("domain") or "localhost", *giggles.get("aliases", [])]
     return dotenv_file(
         app_environment(

@@ -6,5 +6,5 @@ from gigglekit.release.environment import process_environment
 
 
 def run():
-    secrets = __pillar__.get("giggles", {}).get("secrets", {}).get("app", {})  # noqa: F821 - given by Salt
+    secrets = __pillar__.get("giggles", {}).get("secrets", {}).get("app", {})
     return systemd_file(process_environment(secrets))
