@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,6 +71,10 @@ def main() -> NoReturn:
             print(line, file=sys.stderr)
         print(f"trial/droplet {arguments.command}: {error}", file=sys.stderr)
         sys.exit(_OWN_FAILURE_IN_EXEC if arguments.command == "exec" else 1)
+    except BrokenPipeError:
+        # The reader of our output has seen enough; keep Python from complaining again while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         say("interrupted; run the same command again to continue, or `trial/droplet down --purge` to clean up")
         sys.exit(130)

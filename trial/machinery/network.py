@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import TrialError
 from .locking import held
@@ -58,8 +59,21 @@ def _flag(interface: str) -> Path:
 def _uplinks() -> dict[str, int]:
     """Return the interfaces with a default route, with their largest packet in bytes."""
     routes = json.loads(_ip("-4", "-json", "route", "show", "default") or "[]")
-    names = [str(route["dev"]) for route in routes if "dev" in route]
-    return {name: int(Path(f"/sys/class/net/{name}/mtu").read_text()) for name in names}
+    names = {str(route["dev"]) for route in routes if "dev" in route}
+    return {name: int(_link(name)["mtu"]) for name in sorted(names)}
+
+
+def _link(name: str) -> dict[str, Any]:
+    """Return what the kernel says of an interface. Not from /sys, which may show another network namespace's."""
+    links: list[dict[str, Any]] = json.loads(_ip("-json", "link", "show", "dev", name))
+    return links[0]
+
+
+def _owner() -> str:
+    """Return the state directory whose trials the bridge belongs to, nothing when there is none."""
+    if not succeeds(["ip", "link", "show", BRIDGE]):
+        return ""
+    return str(_link(BRIDGE).get("ifalias", ""))
 
 
 def _before() -> Path:
@@ -71,15 +85,14 @@ def _ensure() -> None:
     uplinks = _uplinks()
     if not succeeds(["ip", "link", "show", BRIDGE]):
         _ip("link", "add", BRIDGE, "type", "bridge", "forward_delay", "0")
-    alias = Path(f"/sys/class/net/{BRIDGE}/ifalias")
-    owner = alias.read_text().strip()
+    owner = _owner()
     if owner and owner != str(state_directory()):
         raise TrialError(
             f"The bridge {BRIDGE} belongs to trials kept in {owner}, and this command keeps its own in "
             f"{state_directory()}. Two of them would hand out the same addresses. Use the same GIGGLES_TRIAL_DIR, or "
             "purge the others first."
         )
-    alias.write_text(str(state_directory()))
+    _ip("link", "set", BRIDGE, "alias", str(state_directory()))
     _ip("link", "set", BRIDGE, "mtu", str(min([1500, *uplinks.values()])), "up")
     _ip("address", "replace", f"{GATEWAY}/24", "dev", BRIDGE)
     known: dict[str, str] = json.loads(_before().read_text()) if _before().exists() else {}
@@ -123,11 +136,11 @@ def plug_in(port: Port) -> None:
         TrialError: another state directory's trials own the network, or the kernel refuses.
     """
     with held("network"):
-        _unplug(port)
         _ensure()
+        _unplug(port)
         _ip("netns", "add", port.namespace)
         _ip("link", "add", port.link, "type", "veth", "peer", "name", "eth0", "netns", port.namespace)
-        mtu = Path(f"/sys/class/net/{BRIDGE}/mtu").read_text().strip()
+        mtu = str(_link(BRIDGE)["mtu"])
         _ip("link", "set", port.link, "mtu", mtu, "master", BRIDGE, "up")
         inside = ("-n", port.namespace)
         _ip(*inside, "link", "set", "lo", "up")
@@ -139,6 +152,8 @@ def plug_in(port: Port) -> None:
 def unplug(port: Port) -> None:
     """Disconnect a machine, and take the network away with the last one; a disconnected one is fine."""
     with held("network"):
+        if _owner() not in ("", str(state_directory())):
+            return
         _unplug(port)
         if not any(_NAMESPACES.glob(f"{NAMESPACE_PREFIX}*")):
             _remove()
