@@ -127,17 +127,17 @@ _ALWAYS |= {"--seconds", "--comment"}
 
 
 def _condition(word: str, value: str, port: int, version: int) -> bool:
-    values = value.split(",")
-    met = {
+    if word == "-s":
+        return ipaddress.ip_address(_TESTER[version]) in ipaddress.ip_network(value, strict=False)
+    if word in ("--dport", "--dports"):
+        return any(_within(part, port) for part in value.split(","))
+    decided = {
         "-p": value == "tcp",
-        "--dport": any(_within(part, port) for part in values),
-        "--dports": any(_within(part, port) for part in values),
-        "--ctstate": "NEW" in values,
-        "--dst-type": "LOCAL" in values,
+        "--ctstate": "NEW" in value.split(","),
+        "--dst-type": "LOCAL" in value.split(","),
         "-i": value != "lo",
-        "-s": word == "-s" and ipaddress.ip_address(_TESTER[version]) in ipaddress.ip_network(value, strict=False),
     }
-    return word in _ALWAYS or met.get(word, False)
+    return word in _ALWAYS or decided.get(word, False)
 
 
 def _within(ports: str, port: int) -> bool:
