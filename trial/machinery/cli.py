@@ -169,8 +169,7 @@ def _show_where_to_look(facts: dict[str, Any], bare: bool) -> None:
             f"  curl   curl --cacert {facts['acme_root']} --resolve {resolve} https://{facts['domain']}/api/health",
         ]
     lines += [
-        f"  ssh    ssh -i {ssh['private_key']} -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no "
-        f"{ssh['user']}@{facts['ip']}",
+        f"  ssh    ssh -i {ssh['private_key']} -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no {ssh['user']}@{facts['ip']}",
         f"  root   {tool} exec{suffix} -- bash",
         f"  facts  {tool} info{suffix} --json",
         f"  end    {tool} down{suffix} --purge",

@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -60,19 +61,25 @@ def enter(leader: int, command: Sequence[str]) -> int:
         own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TrialError(
-            "The machine went away while it was being entered: it is restarting or was stopped. "
-            "See its state with `trial/droplet list`."
+            "The machine went away while it was being entered: it is restarting or was stopped. See its state with `trial/droplet list`."
         ) from error
     sys.stdout.flush()
     sys.stderr.flush()
     # Only children change their process namespace, so the next one is born inside and this process stays outside.
     _set_namespace(processes)
+    outside, inside = socket.socketpair()
+    # A signal that comes before it can be passed on waits.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child == 0:
-        _become(command, environment, groups, namespaces)
+        outside.close()
+        _become(command, environment, groups, namespaces, inside, blocked)
+    inside.close()
     _set_namespace(own)
     for descriptor in (processes, own, *namespaces, *groups):
         os.close(descriptor)
+    with contextlib.suppress(OSError), outside:
+        outside.send(outside.recv(1))
 
     def forward(number: int, _: FrameType | None) -> None:
         # The keyboard's signals reach the whole foreground group by themselves.
@@ -81,6 +88,7 @@ def enter(leader: int, command: Sequence[str]) -> int:
                 os.kill(child, number)
 
     previous = {number: signal.signal(number, forward) for number in _FORWARDED}
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     try:
         _, status = os.waitpid(child, 0)
     finally:
@@ -96,11 +104,20 @@ def _set_namespace(descriptor: int) -> None:
 
 
 def _become(
-    command: Sequence[str], environment: Mapping[str, str], groups: Sequence[int], namespaces: Sequence[int]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    groups: Sequence[int],
+    namespaces: Sequence[int],
+    parent: socket.socket,
+    signals: Iterable[int],
 ) -> NoReturn:
     """Turn the freshly forked child into the command; never returns to the caller's code."""
     try:
         die_with_parent()
+        # A parent that was killed before this point does not answer, and its end would go unnoticed.
+        parent.send(b".")
+        if not parent.recv(1):
+            os._exit(125)
         for group in groups:
             os.write(group, b"0")
         for namespace in namespaces:
@@ -109,6 +126,7 @@ def _become(
         os.umask(0o022)
         for number in _CHANGED_BY_PYTHON:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         os.execvpe(command[0], list(command), dict(environment))  # noqa: S606 (that is what this is for)
     except FileNotFoundError:
         os.write(2, f"{command[0]}: not found in the droplet\n".encode())

@@ -23,9 +23,7 @@ _PACKAGE_OF_COMMAND = {
     "curl": "curl",
 }
 _CA_FOLDER = Path("/usr/local/share/ca-certificates")
-_LOCAL_APT_OPTIONS = re.compile(
-    r"^Acquire::(?:https?::Proxy|Check-Valid-Until|Check-Date|Max-FutureTime|Retries)\b.*;$", re.MULTILINE
-)
+_LOCAL_APT_OPTIONS = re.compile(r"^Acquire::(?:https?::Proxy|Check-Valid-Until|Check-Date|Max-FutureTime|Retries)\b.*;$", re.MULTILINE)
 
 
 def require_root() -> None:
@@ -36,8 +34,7 @@ def require_root() -> None:
     """
     if os.geteuid() != 0:
         raise TrialError(
-            "A trial droplet needs root: it is a machine with its own network, booted by systemd-nspawn. "
-            "Run the same command with sudo."
+            "A trial droplet needs root: it is a machine with its own network, booted by systemd-nspawn. Run the same command with sudo."
         )
 
 

@@ -124,9 +124,7 @@ def droplet_recipe(release: str) -> Recipe:
     """Return the recipe of a bare droplet of `release`: what a cloud provider's image has, and nothing of ours."""
     files = _files_from_this_machine()
     files["/etc/ssh/sshd_config.d/50-cloud-init.conf"] = "PasswordAuthentication no\n"
-    files["/usr/lib/giggles-trial/meminfo"] = "".join(
-        f"{f'{key}:':<15} {size:>8} kB\n" for key, size in _MEMINFO.items()
-    )
+    files["/usr/lib/giggles-trial/meminfo"] = "".join(f"{f'{key}:':<15} {size:>8} kB\n" for key, size in _MEMINFO.items())
     return _recipe("droplet", release, _DROPLET_PACKAGES, files)
 
 

@@ -234,17 +234,12 @@ class Machine:
         """
         before = self.leader()
         if before is None:
-            raise TrialError(
-                f"{self.title} is not running, so it cannot be rebooted. Start it with `trial/droplet up`."
-            )
+            raise TrialError(f"{self.title} is not running, so it cannot be rebooted. Start it with `trial/droplet up`.")
         self.ask("systemctl", "reboot")
         deadline = time.monotonic() + seconds
         while self.leader() in (before, None):
             if time.monotonic() > deadline:
-                raise TrialError(
-                    f"{self.title} did not go down and come back within {seconds:.0f} s. "
-                    f"Its console is in {self.console}."
-                )
+                raise TrialError(f"{self.title} did not go down and come back within {seconds:.0f} s. Its console is in {self.console}.")
             time.sleep(0.1)
         return self.wait_until_up(max(10.0, deadline - time.monotonic()))
 

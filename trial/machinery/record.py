@@ -46,16 +46,12 @@ class Record:
     @property
     def droplet_port(self) -> Port:
         """Where the droplet is plugged in."""
-        return Port(
-            f"{NAMESPACE_PREFIX}{self.name}", f"giggles{self.number}d", f"{NETWORK_PREFIX}.{2 * self.number + 1}"
-        )
+        return Port(f"{NAMESPACE_PREFIX}{self.name}", f"giggles{self.number}d", f"{NETWORK_PREFIX}.{2 * self.number + 1}")
 
     @property
     def neighbours_port(self) -> Port:
         """Where its neighbours are plugged in."""
-        return Port(
-            f"{NAMESPACE_PREFIX}{self.name}.nb", f"giggles{self.number}n", f"{NETWORK_PREFIX}.{2 * self.number}"
-        )
+        return Port(f"{NAMESPACE_PREFIX}{self.name}.nb", f"giggles{self.number}n", f"{NETWORK_PREFIX}.{2 * self.number}")
 
     def save(self) -> None:
         """Write it down, in one piece."""
@@ -103,10 +99,7 @@ def require(name: str) -> Record:
     record = load(name)
     if record is None:
         known = ", ".join(names()) or "none"
-        raise TrialError(
-            f"There is no trial droplet called {name} (there is: {known}). "
-            f"Make it with `trial/droplet up --name {name}`."
-        )
+        raise TrialError(f"There is no trial droplet called {name} (there is: {known}). Make it with `trial/droplet up --name {name}`.")
     return record
 
 
