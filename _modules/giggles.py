@@ -8,7 +8,7 @@ from gigglekit.release.settings import COMMIT, Layout
 __virtualname__ = "giggles"
 
 
-def __virtual__():
+def __virtual__():  # noqa: N807 - the name that Salt looks for
     return __virtualname__
 
 

@@ -82,8 +82,8 @@ def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50):
             return ret
         ret["result"] = False
         ret["comment"] = (
-            f"{name} cannot be checked, since it or its owner {user}:{group} does not exist ({error}). Apply the states "
-            "that create them first: salt-call state.apply app.folders."
+            f"{name} cannot be checked, since it or its owner {user}:{group} does not exist ({error}). Apply the "
+            "states that create them first: salt-call state.apply app.folders."
         )
         return ret
     except OSError as error:

@@ -100,9 +100,7 @@ def test_units_are_not_asked_for_before_there_is_something_to_run(minion: Minion
         ({"repository": "https://u:planted-password@h.test/r", "ref": "main"}, "holds a password"),
     ],
 )
-def test_release_refuses_in_one_paragraph_and_without_secrets(
-    minion: Minion, uploads: Path, arguments: dict[str, str], words: str
-) -> None:
+def test_release_refuses_in_one_paragraph_and_without_secrets(minion: Minion, uploads: Path, arguments: dict[str, str], words: str) -> None:
     result = apply(minion, "giggles.release", "release-live", **arguments)
     assert (result["result"], result["changes"]) == (False, {})
     assert words in result["comment"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from gigglekit.files.links import exchange, point
 
 
@@ -19,7 +18,7 @@ def test_a_link_is_made_and_replaced_without_leftovers(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_way_is_not_destroyed(tmp_path: Path) -> None:
     (tmp_path / "current").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(IsADirectoryError):
         point(tmp_path / "current", "two")
     assert [path.name for path in tmp_path.iterdir()] == ["current"]
 

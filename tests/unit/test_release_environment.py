@@ -72,8 +72,8 @@ def test_a_key_the_app_does_not_take_is_refused_by_name(key: str) -> None:
 
 
 def test_a_missing_secret_is_named() -> None:
-    with pytest.raises(ValueError, match="DATABASE_URL, ENCRYPTION_KEY|ENCRYPTION_KEY, DATABASE_URL"):
-        few = {key: value for key, value in SECRETS.items() if key not in ("DATABASE_URL", "ENCRYPTION_KEY")}
+    few = {key: value for key, value in SECRETS.items() if key not in ("DATABASE_URL", "ENCRYPTION_KEY")}
+    with pytest.raises(ValueError, match="without ENCRYPTION_KEY, DATABASE_URL"):
         environment.app_environment({}, few, ["https://a.test"], "/u")
 
 

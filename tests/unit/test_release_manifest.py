@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from gigglekit.release import manifest
 
 
@@ -24,7 +23,8 @@ def release(tmp_path: Path) -> Path:
 def test_a_finished_release_has_no_drift(release: Path) -> None:
     assert manifest.drift(release) == []
     facts = manifest.facts(release)
-    assert facts is not None and facts["commit"] == "c"
+    assert facts is not None
+    assert facts["commit"] == "c"
 
 
 def test_moving_a_release_into_place_is_no_drift(release: Path) -> None:

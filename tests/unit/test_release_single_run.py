@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from gigglekit.release import single_run
 
 
@@ -32,8 +31,9 @@ def script(tmp_path: Path) -> Path:
 def test_a_second_run_ends_at_once_and_says_why(python: list[str], script: Path) -> None:
     first = subprocess.Popen([*python, str(script), "30"], stdout=subprocess.PIPE)
     try:
-        assert first.stdout is not None and first.stdout.readline() == b"ran\n"
-        second = subprocess.run([*python, str(script), "0"], capture_output=True, timeout=20)
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"ran\n"
+        second = subprocess.run([*python, str(script), "0"], capture_output=True, timeout=20, check=False)
         assert (second.returncode, second.stdout) == (75, b"")
         assert b"already running" in second.stderr
     finally:
@@ -41,16 +41,17 @@ def test_a_second_run_ends_at_once_and_says_why(python: list[str], script: Path)
         first.communicate()
     # A killed run leaves no lock behind.
     time.sleep(0.05)
-    assert subprocess.run([*python, str(script), "0"], capture_output=True, timeout=20).returncode == 0
+    assert subprocess.run([*python, str(script), "0"], capture_output=True, timeout=20, check=False).returncode == 0
 
 
 def test_other_programs_are_left_alone(python: list[str], script: Path, tmp_path: Path) -> None:
     first = subprocess.Popen([*python, str(script), "30"], stdout=subprocess.PIPE)
     try:
-        assert first.stdout is not None and first.stdout.readline() == b"ran\n"
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"ran\n"
         other = tmp_path / "web.py"
         other.write_text("print('served')")
-        assert subprocess.run([*python, str(other)], capture_output=True, timeout=20).stdout == b"served\n"
+        assert subprocess.run([*python, str(other)], capture_output=True, timeout=20, check=False).stdout == b"served\n"
     finally:
         first.kill()
         first.communicate()

@@ -25,11 +25,11 @@ def point(link: Path, target: str) -> None:
     Source: rename(2), "if newpath already exists, it will be atomically replaced".
     """
     candidate = link.with_name(f".{link.name}.{secrets.token_hex(6)}")
-    os.symlink(target, candidate)
+    candidate.symlink_to(target)
     try:
-        os.rename(candidate, link)
+        candidate.rename(link)
     except OSError:
-        os.unlink(candidate)
+        candidate.unlink()
         raise
     _flush(link.parent)
 

@@ -88,9 +88,7 @@ class _Walk:
             self.refused.append(sentence)
 
     def differs(self, status: os.stat_result, mode: int) -> bool:
-        return (
-            status.st_uid != self.wanted.uid or status.st_gid != self.wanted.gid or stat.S_IMODE(status.st_mode) != mode
-        )
+        return status.st_uid != self.wanted.uid or status.st_gid != self.wanted.gid or stat.S_IMODE(status.st_mode) != mode
 
     def put_right(self, descriptor: int, status: os.stat_result, mode: int, path: str) -> None:
         if not self.dry_run:

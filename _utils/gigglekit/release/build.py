@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gigglekit.release import manifest, venv
 from gigglekit.release.dotenv import systemd_file
-from gigglekit.release.errors import BuildFailed
+from gigglekit.release.errors import BuildError
 from gigglekit.release.repository import Repository
 from gigglekit.release.settings import Layout, Settings
 
@@ -21,9 +21,7 @@ _LEAST_FREE = 500 * 1024**2
 MakeVenv = Callable[[Settings, Layout, Path], str]
 
 
-def build(
-    settings: Settings, layout: Layout, repository: Repository, commit: str, make_venv: MakeVenv = venv.create
-) -> Path:
+def build(settings: Settings, layout: Layout, repository: Repository, commit: str, make_venv: MakeVenv = venv.create) -> Path:
     """Build `commit` beside whatever is live.
 
     Arguments:
@@ -50,9 +48,9 @@ def build(
         removed = _contain(folder)
         app = folder / settings.subdirectory
         if not app.is_dir():
-            raise BuildFailed(
-                f"The commit {commit[:12]} has no folder {settings.subdirectory!r}. Correct giggles:app:subdirectory in "
-                "the pillar. The live release was left as it is."
+            raise BuildError(
+                f"The commit {commit[:12]} has no folder {settings.subdirectory!r}. Correct giggles:app:subdirectory "
+                "in the pillar. The live release was left as it is."
             )
         python = make_venv(settings, layout, folder)
         # What the units need to know of a release lies in it, so that units never run ahead of the release.
@@ -77,9 +75,9 @@ def build(
         _sweep(folder)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(layout) from error
-        raise BuildFailed(
-            f"The release {commit[:12]} could not be written below {layout.releases} ({error.strerror}: {error.filename}). "
-            "Check the disk, then apply again. The live release was left as it is."
+        raise BuildError(
+            f"The release {commit[:12]} could not be written below {layout.releases} ({error.strerror}: "
+            f"{error.filename}). Check the disk, then apply again. The live release was left as it is."
         ) from error
     except BaseException:
         _sweep(folder)
@@ -100,10 +98,10 @@ def _need_space(layout: Layout) -> None:
         raise _disk_full(layout)
 
 
-def _disk_full(layout: Layout) -> BuildFailed:
-    return BuildFailed(
-        f"The disk is too full to build a release below {layout.releases}: at least {_LEAST_FREE // 1024**2} MB must be "
-        "free, and a release with TensorFlow takes about 2 GB. Free some space (journalctl --vacuum-size=100M, "
+def _disk_full(layout: Layout) -> BuildError:
+    return BuildError(
+        f"The disk is too full to build a release below {layout.releases}: at least {_LEAST_FREE // 1024**2} MB must "
+        "be free, and a release with TensorFlow takes about 2 GB. Free some space (journalctl --vacuum-size=100M, "
         "apt-get clean, uv cache clean) or take a bigger disk, then apply again. The live release was left as it is."
     )
 
@@ -124,17 +122,17 @@ def _contain(folder: Path) -> list[str]:
             elif path.is_symlink() and name != ".env":
                 goal = os.path.realpath(path)
                 if goal != top and not goal.startswith(top + os.sep):
-                    raise BuildFailed(
+                    raise BuildError(
                         f"The repository holds a link, {inside}, that leads out of the release to "
-                        f"{os.readlink(path)!r}. Whatever lies there could be served or erased. Remove the link from the "
-                        "repository. The live release was left as it is."
+                        f"{str(path.readlink())!r}. Whatever lies there could be served or erased. Remove the link "
+                        "from the repository. The live release was left as it is."
                     )
     return removed
 
 
 def _settle(folder: Path) -> None:
     """Make everything root's, readable by the app and writable by nobody else, and flushed to the disk."""
-    os.chmod(folder, 0o755)
+    folder.chmod(0o755)
     for where, folders, files in os.walk(folder):
         for name in folders + files:
             path = os.path.join(where, name)

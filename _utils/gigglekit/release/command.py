@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,13 +34,11 @@ class Outcome:
         return " · ".join(lines[-3:])[-400:]
 
 
-class CommandTimedOut(Exception):
+class CommandTimeoutError(Exception):
     """A command took longer than it may; it and its children were killed."""
 
 
-def run(
-    argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None, folder: str = "/"
-) -> Outcome:
+def run(argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None, folder: str = "/") -> Outcome:
     """Run a command to its end.
 
     Arguments:
@@ -52,7 +51,7 @@ def run(
         Exit code and output, whatever the code.
 
     Raises:
-        CommandTimedOut: it did not end in time.
+        CommandTimeoutError: it did not end in time.
         OSError: it could not be started.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
@@ -72,7 +71,7 @@ def run(
         output, complaint = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         _kill_group(process)
-        raise CommandTimedOut(f"{argv[0]} took longer than {seconds:.0f} s") from None
+        raise CommandTimeoutError(f"{argv[0]} took longer than {seconds:.0f} s") from None
     except BaseException:
         _kill_group(process)
         raise
@@ -81,8 +80,6 @@ def run(
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.communicate()

@@ -30,9 +30,7 @@ PROCESS_ONLY = "SUPABASE_ANON_KEY"
 NOT_SECRET = frozenset((*OPTIONAL, *FIXED))
 
 
-def app_environment(
-    choices: Mapping[str, object], secrets: Mapping[str, object], origins: list[str], uploads: str
-) -> dict[str, str]:
+def app_environment(choices: Mapping[str, object], secrets: Mapping[str, object], origins: list[str], uploads: str) -> dict[str, str]:
     """Return what goes into the app's `.env`.
 
     Arguments:

@@ -7,21 +7,21 @@ class ReleaseError(Exception):
     """A release could not be made live. The app that was live before still is, unless the message says otherwise."""
 
 
-class RepositoryUnreachable(ReleaseError):
+class UnreachableError(ReleaseError):
     """The repository did not answer in time, or refused us."""
 
 
-class UnknownRef(ReleaseError):
+class UnknownRefError(ReleaseError):
     """The repository answers, and has no such branch, tag or commit."""
 
 
-class BuildFailed(ReleaseError):
+class BuildError(ReleaseError):
     """The release could not be built."""
 
 
-class PreflightFailed(ReleaseError):
+class PreflightError(ReleaseError):
     """The release was built, and does not start with the settings of this droplet."""
 
 
-class Unhealthy(ReleaseError):
+class UnhealthyError(ReleaseError):
     """The release was started, and did not answer its health check."""

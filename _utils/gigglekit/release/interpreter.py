@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gigglekit.release.command import CommandTimedOut, run
-from gigglekit.release.errors import BuildFailed, ReleaseError
+from gigglekit.release.command import CommandTimeoutError, run
+from gigglekit.release.errors import BuildError, ReleaseError
 from gigglekit.release.settings import Layout
 
 SYSTEM = "/usr/bin/python3"
@@ -30,8 +30,8 @@ def fits(request: str, version: tuple[int, int]) -> bool:
         match = _CLAUSE.fullmatch(clause.strip())
         if match is None:
             raise ReleaseError(
-                f"giggles:app:python is {request!r}, which names no Python. Set it to system, to a version such as 3.11, "
-                "or to a range such as >=3.9,<3.12."
+                f"giggles:app:python is {request!r}, which names no Python. Set it to system, to a version such as "
+                "3.11, or to a range such as >=3.9,<3.12."
             )
         bound = (int(match[2]), int(match[3]))
         holds = {
@@ -56,7 +56,7 @@ def choose(request: str, uv: Path, layout: Layout, environment: dict[str, str]) 
         environment: for uv.
 
     Raises:
-        BuildFailed: none can be had.
+        BuildError: none can be had.
         ReleaseError: the request makes no sense, or the system has no Python.
     """
     version = _system_version()
@@ -71,11 +71,11 @@ def choose(request: str, uv: Path, layout: Layout, environment: dict[str, str]) 
             found = run([str(uv), "python", "find", "--no-project", request], seconds=30, environment=managed)
         if found.code == 0 and found.output.strip():
             return found.output.strip()
-    except CommandTimedOut as error:
+    except CommandTimeoutError as error:
         reason = str(error)
-    raise BuildFailed(
-        f"The app asks for Python {request}, this system has {version[0]}.{version[1]}, and uv could not install another "
-        f"({reason}). Let the droplet reach the place uv downloads interpreters from (github.com), or set "
+    raise BuildError(
+        f"The app asks for Python {request}, this system has {version[0]}.{version[1]}, and uv could not install "
+        f"another ({reason}). Let the droplet reach the place uv downloads interpreters from (github.com), or set "
         "giggles:app:python to a version this system has, if the app runs on it. The live release was left as it is."
     )
 
@@ -85,7 +85,5 @@ def _system_version() -> tuple[int, int]:
         told = run([SYSTEM, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"], seconds=20)
         major, minor = told.output.split()
         return int(major), int(minor)
-    except (OSError, ValueError, CommandTimedOut) as error:
-        raise ReleaseError(
-            f"{SYSTEM} does not answer ({error}). Install the package python3, then apply again."
-        ) from error
+    except (OSError, ValueError, CommandTimeoutError) as error:
+        raise ReleaseError(f"{SYSTEM} does not answer ({error}). Install the package python3, then apply again.") from error

@@ -16,7 +16,7 @@ from gigglekit.release import health, manifest, preflight
 from gigglekit.release.build import MakeVenv, build
 from gigglekit.release.dotenv import read_back
 from gigglekit.release.environment import NOT_SECRET
-from gigglekit.release.errors import ReleaseError, Unhealthy
+from gigglekit.release.errors import ReleaseError, UnhealthyError
 from gigglekit.release.repository import Repository
 from gigglekit.release.service import Service, State
 from gigglekit.release.settings import COMMIT, Layout, Settings
@@ -80,7 +80,7 @@ def examine(settings: Settings, layout: Layout, surroundings: Surroundings) -> P
     Costs no network when `ref` is a commit.
 
     Raises:
-        RepositoryUnreachable, UnknownRef: `ref` is a branch or tag that could not be resolved.
+        UnreachableError, UnknownRefError: `ref` is a branch or tag that could not be resolved.
     """
     commit = Repository(settings, layout).resolve()
     live = layout.live()
@@ -89,9 +89,7 @@ def examine(settings: Settings, layout: Layout, surroundings: Surroundings) -> P
     changed: list[str] = []
     known = manifest.facts(target)
     if known is None:
-        reasons.append(
-            f"release {commit[:12]} is not built" if not target.exists() else f"release {commit[:12]} is incomplete"
-        )
+        reasons.append(f"release {commit[:12]} is not built" if not target.exists() else f"release {commit[:12]} is incomplete")
     elif known.get("ingredients") != settings.ingredients:
         reasons.append(f"release {commit[:12]} was built from other settings")
     else:
@@ -114,11 +112,7 @@ def apply(plan: Plan, settings: Settings, layout: Layout, surroundings: Surround
         ReleaseError: the wanted release is not live. Unless the message says otherwise, the one before still is.
     """
     with _only_one(layout):
-        staged = (
-            build(settings, layout, Repository(settings, layout), plan.commit, surroundings.make_venv)
-            if plan.build
-            else None
-        )
+        staged = build(settings, layout, Repository(settings, layout), plan.commit, surroundings.make_venv) if plan.build else None
         try:
             surroundings.try_out(
                 (staged or layout.release(plan.commit)) / settings.subdirectory,
@@ -164,7 +158,7 @@ def prune(layout: Layout, keep: int) -> list[str]:
     for name in removed:
         # Renamed first: a half removed release must not look like a complete one.
         doomed = layout.building(name)
-        os.rename(layout.release(name), doomed)
+        layout.release(name).rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     return removed
 
@@ -173,7 +167,7 @@ def _describe(layout: Layout, live: str | None) -> str:
     if live is not None:
         return f"names {live[:12]}"
     if layout.current.is_symlink():
-        return f"names {os.readlink(layout.current)}, which is no release"
+        return f"names {layout.current.readlink()}, which is no release"
     return "does not exist" if not layout.current.exists() else "is not a link"
 
 
@@ -207,7 +201,7 @@ def _go_live(plan: Plan, staged: Path | None, layout: Layout, surroundings: Surr
             replaced = True
         else:
             target.unlink(missing_ok=True)
-            os.rename(staged, target)
+            staged.rename(target)
     before = layout.before()
     if plan.switch:
         _clear(layout.current)
@@ -222,13 +216,11 @@ def _go_live(plan: Plan, staged: Path | None, layout: Layout, surroundings: Surr
     _take_back(plan, replaced, before, layout, surroundings, reason)
 
 
-def _take_back(
-    plan: Plan, replaced: bool, before: str | None, layout: Layout, surroundings: Surroundings, reason: str
-) -> None:
+def _take_back(plan: Plan, replaced: bool, before: str | None, layout: Layout, surroundings: Surroundings, reason: str) -> None:
     target = layout.release(plan.commit)
     told = (
-        f"The release {plan.commit[:12]} was started and is not well: {reason}. See /var/log/giggles/web.log and systemctl "
-        "status giggles, correct the app or giggles:app:ref in the pillar, then apply again."
+        f"The release {plan.commit[:12]} was started and is not well: {reason}. See /var/log/giggles/web.log and "
+        "systemctl status giggles, correct the app or giggles:app:ref in the pillar, then apply again."
     )
     if replaced:
         # What was changed by hand ran, and what was built anew does not: a changed place is better than none.
@@ -238,7 +230,7 @@ def _take_back(
         layout.current.unlink(missing_ok=True)
         surroundings.service.stop()
         _drop_failed(plan, layout)
-        raise Unhealthy(f"{told} There is no release before it, so the app is stopped.")
+        raise UnhealthyError(f"{told} There is no release before it, so the app is stopped.")
     if plan.switch and plan.live:
         point(layout.current, str(layout.release(plan.live)))
         if before:
@@ -246,12 +238,12 @@ def _take_back(
         else:
             layout.previous.unlink(missing_ok=True)
     if not (plan.switch or replaced):
-        raise Unhealthy(told)
+        raise UnhealthyError(told)
     if not replaced:
         _drop_failed(plan, layout)
     still = _start(surroundings)
     after = f"and is not well either: {still}" if still else "and answers"
-    raise Unhealthy(f"{told} The release {(plan.live or plan.commit)[:12]} is live again {after}.")
+    raise UnhealthyError(f"{told} The release {(plan.live or plan.commit)[:12]} is live again {after}.")
 
 
 def _drop_failed(plan: Plan, layout: Layout) -> None:
@@ -282,7 +274,7 @@ def _start(surroundings: Surroundings) -> str:
 def _clear(link: Path) -> None:
     """Make room where a link belongs: a folder somebody put there is moved aside, never deleted."""
     if link.is_dir() and not link.is_symlink():
-        os.rename(link, link.with_name(f"{link.name}.replaced-{int(time.time())}"))
+        link.rename(link.with_name(f"{link.name}.replaced-{int(time.time())}"))
 
 
 @contextmanager

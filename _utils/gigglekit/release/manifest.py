@@ -39,10 +39,7 @@ def _seen(root: Path) -> dict[str, str]:
         if stat.S_ISDIR(status.st_mode):
             seen[path] = f"{status.st_mode:o} {status.st_uid}:{status.st_gid}"
         else:
-            seen[path] = (
-                f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {status.st_size} {status.st_mtime_ns} "
-                f"{status.st_ctime_ns}"
-            )
+            seen[path] = f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     return seen
 
 
@@ -53,7 +50,7 @@ def _digest(seen: dict[str, str]) -> str:
 
 def _content(path: Path) -> str:
     if path.is_symlink():
-        return f"-> {os.readlink(path)}"
+        return f"-> {path.readlink()}"
     if not path.is_file():
         return ""
     with path.open("rb") as file:

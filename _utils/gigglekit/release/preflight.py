@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gigglekit.release.command import CommandTimedOut, run
-from gigglekit.release.errors import PreflightFailed
+from gigglekit.release.command import CommandTimeoutError, run
+from gigglekit.release.errors import PreflightError
 from gigglekit.release.redaction import redact
 
 _SECONDS = 300
@@ -24,8 +24,7 @@ def sandbox(unit: str) -> list[str]:
     """
     section = ""
     kept: list[str] = []
-    for line in unit.splitlines():
-        line = line.strip()
+    for line in map(str.strip, unit.splitlines()):
         if line.startswith("["):
             section = line
         elif section == "[Service]" and "=" in line and not line.startswith(("#", ";", *_LEFT_OUT)):
@@ -43,7 +42,7 @@ def preflight(folder: Path, module: str, unit: Path, secrets: Iterable[str]) -> 
         secrets: values that must not appear in the error.
 
     Raises:
-        PreflightFailed: it does not import, is refused by the sandbox, runs out of memory or takes too long.
+        PreflightError: it does not import, is refused by the sandbox, runs out of memory or takes too long.
     """
     python = _venv_above(folder)
     probe = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
@@ -53,8 +52,8 @@ def preflight(folder: Path, module: str, unit: Path, secrets: Iterable[str]) -> 
             str(python), "-c", probe, module]  # fmt: skip
     try:
         outcome = run(argv, seconds=_SECONDS + 30)
-    except CommandTimedOut as error:
-        raise PreflightFailed(_paragraph(f"it was still importing after {_SECONDS} s ({error})")) from error
+    except CommandTimeoutError as error:
+        raise PreflightError(_paragraph(f"it was still importing after {_SECONDS} s ({error})")) from error
     try:
         answer = json.loads(outcome.output)
     except ValueError:
@@ -64,11 +63,11 @@ def preflight(folder: Path, module: str, unit: Path, secrets: Iterable[str]) -> 
     if "reason" in answer:
         reason = redact(str(answer["reason"]), secrets)
         place = f" at {answer['place']}" if answer.get("place") else ""
-        raise PreflightFailed(_paragraph(f"{' '.join(reason.split())[:600]}{place}"))
-    raise PreflightFailed(
+        raise PreflightError(_paragraph(f"{' '.join(reason.split())[:600]}{place}"))
+    raise PreflightError(
         _paragraph(
-            f"its interpreter ended with exit code {outcome.code} and without a word; 137 or 9 mean that memory ran out, 159 "
-            "or 31 that the sandbox refused a system call"
+            f"its interpreter ended with exit code {outcome.code} and without a word; 137 or 9 mean that memory ran "
+            "out, 159 or 31 that the sandbox refused a system call"
         )
     )
 
@@ -77,12 +76,13 @@ def _venv_above(folder: Path) -> Path:
     for place in (folder, *folder.parents):
         if (place / ".venv/bin/python").exists():
             return place / ".venv/bin/python"
-    raise PreflightFailed(_paragraph("its virtual environment is gone"))
+    raise PreflightError(_paragraph("its virtual environment is gone"))
 
 
 def _paragraph(reason: str) -> str:
     return (
-        f"The release was built, but the app does not start with this droplet's settings: {reason}. Correct the value it "
-        "names in the pillar (giggles:app:environment or giggles:secrets:app) or the commit in giggles:app:ref, then apply "
-        "again. What is live keeps running with the settings that it started with; do not restart it before."
+        f"The release was built, but the app does not start with this droplet's settings: {reason}. Correct the value "
+        "it names in the pillar (giggles:app:environment or giggles:secrets:app) or the commit in giggles:app:ref, "
+        "then apply again. What is live keeps running with the settings that it started with; do not restart it "
+        "before."
     )

@@ -4,47 +4,47 @@ Given to `python -c` with MODULE:ATTRIBUTE as its argument. Prints one JSON obje
 the app's own output is dropped, since what it prints about wrong settings quotes them.
 """
 
+import importlib
 import json
 import os
 import sys
+import traceback
+from typing import Any
 
 
-def _reason(error):  # type: ignore[no-untyped-def]
-    details = getattr(error, "errors", None)
+def _reason(error: BaseException) -> str:
+    details: Any = getattr(error, "errors", None)
     if callable(details):
         try:
             return "; ".join(
                 "{}: {}".format(".".join(map(str, entry["loc"])) or "settings", entry["msg"])
                 for entry in details(include_input=False, include_url=False, include_context=False)
             )
-        except Exception:
+        except (TypeError, KeyError, ValueError):
+            # Another library's idea of `errors`.
             return type(error).__name__
     return f"{type(error).__name__}: {error}"
 
 
-def _place(error):  # type: ignore[no-untyped-def]
-    import traceback
-
+def _place(error: BaseException) -> str:
     here = os.getcwd() + os.sep
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(here)]
     return f"{frames[-1].filename[len(here) :]}:{frames[-1].lineno}" if frames else ""
 
 
-def _main():  # type: ignore[no-untyped-def]
+def _main() -> None:
     answer = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
     module, _, attribute = sys.argv[1].partition(":")
-    result = {"starts": True}
+    result: dict[str, object] = {"starts": True}
     try:
-        import importlib
-
-        found = importlib.import_module(module)
+        found: Any = importlib.import_module(module)
         for name in attribute.split("."):
             found = getattr(found, name)
-        import uvicorn  # noqa: F401
-    except BaseException as error:
+        importlib.import_module("uvicorn")
+    except BaseException as error:  # noqa: BLE001 - a SystemExit of the app is an answer too
         result = {"starts": False, "reason": _reason(error), "place": _place(error)}
     os.write(answer, json.dumps(result).encode())
     # Leaving at once: TensorFlow's threads take seconds to wind down, and their noise is nobody's.

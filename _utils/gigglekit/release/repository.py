@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from gigglekit.release.command import CommandTimedOut, Outcome, run
-from gigglekit.release.errors import BuildFailed, ReleaseError, RepositoryUnreachable, UnknownRef
+from gigglekit.release.command import CommandTimeoutError, Outcome, run
+from gigglekit.release.errors import BuildError, ReleaseError, UnknownRefError, UnreachableError
 from gigglekit.release.settings import COMMIT, Layout, Settings
 
 _ASK_SECONDS = 10.0
@@ -16,7 +17,7 @@ _FETCH_SECONDS = 300.0
 _LOCAL_SECONDS = 120.0
 
 # The token travels in the environment of git, which only root can read, and never in an argument.
-_TOKEN_HELPER = '!f() { test "$1" = get && printf "username=x-access-token\\npassword=%s\\n" "$GIGGLES_TOKEN"; }; f'
+_CREDENTIAL_HELPER = '!f() { test "$1" = get && printf "username=x-access-token\\npassword=%s\\n" "$GIGGLES_TOKEN"; }; f'
 
 
 class Repository:
@@ -39,8 +40,8 @@ class Repository:
         A ref that is a commit costs nothing; a branch or tag is asked for over the network, for 10 s at most.
 
         Raises:
-            RepositoryUnreachable: no answer, or a refusal.
-            UnknownRef: no such branch or tag.
+            UnreachableError: no answer, or a refusal.
+            UnknownRefError: no such branch or tag.
         """
         if COMMIT.fullmatch(self._ref):
             return self._ref
@@ -54,7 +55,7 @@ class Repository:
         for name in names:
             if COMMIT.fullmatch(found.get(name, "")):
                 return found[name]
-        raise UnknownRef(
+        raise UnknownRefError(
             f"The repository {self._address} answers, and has neither a branch nor a tag named {self._ref!r}. Correct "
             "giggles:app:ref in the pillar; a commit must be given with all its 40 digits. The live release was left "
             "as it is."
@@ -64,8 +65,8 @@ class Repository:
         """Make sure that the mirror holds `commit`; no network if it already does.
 
         Raises:
-            RepositoryUnreachable: the repository does not answer, or refuses us.
-            UnknownRef: it has no such commit.
+            UnreachableError: the repository does not answer, or refuses us.
+            UnknownRefError: it has no such commit.
         """
         if self._has(commit):
             return
@@ -77,39 +78,34 @@ class Repository:
         self._remote(["fetch", "--quiet", "--prune", "--force", "--", self._address, *everything], _FETCH_SECONDS)
         if self._has(commit):
             return
-        try:
+        with suppress(UnreachableError):
             # Forges hand out commits that no branch holds any more, when asked for them by name.
             self._remote(["fetch", "--quiet", "--", self._address, commit], _FETCH_SECONDS)
-        except RepositoryUnreachable:
-            pass
         if not self._has(commit):
-            raise UnknownRef(
-                f"The repository {self._address} answers, and has no commit {commit}. It may have been rewritten, or the "
-                "commit was never pushed. Correct giggles:app:ref in the pillar. The live release was left as it is."
+            raise UnknownRefError(
+                f"The repository {self._address} answers, and has no commit {commit}. It may have been rewritten, or "
+                "the commit was never pushed. Correct giggles:app:ref in the pillar. The live release was left as it "
+                "is."
             )
 
     def export(self, commit: str, folder: Path) -> None:
         """Write the files of `commit` into `folder`, without any trace of git.
 
         Raises:
-            BuildFailed: git cannot write them (the disk is full, the mirror is damaged).
+            BuildError: git cannot write them (the disk is full, the mirror is damaged).
         """
         index = folder / ".giggles-index"
         environment = {"GIT_INDEX_FILE": str(index)}
         try:
             self._must(["read-tree", commit], environment)
-            self._must(
-                ["-c", "core.bare=false", f"--work-tree={folder}", "checkout-index", "--all", "--force"], environment
-            )
+            self._must(["-c", "core.bare=false", f"--work-tree={folder}", "checkout-index", "--all", "--force"], environment)
         finally:
             index.unlink(missing_ok=True)
 
     def _has(self, commit: str) -> bool:
         return self._mirror.is_dir() and self._local(["cat-file", "-e", f"{commit}^{{commit}}"]).code == 0
 
-    def _local(
-        self, arguments: Sequence[str], environment: dict[str, str] | None = None, *, mirror: bool = True
-    ) -> Outcome:
+    def _local(self, arguments: Sequence[str], environment: dict[str, str] | None = None, *, mirror: bool = True) -> Outcome:
         where = [f"--git-dir={self._mirror}"] if mirror else []
         try:
             return run(
@@ -117,18 +113,16 @@ class Repository:
                 seconds=_LOCAL_SECONDS,
                 environment={**self._environment, **(environment or {})},
             )
-        except (OSError, CommandTimedOut) as error:
+        except (OSError, CommandTimeoutError) as error:
             raise ReleaseError(
-                f"git cannot work on {self._mirror}: {error}. Make sure that git is installed and the disk answers, then "
-                "apply again. The live release was left as it is."
+                f"git cannot work on {self._mirror}: {error}. Make sure that git is installed and the disk answers, "
+                "then apply again. The live release was left as it is."
             ) from error
 
-    def _must(
-        self, arguments: Sequence[str], environment: dict[str, str] | None = None, *, mirror: bool = True
-    ) -> None:
+    def _must(self, arguments: Sequence[str], environment: dict[str, str] | None = None, *, mirror: bool = True) -> None:
         outcome = self._local(arguments, environment, mirror=mirror)
         if outcome.code != 0:
-            raise BuildFailed(
+            raise BuildError(
                 f"git could not write the release ({outcome.last_words}). If the disk is full, free some space; if "
                 f"{self._mirror} is damaged, delete it, and it is fetched anew. The live release was left as it is."
             )
@@ -136,25 +130,24 @@ class Repository:
     def _remote(self, arguments: Sequence[str], seconds: float) -> Outcome:
         where = [f"--git-dir={self._mirror}"] if arguments[0] == "fetch" else []
         try:
-            outcome = run(
-                ["git", "-c", "gc.auto=0", *where, *arguments], seconds=seconds, environment=self._environment
-            )
+            outcome = run(["git", "-c", "gc.auto=0", *where, *arguments], seconds=seconds, environment=self._environment)
             reason = outcome.last_words
-        except CommandTimedOut:
+        except CommandTimeoutError:
             outcome, reason = None, f"no answer within {seconds:.0f} s"
         except OSError as error:
             raise ReleaseError(f"git cannot be run: {error}. Install the package git, then apply again.") from error
         if outcome is not None and outcome.code == 0:
             return outcome
         if "No space left on device" in reason:
-            raise BuildFailed(
+            raise BuildError(
                 f"The disk is full: git could not fetch into {self._mirror}. Free some space (old releases in "
-                f"{self._mirror.parent}/releases, logs, apt's cache), then apply again. The live release was left as it is."
+                f"{self._mirror.parent}/releases, logs, apt's cache), then apply again. The live release was left as "
+                "it is."
             )
-        raise RepositoryUnreachable(
-            f"The repository {self._address} cannot be read ({reason}). Check giggles:app:repository in the pillar, the "
-            "droplet's network and, for a private repository, the deploy key /etc/giggles/keys/deploy or the token "
-            "/etc/giggles/keys/repository-token; then apply again. The live release was left as it is."
+        raise UnreachableError(
+            f"The repository {self._address} cannot be read ({reason}). Check giggles:app:repository in the pillar, "
+            "the droplet's network and, for a private repository, the deploy key /etc/giggles/keys/deploy or the "
+            "token /etc/giggles/keys/repository-token; then apply again. The live release was left as it is."
         )
 
 
@@ -179,6 +172,6 @@ def _git_environment(keys: Path) -> dict[str, str]:
             "GIGGLES_TOKEN": token.read_text(encoding="utf-8").strip(),
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": "credential.helper",
-            "GIT_CONFIG_VALUE_0": _TOKEN_HELPER,
+            "GIT_CONFIG_VALUE_0": _CREDENTIAL_HELPER,
         }
     return environment

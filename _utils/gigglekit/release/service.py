@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gigglekit.release.command import CommandTimedOut, run
+from gigglekit.release.command import CommandTimeoutError, run
 from gigglekit.release.errors import ReleaseError
 
 _PROPERTIES = "LoadState,ActiveState,SubState,MainPID,ExecMainStartTimestampMonotonic,NeedDaemonReload,NRestarts"
@@ -66,7 +65,7 @@ class SystemdService:
         """Return what the service is doing; a machine without systemd counts as one without the service."""
         try:
             outcome = run(["systemctl", "show", f"{self._name}.service", f"--property={_PROPERTIES}"], seconds=20)
-        except (OSError, CommandTimedOut):
+        except (OSError, CommandTimeoutError):
             return State(False, False, False, "", 0.0, False, 0)
         told = dict(line.partition("=")[::2] for line in outcome.output.splitlines())
         process = told.get("MainPID", "0")
@@ -74,7 +73,7 @@ class SystemdService:
         started = 0.0
         if process != "0":
             try:
-                folder = os.readlink(self._processes / process / "cwd")
+                folder = str((self._processes / process / "cwd").readlink())
             except OSError:
                 folder = ""
             since_boot = int(told.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
@@ -103,11 +102,9 @@ class SystemdService:
     def _call(self, *arguments: str, check: bool = True) -> None:
         try:
             outcome = run(["systemctl", "--no-ask-password", *arguments], seconds=120)
-        except (OSError, CommandTimedOut) as error:
+        except (OSError, CommandTimeoutError) as error:
             raise ReleaseError(
                 f"systemctl {' '.join(arguments)} did not end ({error}). Look at systemctl list-jobs, then apply again."
             ) from error
         if check and outcome.code != 0:
-            raise ReleaseError(
-                f"systemctl {' '.join(arguments)} failed ({outcome.last_words}). See systemctl status {self._name}."
-            )
+            raise ReleaseError(f"systemctl {' '.join(arguments)} failed ({outcome.last_words}). See systemctl status {self._name}.")

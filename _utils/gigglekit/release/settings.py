@@ -51,12 +51,13 @@ class Settings:
         if "://" in self.repository and urlsplit(self.repository).password:
             raise ReleaseError(
                 "The address in giggles:app:repository holds a password, which would show in logs and process lists. "
-                "Take it out of the address and put it, alone, into /etc/giggles/keys/repository-token (root, mode 0600)."
+                "Take it out of the address and put it, alone, into /etc/giggles/keys/repository-token (root, mode "
+                "0600)."
             )
         if not _REF.fullmatch(self.ref or "") or ".." in self.ref:
             raise ReleaseError(
-                f"giggles:app:ref is {self.ref!r}, which is no commit, tag or branch that git would accept. Set it to a "
-                "commit of 40 hexadecimal digits, or to the name of a tag or branch."
+                f"giggles:app:ref is {self.ref!r}, which is no commit, tag or branch that git would accept. Set it to "
+                "a commit of 40 hexadecimal digits, or to the name of a tag or branch."
             )
         for key, value in (("subdirectory", self.subdirectory), ("requirements", self.requirements)):
             if value.startswith("/") or ".." in Path(value).parts or "\0" in value:
@@ -65,13 +66,10 @@ class Settings:
                     + ("repository." if key == "subdirectory" else "app's folder.")
                 )
         if not _MODULE.fullmatch(self.module):
-            raise ReleaseError(
-                f"giggles:app:module is {self.module!r}; uvicorn needs MODULE:ATTRIBUTE. The app's own is src.main:app."
-            )
+            raise ReleaseError(f"giggles:app:module is {self.module!r}; uvicorn needs MODULE:ATTRIBUTE. The app's own is src.main:app.")
         if self.keep < 2:
             raise ReleaseError(
-                f"giggles:app:keep_releases is {self.keep}; going back needs the live release and the one before. Set it "
-                "to 2 or more."
+                f"giggles:app:keep_releases is {self.keep}; going back needs the live release and the one before. Set it to 2 or more."
             )
 
     @property
@@ -83,9 +81,7 @@ class Settings:
     def ingredients(self) -> dict[str, object]:
         """What a built release depends on besides its commit; a change of these means a new build."""
         chosen = asdict(self)
-        return {key: chosen[key] for key in ("subdirectory", "python", "requirements", "module")} | {
-            "constraints": list(self.constraints)
-        }
+        return {key: chosen[key] for key in ("subdirectory", "python", "requirements", "module")} | {"constraints": list(self.constraints)}
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ environment passes through here before its script, so whoever runs process_night
 the same lock first. This file may import nothing but the standard library, and does nothing for any other program.
 """
 
+import fcntl
 import os
 
 _LOCK = "/opt/giggles/nightly.lock"
 _SCRIPT = b"process_nightly_audio.py"
 _BUSY = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
-held = -1
+held: list[int] = []
 
 
 def _is_nightly() -> bool:
@@ -25,13 +26,10 @@ def _is_nightly() -> bool:
 
 def take() -> None:
     """Take the lock for the life of this process, or end it with exit code 75 if another one has it."""
-    global held
-    import fcntl
-
     try:
         # flock(2) works on a file that may only be read: the app can hold the lock but not replace it.
-        held = os.open(_LOCK, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(os.open(_LOCK, os.O_RDONLY | os.O_CLOEXEC))
+        fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.write(
             2,

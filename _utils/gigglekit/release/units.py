@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gigglekit.release.command import CommandTimedOut, Outcome, run
+from gigglekit.release.command import CommandTimeoutError, Outcome, run
 from gigglekit.release.errors import ReleaseError
 
 _SECONDS = 120
@@ -43,7 +43,7 @@ def look(names: Sequence[str]) -> list[Unit]:
     """
     outcome = _systemctl("show", "--property=Id,ActiveState,UnitFileState,LoadState", *names)
     found: list[Unit] = []
-    for name, block in zip(names, outcome.output.strip().split("\n\n")):
+    for name, block in zip(names, outcome.output.strip().split("\n\n"), strict=False):
         told = dict(line.partition("=")[::2] for line in block.splitlines())
         enabled = "masked" if told.get("LoadState") == "masked" else told.get("UnitFileState", "")
         found.append(Unit(name, told.get("ActiveState", "unknown"), enabled))
@@ -70,15 +70,13 @@ def bring_up(units: Sequence[Unit]) -> None:
 def _must(*arguments: str) -> None:
     outcome = _systemctl(*arguments)
     if outcome.code != 0:
-        raise ReleaseError(
-            f"systemctl {' '.join(arguments)} failed ({outcome.last_words}). See journalctl -xe, then apply again."
-        )
+        raise ReleaseError(f"systemctl {' '.join(arguments)} failed ({outcome.last_words}). See journalctl -xe, then apply again.")
 
 
 def _systemctl(*arguments: str) -> Outcome:
     try:
         return run(["systemctl", "--no-ask-password", "--quiet", *arguments], seconds=_SECONDS)
-    except (OSError, CommandTimedOut) as error:
+    except (OSError, CommandTimeoutError) as error:
         raise ReleaseError(
             f"systemctl {' '.join(arguments)} gave no answer ({error}). Look at systemctl list-jobs, then apply again."
         ) from error

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from gigglekit.release import interpreter, single_run
-from gigglekit.release.command import CommandTimedOut, Outcome, run
-from gigglekit.release.errors import BuildFailed
+from gigglekit.release.command import CommandTimeoutError, Outcome, run
+from gigglekit.release.errors import BuildError
 from gigglekit.release.settings import Layout, Settings
 
 UV = Path("/opt/giggles-tools/uv/bin/uv")
@@ -54,17 +54,17 @@ def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> s
         The interpreter it was made with.
 
     Raises:
-        BuildFailed: no interpreter, or packages that cannot be installed.
+        BuildError: no interpreter, or packages that cannot be installed.
     """
     if not uv.exists():
-        raise BuildFailed(
-            f"uv, which installs the app's packages, is not at {uv}. Run bootstrap.sh again, which puts it there. The live "
-            "release was left as it is."
+        raise BuildError(
+            f"uv, which installs the app's packages, is not at {uv}. Run bootstrap.sh again, which puts it there. The "
+            "live release was left as it is."
         )
     app = folder / settings.subdirectory
     requirements = app / settings.requirements
     if not requirements.is_file():
-        raise BuildFailed(
+        raise BuildError(
             f"The release has no file {Path(settings.subdirectory, settings.requirements)}. Correct "
             "giggles:app:requirements or giggles:app:subdirectory in the pillar, or the commit. The live release was "
             "left as it is."
@@ -113,10 +113,8 @@ def compile_all(python: str, folder: Path, final: Path) -> None:
             [python, "-I", "-S", "-m", "compileall", "-q", "-j", "2", "-s", str(folder), "-p", str(final), str(folder)],
             seconds=_COMPILE_SECONDS,
         )
-    except CommandTimedOut as error:
-        raise BuildFailed(
-            f"Compiling the release did not end: {error}. Apply again when the droplet is less busy."
-        ) from error
+    except CommandTimeoutError as error:
+        raise BuildError(f"Compiling the release did not end: {error}. Apply again when the droplet is less busy.") from error
     if "No space left on device" in outcome.complaint + outcome.output:
         _must(outcome, "compile the release")
     # Other complaints are left: packages ship files for other Python versions, which do not compile.
@@ -136,7 +134,8 @@ def _boxed(argv: list[str], environment: dict[str, str], writable: list[Path]) -
         "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec",
         f"--property=RuntimeMaxSec={_INSTALL_SECONDS}", "--property=ProtectSystem=strict", "--property=PrivateTmp=yes",
         "--property=ProtectHome=read-only", "--property=NoNewPrivileges=yes", "--property=PrivateDevices=yes",
-        "--property=ProtectKernelTunables=yes", "--property=ProtectControlGroups=yes", "--property=RestrictNamespaces=yes",
+        "--property=ProtectKernelTunables=yes", "--property=ProtectControlGroups=yes",
+        "--property=RestrictNamespaces=yes",
         "--property=CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN", "--property=UMask=0022",
         "--property=IPAddressDeny=link-local",
         f"--property=ReadWritePaths={' '.join(map(str, writable))}",
@@ -146,10 +145,10 @@ def _boxed(argv: list[str], environment: dict[str, str], writable: list[Path]) -
     ]  # fmt: skip
     try:
         return run([*box, *argv], seconds=_INSTALL_SECONDS + 30, environment=added)
-    except CommandTimedOut as error:
-        raise BuildFailed(
-            f"Installing the app's packages did not end: {error}. Check the droplet's network, then apply again. The live "
-            "release was left as it is."
+    except CommandTimeoutError as error:
+        raise BuildError(
+            f"Installing the app's packages did not end: {error}. Check the droplet's network, then apply again. The "
+            "live release was left as it is."
         ) from error
 
 
@@ -157,12 +156,12 @@ def _must(outcome: Outcome, purpose: str) -> None:
     if outcome.code == 0:
         return
     if "No space left on device" in outcome.complaint:
-        raise BuildFailed(
-            f"The disk is full: uv could not {purpose}. Free some space (logs, apt's cache, older releases), then apply "
-            "again. The live release was left as it is."
+        raise BuildError(
+            f"The disk is full: uv could not {purpose}. Free some space (logs, apt's cache, older releases), then "
+            "apply again. The live release was left as it is."
         )
-    raise BuildFailed(
-        f"uv could not {purpose} ({outcome.last_words or f'exit code {outcome.code}'}). Correct the requirements of this "
-        "commit or giggles:app:constraints in the pillar; if the package index did not answer, apply again. The live "
-        "release was left as it is."
+    raise BuildError(
+        f"uv could not {purpose} ({outcome.last_words or f'exit code {outcome.code}'}). Correct the requirements of "
+        "this commit or giggles:app:constraints in the pillar; if the package index did not answer, apply again. The "
+        "live release was left as it is."
     )

@@ -5,7 +5,7 @@ from gigglekit.release.dotenv import dotenv_file
 from gigglekit.release.environment import app_environment
 
 
-def run():
+def run() -> str:
     giggles = __pillar__.get("giggles", {})
     names = [giggles.get("domain") or "localhost", *giggles.get("aliases", [])]
     return dotenv_file(
