@@ -1,0 +1,131 @@
+"""One superuser, no passwords nobody asked for, exact members of powerful groups, no stray keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gigglekit.login.accounts import Accounts, merge
+
+from tests.public_keys import ed25519_key
+
+GROUPS = {"sudo": ["operator"], "adm": ["operator"], "docker": []}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    files = {
+        "passwd": "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33::/var/www:/usr/sbin/nologin\n"
+        "operator:x:1000:37::/home/operator:/bin/bash\nmallory:x:1001:1001::/home/mallory:/bin/bash\n",
+        "shadow": "root:!:1:0:99999:7:::\nwww-data:*:1:0:99999:7:::\noperator:!:1:0:99999:7:::\nmallory:!:1:0:99999:7:::\n",
+        "group": "root:x:0:\nsudo:x:27:operator\nadm:x:4:operator\nvideo:x:44:mallory\n",
+        "gshadow": "root:*::\nsudo:*::operator\nadm:*::operator\nvideo:*::mallory\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / "etc" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    for folder in ("root", "home/operator/.ssh", "home/mallory"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "home/operator/.ssh/authorized_keys").write_text(ed25519_key() + "\n")
+    return tmp_path
+
+
+def found(root: Path, *, admin_password: bool = False) -> dict[str, object]:
+    return Accounts(root).differences("operator", GROUPS, admin_password=admin_password)
+
+
+def brought(root: Path, *, admin_password: bool = False) -> None:
+    Accounts(root).bring("operator", GROUPS, admin_password=admin_password)
+    assert found(root, admin_password=admin_password) == {}
+
+
+def edit(root: Path, name: str, old: str, new: str) -> None:
+    path = root / "etc" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_nothing_is_changed_when_all_is_right(root: Path) -> None:
+    before = {path.name: (path.read_text(), path.stat().st_ino) for path in (root / "etc").iterdir()}
+    assert found(root) == {}
+    brought(root)
+    after = {path.name: (path.read_text(), path.stat().st_ino) for path in (root / "etc").iterdir()}
+    assert before == {name: entry for name, entry in after.items() if name in before}
+
+
+def test_a_second_superuser_is_removed_from_every_file(root: Path) -> None:
+    edit(root, "passwd", "mallory:x:1001", "toor:x:0:0::/root:/bin/sh\nmallory:x:1001")
+    edit(root, "shadow", "mallory:", "toor:$6$salt$hash:1:0:99999:7:::\nmallory:")
+    edit(root, "group", "video:x:44:mallory", "video:x:44:mallory,toor")
+    assert found(root) == {"superusers removed": ["toor"]}
+    brought(root)
+    assert not any("toor" in path.read_text() for path in (root / "etc").iterdir())
+    assert (root / "etc/passwd").read_text().startswith("root:x:0:0:")
+
+
+@pytest.mark.parametrize("name", ["root", "operator"])
+def test_a_password_that_nobody_asked_for_is_locked(root: Path, name: str) -> None:
+    edit(root, "shadow", f"{name}:!:", f"{name}:$6$salt$hash:")
+    assert found(root) == {"passwords locked": [name]}
+    brought(root)
+    assert f"{name}:!$6$salt$hash:" in (root / "etc/shadow").read_text()
+
+
+def test_an_empty_password_is_locked_whoever_has_it(root: Path) -> None:
+    edit(root, "shadow", "mallory:!:", "mallory::")
+    assert found(root) == {"passwords locked": ["mallory"]}
+    brought(root)
+
+
+def test_the_administrator_may_have_a_password_where_sudo_asks_for_it(root: Path) -> None:
+    edit(root, "shadow", "operator:!:", "operator:$6$salt$hash:")
+    assert found(root, admin_password=True) == {}
+
+
+def test_members_of_powerful_groups_are_exact_and_others_are_left_alone(root: Path) -> None:
+    for name in ("group", "gshadow"):
+        edit(root, name, "operator", "mallory")
+    assert found(root) == {"groups": {"sudo": {"added": ["operator"], "removed": ["mallory"]}}}
+    brought(root)
+    assert "sudo:x:27:operator\n" in (root / "etc/group").read_text()
+    assert "sudo:*::operator\n" in (root / "etc/gshadow").read_text()
+    assert "video:x:44:mallory\n" in (root / "etc/group").read_text()
+
+
+def test_keys_of_anybody_else_are_removed_and_named(root: Path) -> None:
+    (root / "root/.ssh").mkdir()
+    (root / "root/.ssh/authorized_keys").write_text("# comment\n" + ed25519_key(1) + "\n")
+    (root / "home/operator/.ssh/authorized_keys2").write_text("garbage\n")
+    (root / "home/mallory/.ssh").mkdir()
+    (root / "home/mallory/.ssh/authorized_keys").symlink_to("/nowhere")
+    keys = found(root)["keys removed"]
+    assert isinstance(keys, dict)
+    assert set(keys) == {
+        "/root/.ssh/authorized_keys",
+        "/home/operator/.ssh/authorized_keys2",
+        "/home/mallory/.ssh/authorized_keys",
+    }
+    assert keys["/root/.ssh/authorized_keys"][0].startswith("ssh-ed25519 SHA256:")
+    brought(root)
+    assert (root / "home/operator/.ssh/authorized_keys").exists()
+
+
+def test_an_account_that_shares_the_administrators_home_does_not_cost_it_its_keys(root: Path) -> None:
+    edit(root, "passwd", "/home/mallory", "/home/operator")
+    assert found(root) == {}
+
+
+def test_before_the_administrator_exists_his_membership_is_announced(root: Path) -> None:
+    for name in ("group", "gshadow"):
+        edit(root, name, "sudo:x:27:operator" if name == "group" else "sudo:*::operator", "sudo:x:27:" if name == "group" else "sudo:*::")
+    edit(root, "passwd", "operator:x:1000:37::/home/operator:/bin/bash\n", "")
+    assert found(root) == {"groups": {"sudo": {"added": ["operator"]}}}
+
+
+def test_merging_puts_entries_back_and_keeps_new_ones() -> None:
+    earlier = "root:x:0\nold:x:5\n"
+    now = "root:changed:0\nnew:x:7\n"
+    assert merge(earlier, now) == "root:x:0\nold:x:5\nnew:x:7\n"
+    assert merge(earlier, earlier) == earlier
