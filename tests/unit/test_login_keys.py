@@ -54,5 +54,5 @@ def test_a_key_nobody_could_log_in_with_is_refused(line: str, why: str) -> None:
 
 
 def test_no_key_at_all_is_refused() -> None:
-    with pytest.raises(LoginError, match="would lock everybody out. Nothing was changed"):
+    with pytest.raises(LoginError, match=r"would lock everybody out\. Nothing was changed"):
         require_usable([], "operator")
