@@ -13,7 +13,7 @@ def file(name, size_mb, own_kernel=True):
     name
         Where the file lies.
     size_mb
-        Its size in MiB; a file of another size is replaced without leaving the machine without swap in between.
+        Its size in MiB; a file of another size is replaced.
     own_kernel
         False in a container, whose swap would be the host's: nothing is done, and the comment says so.
 

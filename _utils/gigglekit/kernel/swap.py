@@ -1,4 +1,4 @@
-"""A swap file of an exact size, built, resized and enabled without ever leaving the machine without swap."""
+"""A swap file of an exact size, built, resized and enabled so that whatever fails leaves the swap there was."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ def inspect(path: Path, *, swaps: Path = PROC_SWAPS) -> SwapFile:
     if not stat.S_ISREG(found.st_mode):
         raise SwapError(
             f"{path} exists and is not a regular file, so it was left alone and no swap was made. Look what it "
-            f"is, move it "
-            "away, and apply again."
+            "is, move it away, and apply again."
         )
     with path.open("rb") as handle:
         formatted = handle.read(_SIGNATURE_END)[-len(_SIGNATURE) :] == _SIGNATURE
@@ -91,8 +90,9 @@ def differences(current: SwapFile, size_bytes: int) -> dict[str, dict[str, objec
 def establish(current: SwapFile, size_bytes: int, *, run: Runner | None = None, free_bytes: int | None = None) -> None:
     """Make the swap file what it should be.
 
-    A new size is built beside the old file and enabled before the old one is disabled: pages in use always have
-    somewhere to go, and whatever fails leaves the machine with the swap it had.
+    A new size is built completely beside the old file; then the old one is disabled, replaced and the new one enabled. The
+    kernel lets nobody rename a file that it swaps to, so there are some milliseconds without swap in between. If memory
+    does not hold what was swapped out, the kernel refuses to disable the old file, and nothing has changed.
 
     Arguments:
         current: the file as it is, from `inspect`.
@@ -116,19 +116,17 @@ def establish(current: SwapFile, size_bytes: int, *, run: Runner | None = None, 
     if free < size_bytes + RESERVE_BYTES:
         raise SwapError(
             f"A swap file of {size_bytes // _MIB} MB does not fit: {path.parent} has {free // _MIB} MB free, and "
-            f"{RESERVE_BYTES // _MIB} MB must stay free beside it (a file that changes size is built next to "
-            f"the old one). "
-            "Nothing was changed. Free space (`du -xh / | sort -h | tail` shows what is large), choose a smaller "
+            f"{RESERVE_BYTES // _MIB} MB must stay free beside it (a file that changes size is built next "
+            "to the old one). Nothing was changed. Free space (`du -xh / | sort -h | tail` shows what is large), choose a smaller "
             "hardening.swap_mb, or take a larger disk."
         )
     new = path.with_name(path.name + ".new")
-    if str(new) in _active(PROC_SWAPS):
-        run(["swapoff", str(new)])
     new.unlink(missing_ok=True)
     try:
         _allocate(new, size_bytes)
         run(["mkswap", str(new)])
-        run(["swapon", str(new)])
+        if current.active:
+            run(["swapoff", str(path)])
     except (OSError, SwapError) as error:
         new.unlink(missing_ok=True)
         if isinstance(error, SwapError):
@@ -137,9 +135,8 @@ def establish(current: SwapFile, size_bytes: int, *, run: Runner | None = None, 
             f"{new} could not be written: {error.strerror}. The swap that was there is untouched. Check the disk "
             "(df, dmesg) and apply again."
         ) from error
-    if current.active:
-        run(["swapoff", str(path)])
     new.replace(path)
+    run(["swapon", str(path)])
 
 
 def remove(current: SwapFile, *, run: Runner | None = None) -> None:
@@ -195,9 +192,7 @@ def _run(command: Sequence[str]) -> None:
             },
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SwapError(
-            f"{' '.join(command)} could not be run: {error}. Check that util-linux is installed."
-        ) from error
+        raise SwapError(f"{' '.join(command)} could not be run: {error}. Check that util-linux is installed.") from error
     if done.returncode != 0:
         message = done.stderr.strip() or "no message"
         raise SwapError(
