@@ -19,7 +19,7 @@ from . import host
 from .errors import TrialError
 from .locking import held
 from .settings import LOOP_DEVICES, PROJECT, images_directory
-from .steps import run, step
+from .steps import run, step, succeeds
 
 _COMMON_PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "libpam-systemd", "libnss-systemd", "ca-certificates", "iproute2", "procps",
@@ -312,12 +312,10 @@ def remove_tree(path: Path) -> None:
     """
     if not path.exists():
         return
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
+    remove = ["rm", "-rf", "--one-file-system", str(path)]
+    if not succeeds(remove, seconds=600):
         _clear_flags(path)
-        why = f"{path} could not be removed ({error})"
-        run(["rm", "-rf", "--one-file-system", path], why=why, remedy="See with lsattr and findmnt what holds it.")
+        run(remove, why=f"{path} could not be removed", remedy="See with lsattr and findmnt what holds it.")
 
 
 def _clear_flags(path: Path) -> None:
