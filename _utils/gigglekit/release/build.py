@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -10,15 +11,23 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from gigglekit.release import manifest, venv
+from gigglekit.release import manifest, single_run, venv
 from gigglekit.release.dotenv import systemd_file
 from gigglekit.release.errors import BuildError
 from gigglekit.release.repository import Repository
 from gigglekit.release.settings import Layout, Settings
 
+# Raised when a release is built differently, so that the live one is built anew as well.
+_RECIPE = 1
 _LEAST_FREE = 500 * 1024**2
 
 MakeVenv = Callable[[Settings, Layout, Path], str]
+
+
+def ingredients(settings: Settings) -> dict[str, object]:
+    """Return what a built release depends on besides its commit; a change of these means a new build."""
+    guard = hashlib.sha256(Path(single_run.__file__).read_bytes()).hexdigest()
+    return {**settings.ingredients, "recipe": _RECIPE, "guard": guard[:16]}
 
 
 def build(settings: Settings, layout: Layout, repository: Repository, commit: str, make_venv: MakeVenv = venv.create) -> Path:
@@ -65,7 +74,7 @@ def build(settings: Settings, layout: Layout, repository: Repository, commit: st
             folder,
             {
                 "commit": commit,
-                "ingredients": settings.ingredients,
+                "ingredients": ingredients(settings),
                 "interpreter": python,
                 "removed": removed,
                 "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),

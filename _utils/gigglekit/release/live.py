@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gigglekit.files.links import exchange, point
 from gigglekit.release import health, manifest, preflight
-from gigglekit.release.build import MakeVenv, build
+from gigglekit.release.build import MakeVenv, build, ingredients
 from gigglekit.release.dotenv import read_back
 from gigglekit.release.environment import NOT_SECRET
 from gigglekit.release.errors import ReleaseError, UnhealthyError
@@ -90,8 +90,8 @@ def examine(settings: Settings, layout: Layout, surroundings: Surroundings) -> P
     known = manifest.facts(target)
     if known is None:
         reasons.append(f"release {commit[:12]} is not built" if not target.exists() else f"release {commit[:12]} is incomplete")
-    elif known.get("ingredients") != settings.ingredients:
-        reasons.append(f"release {commit[:12]} was built from other settings")
+    elif known.get("ingredients") != ingredients(settings):
+        reasons.append(f"release {commit[:12]} was built in another way")
     else:
         changed = manifest.drift(target)
         if changed:

@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def ingredients(self) -> dict[str, object]:
-        """What a built release depends on besides its commit; a change of these means a new build."""
+        """Those of the choices that a built release depends on, besides its commit."""
         chosen = asdict(self)
         return {key: chosen[key] for key in ("subdirectory", "python", "requirements", "module")} | {"constraints": list(self.constraints)}
 
