@@ -26,9 +26,7 @@ def file(name, size_mb, own_kernel=True):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if not own_kernel:
-        ret["comment"] = (
-            f"In this container swap would be the host's, so {name} ({size_mb} MB) is made on a real droplet only."
-        )
+        ret["comment"] = f"In this container swap would be the host's, so {name} ({size_mb} MB) is made on a real droplet only."
         return ret
     size_bytes = int(size_mb) * 1024**2
     try:

@@ -77,11 +77,7 @@ def _established(name, units, running):
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     names = units or [name]
     try:
-        wanted = [
-            unit
-            for unit in systemd_units.inspect(names)
-            if unit.masked or not unit.starts_at_boot or (running and not unit.runs)
-        ]
+        wanted = [unit for unit in systemd_units.inspect(names) if unit.masked or not unit.starts_at_boot or (running and not unit.runs)]
         if not wanted:
             ret["comment"] = f"{'Running' if running else 'Enabled'}: {', '.join(names)}."
             return ret
@@ -93,11 +89,7 @@ def _established(name, units, running):
         for unit in wanted:
             systemd_units.establish(unit, running=running)
             ret["changes"][unit.name] = changes[unit.name]
-        left = [
-            unit
-            for unit in systemd_units.inspect(list(changes))
-            if not unit.starts_at_boot or (running and not unit.runs)
-        ]
+        left = [unit for unit in systemd_units.inspect(list(changes)) if not unit.starts_at_boot or (running and not unit.runs)]
     except systemd_units.UnitError as error:
         ret.update(result=False, comment=str(error))
         return ret
@@ -105,8 +97,7 @@ def _established(name, units, running):
         names = ", ".join(f"{unit.name} ({unit})" for unit in left)
         ret.update(
             result=False,
-            comment=f"systemd did as asked, yet this is not as it should be: {names}. "
-            "Its journal (`journalctl -u UNIT -n 50`) says why.",
+            comment=f"systemd did as asked, yet this is not as it should be: {names}. Its journal (`journalctl -u UNIT -n 50`) says why.",
         )
         return ret
     ret["comment"] = f"Put right: {', '.join(changes)}."

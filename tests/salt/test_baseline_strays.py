@@ -73,9 +73,7 @@ def test_a_link_is_removed_and_not_what_it_points_to(daily: Path, tmp_path: Path
     assert (target / "kept").exists()
 
 
-def test_the_state_names_each_and_finds_nothing_the_second_time(
-    daily: Path, database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_state_names_each_and_finds_nothing_the_second_time(daily: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strays.find, "__defaults__", (database,))
     (daily / "evil").write_text("* * * * * root id")
     folders = {str(daily): []}
@@ -97,9 +95,7 @@ def test_an_override_is_missing_until_registered_and_the_file_follows_it(tmp_pat
     wanted = {str(file): overrides.Override(me, mine, "0750"), "/not/there/yet": overrides.Override(me, mine, "0750")}
     assert set(overrides.differences(wanted, tmp_path)) == set(wanted)
     (tmp_path / "statoverride").write_text(f"{me} {mine} 750 {file}\n{me} {mine} 750 /not/there/yet\n")
-    assert overrides.differences(wanted, tmp_path) == {
-        str(file): {"old": f"{me}:{mine} 0755", "new": f"{me}:{mine} 0750"}
-    }
+    assert overrides.differences(wanted, tmp_path) == {str(file): {"old": f"{me}:{mine} 0755", "new": f"{me}:{mine} 0750"}}
     file.chmod(0o750)
     assert overrides.differences(wanted, tmp_path) == {}
 

@@ -24,10 +24,7 @@ class Systemd:
         verb, names = command[1], command[command.index("--") + 1 :]
         if verb == "show":
             absent = ["not-found", "inactive", ""]
-            return "\n".join(
-                "Id={}\nLoadState={}\nActiveState={}\nUnitFileState={}\n".format(n, *self.known.get(n, absent))
-                for n in names
-            )
+            return "\n".join("Id={}\nLoadState={}\nActiveState={}\nUnitFileState={}\n".format(n, *self.known.get(n, absent)) for n in names)
         self.ran.append(f"{verb} {' '.join(names)}")
         for name in names:
             state = self.known[name]

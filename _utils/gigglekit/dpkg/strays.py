@@ -41,8 +41,7 @@ def find(folders: Mapping[str, Sequence[str]], database: Path = DATABASE) -> lis
         path
         for folder, names in present.items()
         for path in (f"{folder}/{name}" for name in names)
-        if path not in owned
-        and not (path.endswith((".dpkg-dist", ".dpkg-new", ".dpkg-tmp")) and path.rpartition(".")[0] in owned)
+        if path not in owned and not (path.endswith((".dpkg-dist", ".dpkg-new", ".dpkg-tmp")) and path.rpartition(".")[0] in owned)
     )
 
 

@@ -72,9 +72,7 @@ def inspect(names: Sequence[str], *, run: Runner | None = None) -> list[Unit]:
         UnitError: systemd does not answer.
     """
     output = (run or _run)(["systemctl", "show", f"--property={_PROPERTIES}", "--", *names])
-    blocks = [
-        dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in output.strip().split("\n\n")
-    ]
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in output.strip().split("\n\n")]
     if len(blocks) != len(names):
         raise UnitError(
             f"systemd described {len(blocks)} of {len(names)} units, so nothing can be said of any. Look at "
@@ -133,9 +131,7 @@ def restart(names: Sequence[str], *, run: Runner | None = None) -> None:
 
 def _run(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False)
     except FileNotFoundError as error:
         raise UnitError(f"{command[0]} is not installed: this needs a machine that runs systemd.") from error
     except subprocess.TimeoutExpired as error:
