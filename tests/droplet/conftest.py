@@ -55,6 +55,24 @@ class Converged:
         return {name: state["comment"] for name, state in self.states.items() if state["result"] is False}
 
 
+def by_id(returned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what a run returned, by ID; of a state with several names, the further ones' changes are under their names."""
+    states: dict[str, dict[str, Any]] = {}
+    for key, state in returned.items():
+        # A state whose requisites failed was not run, and has its ID in its key only.
+        _, identifier, name, _ = key.split("_|-")
+        if identifier not in states:
+            states[identifier] = dict(state)
+            continue
+        first = states[identifier]
+        if state["changes"]:
+            first["changes"] = {**first["changes"], name: state["changes"]}
+        if first["result"] is True or state["result"] is False:
+            first["result"] = state["result"]
+        first["comment"] = f"{first['comment']}\n{state['comment']}"
+    return states
+
+
 class Droplet:
     """A trial droplet by its name."""
 
@@ -97,8 +115,7 @@ class Droplet:
             returned = json.loads(done.stdout)["local"]
         except (ValueError, KeyError):
             returned = {}
-        states = {state["__id__"]: state for state in returned.values()} if isinstance(returned, dict) else {}
-        return Converged(done.returncode, states, text)
+        return Converged(done.returncode, by_id(returned) if isinstance(returned, dict) else {}, text)
 
     def converge(self) -> Converged:
         """Apply the highstate and insist that nothing failed."""
