@@ -1,3 +1,3 @@
 {%- from "map.jinja" import giggles with context %}
 base:
-  '*': {{ giggles.roles | tojson }}
+  '*': {{ (["common"] + giggles.roles) | tojson }}
