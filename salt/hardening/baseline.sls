@@ -1,6 +1,13 @@
 {% from "map.jinja" import giggles with context %}
 {% import_yaml "hardening/known-files.yaml" as known_files %}
 # What every machine of ours has in common before it has a task.
+#
+# Left out although lynis suggests it: a maximum password age (it would lock key-only accounts out, AUTH-9286); hidepid on
+# /proc (systemd and polkit stumble over it, FILE-6344); noexec on /tmp (installers run from there, FILE-6374); partitions of
+# their own for /home and /var (FILE-6310); libpam-tmpdir, apt-listbugs, apt-listchanges, apt-show-versions (for people who
+# install by hand, DEB-0280, DEB-081x, PKGS-7394); auditd, sysstat, a malware scanner and a file integrity tool (memory and
+# disk reads on a small machine; drift is what Salt finds, packages are what debsums checks, ACCT-962x, FINT-4350, HRDN-7230);
+# USBGuard (a droplet has no ports, USB-3000); a remote log host (LOGG-2154); another port for ssh (SSH-7408).
 baseline-packages:
   pkg.installed:
     - pkgs: [acct, cron, debsums, kmod, libpam-pwquality, systemd-timesyncd, tzdata]
