@@ -274,6 +274,14 @@ def test_new_settings_restart_the_service_once(droplet: Droplet) -> None:
     assert droplet.plan(commit).unchanged
 
 
+def test_a_removed_socket_is_noticed(droplet: Droplet) -> None:
+    commit = droplet.apply("main").commit
+    droplet.surroundings.socket.unlink()
+    plan = droplet.plan(commit)
+    assert plan.restart
+    assert plan.reasons == (f"{droplet.surroundings.socket} is gone",)
+
+
 def test_other_ingredients_mean_a_new_build(droplet: Droplet) -> None:
     commit = droplet.apply("main").commit
     assert droplet.plan(commit, constraints=("a==1",)).build

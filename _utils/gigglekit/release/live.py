@@ -176,6 +176,8 @@ def _why_restart(layout: Layout, surroundings: Surroundings, target: Path) -> li
     if not state.active:
         return ["giggles.service is not running"]
     reasons: list[str] = []
+    if not surroundings.socket.exists():
+        reasons.append(f"{surroundings.socket} is gone")
     if state.outdated:
         reasons.append("giggles.service's unit has changed since systemd read it")
     if not (state.folder + "/").startswith(f"{target}/"):
@@ -255,6 +257,9 @@ def _drop_failed(plan: Plan, layout: Layout) -> None:
 def _start(surroundings: Surroundings) -> str:
     service = surroundings.service
     try:
+        if not surroundings.socket.exists():
+            # systemd does not notice that its socket's name was removed, and makes it anew only after a stop.
+            service.stop()
         service.restart()
     except ReleaseError as error:
         return str(error).rstrip(".")
