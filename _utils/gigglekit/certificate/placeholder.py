@@ -98,9 +98,7 @@ def create(folder: Path, now: datetime.datetime) -> None:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    encoded_key = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    encoded_key = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _replace(folder / "privkey.pem", encoded_key, 0o600)
