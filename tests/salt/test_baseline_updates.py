@@ -68,7 +68,7 @@ def test_an_idle_machine_may_be_restarted(commands: Path) -> None:
 @pytest.mark.parametrize("job", ["giggles-nightly.service", "giggles-backup.service", "giggles-converge.service"])
 def test_a_running_job_is_named_and_respected(commands: Path, job: str) -> None:
     (commands / "busy").write_text(job)
-    for arguments in ((), ("0",)):
+    for arguments in (("0",), ("0", "apt-daily-upgrade.service")):
         done = idle(commands, *arguments)
         assert done.returncode == 1
         assert job in done.stderr
@@ -76,13 +76,13 @@ def test_a_running_job_is_named_and_respected(commands: Path, job: str) -> None:
 
 def test_an_upgrade_does_not_wait_for_itself_but_a_restart_waits_for_it(commands: Path) -> None:
     (commands / "busy").write_text("apt-daily-upgrade.service")
-    assert idle(commands).returncode == 0
+    assert idle(commands, "0", "apt-daily-upgrade.service").returncode == 0
     assert idle(commands, "0").returncode == 1
 
 
 def test_the_upgrade_asks_before_it_starts() -> None:
     drop_in = SCRIPTS.parents[3] / "etc/systemd/system/apt-daily-upgrade.service.d/giggles.conf"
-    assert "ExecCondition=/usr/local/lib/giggles/idle\n" in drop_in.read_text()
+    assert "ExecCondition=/usr/local/lib/giggles/idle 30 apt-daily-upgrade.service\n" in drop_in.read_text()
 
 
 def restart(commands: Path, needed: bool) -> tuple[str, list[str]]:
