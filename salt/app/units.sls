@@ -30,13 +30,17 @@ unit-{{ unit }}:
 {%- endfor %}
 
 # A drop-in would change what the units above say.
-units-without-additions:
-  file.absent:
-    - names:
+{%- set drop_ins = [] %}
 {%- for unit in ["giggles.socket", "giggles.service"] %}
 {%- for place in ["/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system", "/run/systemd/system.control"] %}
-      - {{ place }}/{{ unit }}.d
+{%- do drop_ins.append(place ~ "/" ~ unit ~ ".d") %}
 {%- endfor %}
+{%- endfor %}
+{%- for path in drop_ins %}
+
+unit-not-altered-by-{{ path }}:
+  file.absent:
+    - name: {{ path }}
 {%- endfor %}
 
 app-units-loaded:
@@ -45,4 +49,6 @@ app-units-loaded:
     - onchanges:
       - file: unit-giggles.socket
       - file: unit-giggles.service
-      - file: units-without-additions
+{%- for path in drop_ins %}
+      - file: unit-not-altered-by-{{ path }}
+{%- endfor %}

@@ -45,11 +45,16 @@ nightly-unit:
       - file: nightly-log-private
       - file: nightly-lock-present
 
-nightly-unit-without-additions:
-  file.absent:
-    - names:
+# A drop-in would change what the unit says.
+{%- set drop_ins = [] %}
 {%- for place in ["/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system", "/run/systemd/system.control"] %}
-      - {{ place }}/giggles-nightly.service.d
+{%- do drop_ins.append(place ~ "/giggles-nightly.service.d") %}
+{%- endfor %}
+{%- for path in drop_ins %}
+
+unit-not-altered-by-{{ path }}:
+  file.absent:
+    - name: {{ path }}
 {%- endfor %}
 
 nightly-unit-loaded:
@@ -57,4 +62,6 @@ nightly-unit-loaded:
     - service.systemctl_reload: []
     - onchanges:
       - file: nightly-unit
-      - file: nightly-unit-without-additions
+{%- for path in drop_ins %}
+      - file: unit-not-altered-by-{{ path }}
+{%- endfor %}
