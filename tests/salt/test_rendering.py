@@ -78,6 +78,8 @@ def test_a_requisite_that_names_nothing_would_be_found(chunks: list[dict[str, An
     assert not found(chunks, "file", "nothing-has-this-name")
 
 
-def test_no_state_id_is_used_twice(chunks: list[dict[str, Any]]) -> None:
-    ids = [(chunk["__id__"], chunk["state"]) for chunk in chunks]
-    assert sorted(set(ids)) == sorted(ids)
+def test_no_state_id_is_used_in_two_places(chunks: list[dict[str, Any]]) -> None:
+    places: dict[str, set[str]] = {}
+    for chunk in chunks:
+        places.setdefault(chunk["__id__"], set()).add(chunk["__sls__"])
+    assert {name: found_in for name, found_in in places.items() if len(found_in) > 1} == {}
