@@ -314,6 +314,29 @@ def test_slow_headers_are_cut_off(droplet):
             assert slow.recv(1024) == b""
 
 
+def test_people_and_programs_are_told_when_the_app_is_down(droplet):
+    droplet.shell("systemctl stop giggles.socket giggles.service")
+    try:
+        page, api = droplet.request(path="/"), droplet.request(path="/api/health")
+        assert droplet.request(path="/static/style.css").status == 200, "static files do not need the app"
+    finally:
+        droplet.shell("systemctl start giggles.socket giggles.service")
+    assert (page.status, api.status) == (502, 502)
+    assert b"Back in a moment" in page.body
+    assert "does not answer" in json.loads(api.body)["detail"]
+    for answer in (page, api):
+        assert_headers_once(answer)
+        assert answer.all("Retry-After") == ["10"]
+        assert answer.all("Cache-Control") == ["no-store"]
+    droplet.wait_for("the app to answer again", droplet.healthy)
+
+
+def test_long_requests_may_take_ten_minutes(droplet):
+    configuration = droplet.shell("nginx -T 2>/dev/null")
+    for location in ("/api/", "/api/auth/"):
+        assert "proxy_read_timeout 600s;" in configuration.split(f"location ^~ {location} {{")[1].split("}")[0]
+
+
 def test_guessing_passwords_is_slowed_down(droplet, token):
     """Last in this file: it uses up what this address may ask for in a minute."""
     body = json.dumps({"email": "tester@example.com", "password": "wrong"}).encode()
