@@ -28,6 +28,7 @@ class Machine:
         self.commands: list[str] = []
         self.enforced: dict[int, list[str]] = {4: [], 6: []}
         self.policy = {4: "ACCEPT", 6: "ACCEPT"}
+        self.built = {4: False, 6: False}
         self.deaf = False
         for folder in ("usr/sbin", "usr/share/ufw/iptables", "etc/ufw", "etc/default", "var/lib/giggles"):
             (root / folder).mkdir(parents=True)
@@ -57,10 +58,14 @@ class Machine:
         self.write(rule.version, [*self.rules(rule.version), rule])
 
     def load(self) -> None:
+        """Do as ufw-init does: jumps from INPUT are made together with the chains, and foreign rules are left alone."""
         for version in (4, 6):
             prefix = "ufw" if version == 4 else "ufw6"
             self.policy[version] = "DROP"
-            self.enforced[version] = [f"-A INPUT -j {prefix}-user-input"] + [
+            kept = [line for line in self.enforced[version] if not line.startswith(f"-A {prefix}-")]
+            jump = [] if self.built[version] else [f"-A INPUT -j {prefix}-user-input"]
+            self.built[version] = True
+            self.enforced[version] = [*kept, *jump] + [
                 f"-A {prefix}-user-input -p tcp -m tcp --dport {rule.port} -j ACCEPT"
                 for rule in self.rules(version)
                 if rule.action in ("allow", "limit")
@@ -78,6 +83,8 @@ class Machine:
             version = 6 if command[0] == "ip6tables" else 4
             if "-F" in command:
                 self.enforced[version] = []
+            if "-X" in command:
+                self.built[version] = False
             if "-P" in command:
                 self.policy[version] = "ACCEPT"
             return 0, ""
@@ -225,7 +232,7 @@ def test_a_hook_made_executable_is_noticed(machine: Machine, firewall: Firewall)
     assert firewall.differences(wish()) == {"files": ["/etc/ufw/before.init"]}
 
 
-def test_switched_off_is_switched_on_again(machine: Machine, firewall: Firewall) -> None:
+def test_switched_off_and_flushed_is_switched_on_again(machine: Machine, firewall: Firewall) -> None:
     firewall.bring(wish())
     machine(["ufw", "--force", "disable"])
     assert firewall.differences(wish()) == {"enabled": {"old": False, "new": True}}

@@ -197,7 +197,7 @@ class Firewall:
             if was_enabled:
                 self._ufw("--force", "disable")
             return
-        if any(self.enforced(version).foreign() for version in wish.versions()):
+        if not was_enabled or any(self.enforced(version).foreign() for version in wish.versions()):
             self._flush(wish)
         self._ufw(*(["reload"] if was_enabled else ["--force", "enable"]))
         self._prove(wish)
