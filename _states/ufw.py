@@ -81,9 +81,7 @@ def exactly(  # noqa: PLR0917
             ret["comment"] = f"To be changed: {machinery.summary(differences)}."
             return ret
         if not firewall.installed():
-            raise FirewallError(
-                "ufw is not installed, so no firewall could be set up. Install the package ufw before this state."
-            )
+            raise FirewallError("ufw is not installed, so no firewall could be set up. Install the package ufw before this state.")
         firewall.bring(wish)
     except FirewallError as error:
         ret["result"] = False

@@ -104,9 +104,7 @@ class Checkpoint:
             data: dict[str, Any] = json.loads(CHECKPOINT.read_text())
         except FileNotFoundError:
             return None
-        return cls(
-            snapshot.Snapshot.from_json(data["state"]), data["enforced"], data["process"], data["started"], data["at"]
-        )
+        return cls(snapshot.Snapshot.from_json(data["state"]), data["enforced"], data["process"], data["started"], data["at"])
 
 
 def begin(home: Path | None) -> None:
@@ -125,9 +123,7 @@ def begin(home: Path | None) -> None:
     _arm()
 
 
-def end(
-    user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callable[..., None] = attempt
-) -> list[str] | None:
+def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callable[..., None] = attempt) -> list[str] | None:
     """Prove that the administrator can log in, if anything that decides about it has changed since `begin`.
 
     Arguments:
