@@ -8,7 +8,7 @@ import datetime
 import time
 from pathlib import Path
 
-from gigglekit.certificate import environment, issue, lineage, placeholder, plan, refusal
+from gigglekit.certificate import environment, issue, lineage, placeholder, plan, privacy, refusal
 from gigglekit.certificate.errors import CertificateError, Refused, Unreadable
 from gigglekit.files import links
 
@@ -300,6 +300,40 @@ def certificate(
         f"A certificate for {', '.join(wanted.domains)} has been issued." if reasons else "Unused certificates have been removed."
     )
     return ret
+
+
+def keys_private(name, config_dir="/etc/letsencrypt"):
+    """
+    Ensure that certbot's private keys, of certificates and of accounts, are root's alone.
+
+    name
+        Only an identifier.
+
+    config_dir
+        certbot's configuration folder; while it does not exist there is nothing to expose.
+
+    .. code-block:: yaml
+
+        certificate-keys-private:
+          certbot.keys_private: []
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "Nobody but root can read a private key."}
+    found = {str(path): {"old": was, "new": "0:0, nothing for others"} for path, was in privacy.exposed(Path(config_dir)).items()}
+    if not found:
+        return ret
+    if __opts__["test"]:
+        return {**ret, "result": None, "changes": found, "comment": "What is open to others would be closed."}
+    try:
+        for path in found:
+            privacy.close(Path(path))
+            ret["changes"][path] = found[path]
+    except CertificateError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    return {
+        **ret,
+        "comment": "What was open to others is closed. If anybody but root could log in meanwhile, have a new key: "
+        "certbot renew --force-renewal --new-key.",
+    }
 
 
 def _inspect(tool, wanted):

@@ -42,3 +42,7 @@ nginx-serves-certificate:
       - certbot: certificate-issued
     - require:
       - certbot: certificate-served
+
+# certbot hands a key's mode on to the next one, so an open one would stay open.
+certificate-keys-private:
+  certbot.keys_private: []

@@ -178,6 +178,25 @@ def test_placeholder_is_made_once_and_repaired(machine):
     assert state(machine, "certbot.placeholder_present", name=str(place))["changes"] == {"modes": {f"{place}/privkey.pem": "0600"}}
 
 
+def test_keys_that_others_can_read_are_closed_and_named(machine):
+    folder = machine.folder / "letsencrypt"
+    keys = {"config_dir": str(folder), "name": "keys-private"}
+    assert state(machine, "certbot.keys_private", **keys)["changes"] == {}
+    key, account = folder / "archive/site/privkey1.pem", folder / "accounts/authority/directory/one/private_key.json"
+    for path, mode in {key: 0o644, account: 0o400}.items():
+        path.parent.mkdir(parents=True)
+        path.touch(mode)
+    (folder / "archive").chmod(0o755)
+    (folder / "accounts").chmod(0o700)
+    looked = state(machine, "certbot.keys_private", test=True, **keys)
+    assert looked["result"] is None
+    assert set(looked["changes"]) == {str(folder / "archive"), str(key)}
+    assert key.stat().st_mode & 0o777 == 0o644
+    assert set(state(machine, "certbot.keys_private", **keys)["changes"]) == set(looked["changes"])
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert state(machine, "certbot.keys_private", **keys)["changes"] == {}
+
+
 def test_installation_is_faithful_in_test_mode_and_failure_is_one_paragraph(machine):
     folder = machine.folder
     arguments = {"name": f"{folder}/opt", "lock": f"{folder}/certbot.txt", "version": "3.11", "uv": f"{folder}/uv"}
