@@ -19,7 +19,7 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def exactly(  # noqa: PLR0917
+def exactly(
     name: str,
     rules: list[dict[str, Any]],
     enabled: bool = True,
