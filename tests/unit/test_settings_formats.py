@@ -36,6 +36,7 @@ RIGHT = {
     "relative-path": [".", "laughter-detector", "a/b.txt"],
     "absolute-path": ["/etc/ssl/ca.pem"],
     "module-attribute": ["src.main:app", "main:app"],
+    "python-request": ["system", "3.11", ">=3.9,<3.12", ">= 3.10"],
     "requirement": ["gotrue==2.4.1", "setuptools<81", "numpy>=1.24, <2"],
     "debian-package": ["ffmpeg", "libstdc++6", "python3-dev"],
     "https-url": ["https://acme.example.com:14000/dir"],
@@ -111,6 +112,7 @@ WRONG = {
     "relative-path": [("", "empty"), ("/etc", "absolute"), ("a/../../b", r"leaves"), ("a\nb", "characters")],
     "absolute-path": [("etc", "not absolute"), ("/a/../b", "contains"), ("/a b", "characters")],
     "module-attribute": [("src.main", "does not name"), ("src/main:app", "does not name")],
+    "python-request": [("python3", "no Python"), ("2.7", "no Python"), (">=3.9;<3.12", "no Python"), ("", "no Python")],
     "requirement": [("gotrue", "version limit"), ("-r other.txt", "version limit"), ("x @ https://y", "version limit")],
     "debian-package": [("FFmpeg", "package"), ("a b", "package"), ("-y", "package")],
     "https-url": [

@@ -225,6 +225,14 @@ def requirement_fault(text: str) -> Reason | None:
     )
 
 
+def python_request_fault(text: str) -> Reason | None:
+    """Return why `text` names no Python that `gigglekit.release.interpreter` could look for."""
+    clause = r"(>=|<=|==|<|>)?\s*3\.\d{1,2}"
+    if text == "system" or re.fullmatch(rf"{clause}(\s*,\s*{clause})*", text):
+        return None
+    return "it names no Python"
+
+
 def debian_package_fault(text: str) -> Reason | None:
     """Return why `text` is not a package name (Debian policy section 5.6.1)."""
     return None if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", text) else "it is not the name of a package"
@@ -392,6 +400,7 @@ FORMATS: Mapping[str, Format] = {
     "relative-path": Format("a path without a leading / and without ..", relative_path_fault),
     "absolute-path": Format("a path that begins with / and has no ..", absolute_path_fault),
     "module-attribute": Format("a module and an object in it, such as src.main:app", module_attribute_fault),
+    "python-request": Format("system, a version such as 3.11, or a range such as >=3.9,<3.12", python_request_fault),
     "requirement": Format("a package with a version limit such as setuptools<81", requirement_fault),
     "debian-package": Format("the name of a package such as ffmpeg", debian_package_fault),
     "https-url": Format("an https:// address without credentials", https_url_fault),
