@@ -147,7 +147,7 @@ check_package_lists() {
   # Refreshing the lists of what could be installed installs nothing; it is the one honest test of the mirror.
   local output
   if ! output=$(apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o APT::Update::Error-Mode=any update 2>&1 </dev/null); then
-    problem "The package lists cannot be fetched, so nothing can be installed. apt says: $(grep -E '^(E|Err|W):?' <<<"$output" | head -n 2 | tr '\n' ' '). Check the droplet's network and name server (ping, /etc/resolv.conf) and /etc/apt, then run this again."
+    problem "The package lists cannot be fetched, so nothing can be installed. apt says: $(sed -nE 's/^[EW]: //p' <<<"$output" | head -n 1). Check the droplet's network and name server (ping, /etc/resolv.conf) and /etc/apt, then run this again."
   fi
 }
 
@@ -191,7 +191,7 @@ check_domain() {
   if [ -z "$answer" ]; then
     problem "The name $domain has no address yet, so no certificate can be had. Create an A record for it that points to $(own_addresses | head -n 1) at your DNS provider and wait until it is known, or go on without HTTPS for now with --skip-dns-check."
   elif ! grep -qxF -f <(own_addresses) <<<"$answer"; then
-    problem "The name $domain points to $(tr '\n' ' ' <<<"$answer"), but this machine is $(own_addresses | tr '\n' ' '). Change the A record at your DNS provider (and remove an AAAA record of another machine), or go on without a certificate with --skip-dns-check."
+    problem "The name $domain points to $(paste -sd ' ' <<<"$answer"), but this machine is $(own_addresses | paste -sd ' '). Change the A record at your DNS provider (and remove an AAAA record of another machine), or go on without a certificate with --skip-dns-check."
   fi
 }
 
@@ -206,7 +206,8 @@ check_admin_key() {
   elif [ -z "$admin_key" ]; then
     local file
     for file in "$answers" "$DROPLET_PILLAR" "$here/pillar/giggles.sls" "$here/pillar/${environment:-production}.sls"; do
-      [ -z "$file" ] || [ -z "$(public_key_lines "$file")" ] || return 0
+      # The committed pillar explains itself by an example, which is nobody's key.
+      [ ! -r "$file" ] || [ -z "$(sed '/^ *#/d' "$file" | public_key_lines)" ] || return 0
     done
     # DigitalOcean gives the keys chosen at creation to root: the same person is the administrator.
     [ ! -r /root/.ssh/authorized_keys ] || admin_key=$(public_key_lines /root/.ssh/authorized_keys)
@@ -257,7 +258,9 @@ install_salt() {
   fi
   ln -sfn "$name" "$SALT_HOME/current.new"
   mv -T "$SALT_HOME/current.new" "$SALT_HOME/current"
-  ln -sfn "$SALT_HOME/current/bin/salt-call" /usr/local/bin/salt-call
+  if [ "$(readlink /usr/local/bin/salt-call)" != "$SALT_HOME/current/bin/salt-call" ]; then
+    ln -sfn "$SALT_HOME/current/bin/salt-call" /usr/local/bin/salt-call
+  fi
 }
 
 lay_tree() {
@@ -270,9 +273,12 @@ lay_tree() {
 }
 
 configure_minion() {
-  install -D -m 0644 "$HOME_OF_TREE/salt/common/files/etc/salt/minion.d/giggles.conf" /etc/salt/minion.d/giggles.conf
-  printf 'giggles_environment: %s\n' "$environment" > /etc/salt/grains.new
-  mv /etc/salt/grains.new /etc/salt/grains
+  local file=etc/salt/minion.d/giggles.conf grain="giggles_environment: $environment"
+  cmp -s "$HOME_OF_TREE/salt/common/files/$file" "/$file" || install -D -m 0644 "$HOME_OF_TREE/salt/common/files/$file" "/$file"
+  if [ "$(cat /etc/salt/grains 2>/dev/null)" != "$grain" ]; then
+    printf '%s\n' "$grain" > /etc/salt/grains.new
+    mv /etc/salt/grains.new /etc/salt/grains
+  fi
   [ -e /etc/salt/minion ] || : > /etc/salt/minion
 }
 

@@ -175,7 +175,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "A CAA record forbids this authority to issue for the domain: add it to the record, or remove the record.",
     ),
     (
-        r"Type:\s+dns\b|NXDOMAIN|DNS problem|no valid A records|No valid IP addresses",
+        r"Type:\s+dns\b|NXDOMAIN|DNS problem|no valid A records|No valid IP addresses|could not resolve",
         "Let the A record (and the AAAA record, if there is one) of every name point at this server; new records can "
         "take minutes to be seen.",
     ),
@@ -195,6 +195,11 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     (
         r"invalidEmail|invalidContact|unsupportedContact|contact email",
         "Correct giggles:web:acme:email, or set it to null.",
+    ),
+    (
+        r"accountDoesNotExist|Account \S+ not found|account .{0,40}(?:deactivated|revoked)",
+        "The authority does not accept this server's account any more: move /etc/letsencrypt/accounts away and apply the "
+        "state again, which registers a new one.",
     ),
     (
         r"No space left on device|Disk quota",
@@ -235,8 +240,14 @@ def retry_time(output: str) -> float | None:
     return moment.replace(tzinfo=datetime.timezone.utc).timestamp()
 
 
+# certbot said Domain before it knew of certificates for addresses, and says Identifier since.
+_PROBLEM = re.compile(
+    r"(?:Domain|Identifier):\s+(\S+)\s+Type:\s+(\S+)\s+Detail:\s+(.+?)(?=\n\s*\n|\n\s*(?:Domain|Identifier):|\Z)", re.S
+)
+
+
 def _said(output: str) -> str:
-    problems = re.findall(r"Domain:\s+(\S+)\s+Type:\s+(\S+)\s+Detail:\s+(.+?)(?=\n\s*\n|\n\s*Domain:|\Z)", output, re.S)
+    problems = _PROBLEM.findall(output)
     if problems:
         return "; ".join(f"{domain}: {kind}: {_flat(detail)}" for domain, kind, detail in problems)
     unexpected = re.search(r"An unexpected error occurred:\s*\n(.+?)(?=\n\s*Ask for help|\n\s*\n|\Z)", output, re.S)

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 # What the caller happens to have set must not choose another interpreter, library or repository.
 _DROPPED = ("PYTHON", "GIT_", "LD_", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT", "BASH_ENV")
 
+# How git and uv begin what went wrong; what follows explains it.
+_ERROR = ("error:", "fatal:", "×")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -29,8 +32,11 @@ class Outcome:
 
     @property
     def last_words(self) -> str:
-        """The last lines that say something, on one line, at most 400 characters."""
+        """What it said was wrong, on one line, at most 400 characters: from its first error on, else its last lines."""
         lines = [line.strip() for line in (self.complaint or self.output).splitlines() if line.strip()]
+        for number, line in enumerate(lines):
+            if line.startswith(_ERROR):
+                return " · ".join(line.lstrip("×╰─▶ ") for line in lines[number:])[:400]
         return " · ".join(lines[-3:])[-400:]
 
 
