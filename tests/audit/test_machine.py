@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from tests.droplet.conftest import Droplet
 POLICIES = {"bookworm": "Hardened Debian 12 (version 3)", "trixie": "Hardened Debian 13 (version 1)"}
 MOST_EXPOSURE = 2.0
 LEAST_HARDENING_INDEX = 80
-LIMIT_SECONDS = 40
-"""ufw's limit forgets connections after 30 seconds."""
+LIMIT_SECONDS = 31
+"""ufw's limit forgets connections after 30 seconds without another one."""
 
 
 def ssh_answers(droplet: Droplet) -> bool:
@@ -34,7 +35,10 @@ def ssh_answers(droplet: Droplet) -> bool:
 @pytest.fixture
 def rested(droplet: Droplet) -> Droplet:
     """Return the droplet at a time when the connection limit on ssh is not used up by the test before."""
-    droplet.wait_for("the connection limit of ssh to pass", lambda: ssh_answers(droplet), LIMIT_SECONDS)
+    if not ssh_answers(droplet):
+        # Asking more often would keep the limit alive.
+        time.sleep(LIMIT_SECONDS)
+        assert ssh_answers(droplet)
     return droplet
 
 
@@ -52,7 +56,9 @@ def test_exactly_ssh_http_and_https_are_open(rested: Droplet) -> None:
 def test_ssh_passes_the_policy_of_its_system(rested: Droplet) -> None:
     policy = POLICIES[rested.info["release"]]
     ssh_audit = Path(sys.executable).with_name("ssh-audit")
-    judged = subprocess.run([ssh_audit, "--policy", policy, rested.info["ip"]], capture_output=True, text=True, check=False, timeout=120)
+    # Its test of the connection rate trips over ufw's limit; that there is a limit is a promise of its own.
+    command = [ssh_audit, "--skip-rate-test", "--policy", policy, rested.info["ip"]]
+    judged = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
