@@ -26,7 +26,6 @@ from pathlib import Path
 
 from gigglekit.files import tree as files_tree
 from gigglekit.release import live, venv
-from gigglekit.release import units as systemd_units
 from gigglekit.release.errors import ReleaseError
 from gigglekit.release.service import SystemdService
 from gigglekit.release.settings import Layout, Settings
@@ -156,55 +155,6 @@ def socket(name, user, group, mode="0660"):
     os.lchown(name, *owner)
     Path(name).chmod(octal)
     ret["comment"] = f"{name} was put right."
-    return ret
-
-
-def active(name, units, needs=None):
-    """
-    systemd units run, and will after a boot. Much cheaper than one ``service.running`` for each.
-
-    name
-        Not used; any text.
-    units
-        Their names, with suffixes.
-    needs
-        A path without which there is nothing to run yet.
-
-    .. code-block:: yaml
-
-        app-running:
-          giggles.active:
-            - units: [giggles.socket, giggles.service]
-            - needs: /opt/giggles/current
-    """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "All run."}
-    if needs is not None and not Path(needs).exists():
-        ret["comment"] = f"{needs} does not exist yet, so there is nothing to run."
-        return ret
-    try:
-        down = [unit for unit in systemd_units.look(units) if not unit.is_up]
-        if not down:
-            return ret
-        ret["changes"] = {unit.name: {"old": str(unit), "new": "active, enabled"} for unit in down}
-        if __opts__["test"]:
-            ret["result"] = None
-            ret["comment"] = f"{', '.join(unit.name for unit in down)} would be brought up."
-            return ret
-        systemd_units.bring_up(down)
-        still = [unit for unit in systemd_units.look([unit.name for unit in down]) if not unit.is_up]
-    except ReleaseError as error:
-        ret["result"] = False
-        ret["changes"] = {}
-        ret["comment"] = str(error)
-        return ret
-    if still:
-        ret["result"] = False
-        ret["comment"] = (
-            f"{', '.join(f'{unit.name} is {unit}' for unit in still)}, although it was started. See systemctl status "
-            f"{still[0].name}, correct what it names, then apply again."
-        )
-    else:
-        ret["comment"] = f"{', '.join(unit.name for unit in down)} was brought up."
     return ret
 
 

@@ -1,4 +1,6 @@
-"""Units that run and start at boot, several at once."""
+"""Units that run and start at boot, several at once. Much cheaper than one ``service.running`` for each."""
+
+from pathlib import Path
 
 from gigglekit.systemd import units as systemd_units
 
@@ -7,13 +9,19 @@ def __virtual__():
     return "units"
 
 
-def running(name, units=None):
-    """Have units unmasked, enabled and running. A change in a watched state restarts them.
+def running(name, units=None, needs=None, boot=True, reload=False):
+    """Have units unmasked, enabled and running. A change in a watched state restarts them, or has them reload.
 
     name
         The unit, or in words what the units are for.
     units
         The units, if they are several; a name without a suffix is a service.
+    needs
+        A path without which there is nothing to run yet.
+    boot
+        Whether they are to be enabled; not so a service that its socket starts.
+    reload
+        Whether a change in a watched state makes them read their configuration again instead of restarting them.
 
     .. code-block:: yaml
 
@@ -21,7 +29,9 @@ def running(name, units=None):
           units.running:
             - units: [apt-daily.timer, apt-daily-upgrade.timer]
     """
-    return _established(name, units, running=True)
+    # Salt calls mod_watch only where the state itself has changed nothing. What is merely enabled again still runs with
+    # what it had read, and so do the units beside one that had to be started.
+    return _runs(name, units or [name], needs, boot, reload, watched=_watched_has_changed)
 
 
 def enabled(name, units=None):
@@ -37,13 +47,13 @@ def enabled(name, units=None):
         systemd-timesyncd.service:
           units.enabled: []
     """
-    return _established(name, units, running=False)
+    return _established(name, units or [name], running=False, boot=True)[0]
 
 
-def mod_watch(name, sfun=None, units=None, **_kwargs):
-    """Restart units because a state they watch changed.
+def mod_watch(name, sfun=None, units=None, needs=None, boot=True, reload=False, **_kwargs):
+    """Restart units, or have them reload, because a state they watch changed.
 
-    name, units
+    name, units, needs, boot, reload
         As in ``running``.
     sfun
         The function that watches.
@@ -55,50 +65,76 @@ def mod_watch(name, sfun=None, units=None, **_kwargs):
             - units: [apt-daily.timer]
             - watch: [{file: apt-daily.timer}]
     """
-    ret = running(name, units) if sfun == "running" else enabled(name, units)
-    names = [unit for unit in units or [name] if unit not in ret["changes"]]
-    if ret["result"] is False or sfun != "running" or not names:
-        return ret
-    if __opts__["test"]:
-        ret["result"] = None
-        ret["comment"] = f"Would be restarted: {', '.join(names)}."
-    else:
-        try:
-            systemd_units.restart(names)
-        except systemd_units.UnitError as error:
-            ret.update(result=False, comment=str(error))
-            return ret
-        ret["comment"] = f"Restarted: {', '.join(names)}."
-    ret["changes"].update({unit: {"old": "running", "new": "restarted"} for unit in names})
+    if sfun != "running":
+        return enabled(name, units)
+    return _runs(name, units or [name], needs, boot, reload, watched=lambda: True)
+
+
+def _runs(name, names, needs, boot, reload, watched):
+    if needs is not None and not Path(needs).exists():
+        return {"name": name, "result": True, "changes": {}, "comment": f"{needs} does not exist yet, so there is nothing to run."}
+    ret, started = _established(name, names, running=True, boot=boot)
+    left = [unit for unit in names if unit not in started]
+    if ret["result"] is not False and left and watched():
+        _refresh(ret, left, reload)
     return ret
 
 
-def _established(name, units, running):
+def _refresh(ret, names, reload):
+    done = "reloaded" if reload else "restarted"
+    words = f"{', '.join(names)} {{}}{done}, since something watched changed."
+    if __opts__["test"]:
+        ret["result"] = None
+        ret["comment"] += " " + words.format("would be ")
+    else:
+        try:
+            (systemd_units.reload if reload else systemd_units.restart)(names)
+        except systemd_units.UnitError as error:
+            ret.update(result=False, comment=str(error))
+            return
+        ret["comment"] += " " + words.format("")
+    for unit in names:
+        change = ret["changes"].setdefault(unit, {"old": "running"})
+        change["new"] = f"{change['new']}, {done}" if "new" in change else done
+
+
+def _watched_has_changed():
+    watched = {pair for requisite in __low__.get("watch", ()) for pair in requisite.items()}
+    return any(
+        state.get("changes") and (tag.partition("_|-")[0], named) in watched
+        for tag, state in __running__.items()
+        for named in (state.get("__id__"), state.get("name"))
+    )
+
+
+def _established(name, names, running, boot):
+    """Return the state's result, and the units that had to be started."""
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    names = units or [name]
+    wish = {"running": running, "boot": boot}
     try:
-        wanted = [unit for unit in systemd_units.inspect(names) if unit.masked or not unit.starts_at_boot or (running and not unit.runs)]
+        wanted = [unit for unit in systemd_units.inspect(names) if unit.lacks(**wish)]
         if not wanted:
             ret["comment"] = f"{'Running' if running else 'Enabled'}: {', '.join(names)}."
-            return ret
-        goal = "enabled, active" if running else "enabled"
+            return ret, []
+        goal = ", ".join(word for word, is_wanted in (("enabled", boot), ("active", running)) if is_wanted)
         changes = {unit.name: {"old": str(unit), "new": goal} for unit in wanted}
+        started = [unit.name for unit in wanted if running and not unit.runs]
         if __opts__["test"]:
             ret.update(result=None, changes=changes, comment=f"Would be put right: {', '.join(changes)}.")
-            return ret
+            return ret, started
         for unit in wanted:
-            systemd_units.establish(unit, running=running)
+            systemd_units.establish(unit, **wish)
             ret["changes"][unit.name] = changes[unit.name]
-        left = [unit for unit in systemd_units.inspect(list(changes)) if not unit.starts_at_boot or (running and not unit.runs)]
+        left = [unit for unit in systemd_units.inspect(list(changes)) if unit.lacks(**wish)]
     except systemd_units.UnitError as error:
         ret.update(result=False, comment=str(error))
-        return ret
+        return ret, []
     if left:
         names = ", ".join(f"{unit.name} ({unit})" for unit in left)
         ret.update(
             result=False,
             comment=f"systemd did as asked, yet this is not as it should be: {names}. Its journal (`journalctl -u UNIT -n 50`) says why.",
         )
-        return ret
+        return ret, started
     ret["comment"] = f"Put right: {', '.join(changes)}."
-    return ret
+    return ret, started

@@ -33,10 +33,8 @@ fail2ban-files-exact:
       - strays: fail2ban-files-exact
 
 fail2ban-runs:
-  service.running:
-    - name: fail2ban
-    - enable: True
-    - unmask: True
+  units.running:
+    - name: fail2ban.service
     - reload: True
     - watch:
       - file: /etc/fail2ban/jail.d/giggles.local

@@ -17,9 +17,7 @@ firewall-exact:
 
 # The unit that loads the rules when the machine starts.
 firewall-starts:
-  service.running:
-    - name: ufw
-    - enable: True
-    - unmask: True
+  units.running:
+    - name: ufw.service
     - require:
       - ufw: firewall-exact

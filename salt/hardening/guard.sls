@@ -21,5 +21,5 @@ login-proven:
     - require_any:
       - login: login-guarded
       - login: nobody-else-has-power
-      - service: ssh-runs
-      - service: firewall-starts
+      - units: ssh-runs
+      - units: firewall-starts

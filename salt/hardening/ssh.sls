@@ -96,12 +96,9 @@ ssh-started-without-options:
 
 # The administrator's account and keys come first: from here on nobody else gets in. Reloading keeps sessions.
 ssh-runs:
-  service.running:
-    - name: {{ giggles.os.ssh.unit }}
-{%- if not giggles.os.ssh.socket %}
-    - enable: True
-{%- endif %}
-    - unmask: True
+  units.running:
+    - name: {{ giggles.os.ssh.unit }}.service
+    - boot: {{ not giggles.os.ssh.socket }}
     - reload: True
     - require:
       - login: nobody-else-has-power
@@ -112,10 +109,8 @@ ssh-runs:
       - login: ssh-host-keys-strong
 {% if giggles.os.ssh.socket %}
 ssh-listens:
-  service.running:
+  units.running:
     - name: {{ giggles.os.ssh.socket }}
-    - enable: True
-    - unmask: True
     - require:
-      - service: ssh-runs
+      - units: ssh-runs
 {% endif %}

@@ -7,8 +7,8 @@ cron-installed:
     - name: cron
 
 cron-running:
-  giggles.active:
-    - units: [cron.service]
+  units.running:
+    - name: cron.service
     - require:
       - pkg: cron-installed
 

@@ -18,13 +18,19 @@ class Systemd:
 
     def __init__(self, **known: list[str]) -> None:
         self.known = {name.replace("_", "."): state for name, state in known.items()}
+        self.outdated: list[str] = []
         self.ran: list[str] = []
 
     def __call__(self, command: Sequence[str]) -> str:
+        if command[1] == "daemon-reload":
+            self.ran.append("daemon-reload")
+            return ""
         verb, names = command[1], command[command.index("--") + 1 :]
         if verb == "show":
             absent = ["not-found", "inactive", ""]
-            return "\n".join("Id={}\nLoadState={}\nActiveState={}\nUnitFileState={}\n".format(n, *self.known.get(n, absent)) for n in names)
+            block = "Id={}\nLoadState={}\nActiveState={}\nUnitFileState={}\nNeedDaemonReload={}\n"
+            outdated = ["yes" if "daemon-reload" not in self.ran and name in self.outdated else "no" for name in names]
+            return "\n".join(block.format(n, *self.known.get(n, absent), old) for n, old in zip(names, outdated, strict=True))
         self.ran.append(f"{verb} {' '.join(names)}")
         for name in names:
             state = self.known[name]
@@ -32,7 +38,7 @@ class Systemd:
                 state[0], state[2] = "loaded", "disabled"
             elif verb == "enable":
                 state[2] = "enabled"
-            elif verb in {"start", "restart"}:
+            elif verb in {"start", "restart", "reload"}:
                 state[1] = "active"
         return ""
 
@@ -49,13 +55,17 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
     return fake
 
 
-def load(test: bool) -> ModuleType:
+def load(test: bool, watched: bool = False) -> ModuleType:
+    """Return the state module; with `watched`, in a run in which the file that the state watches has changed."""
     spec = importlib.util.spec_from_file_location("units_state", REPOSITORY / "_states" / "units.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.__opts__ = {"test": test}  # type: ignore[attr-defined]
+    module.__low__ = {"watch": [{"file": "configuration"}]}  # type: ignore[attr-defined]
+    state = {"__id__": "configuration", "name": "/etc/right", "changes": {"diff": "+"} if watched else {}}
+    module.__running__ = {"file_|-configuration_|-/etc/right_|-managed": state}  # type: ignore[attr-defined]
     return module
 
 
@@ -108,3 +118,55 @@ def test_enabling_does_not_start(systemd: Systemd) -> None:
     ret = load(test=False).enabled("clock.service")
     assert ret["result"] is True
     assert systemd.ran == ["enable clock.service"]
+
+
+def test_reloading_ends_nothing(systemd: Systemd) -> None:
+    ret = load(test=True).mod_watch("right.service", sfun="running", reload=True)
+    assert (ret["result"], ret["changes"]) == (None, {"right.service": {"old": "running", "new": "reloaded"}})
+    assert systemd.ran == []
+    ret = load(test=False).mod_watch("right.service", sfun="running", reload=True)
+    assert ret["changes"] == {"right.service": {"old": "running", "new": "reloaded"}}
+    assert systemd.ran == ["reload right.service"]
+
+
+def test_what_is_only_enabled_again_reads_what_changed_meanwhile(systemd: Systemd) -> None:
+    """Salt asks nothing more of a state that has changed something itself, whatever it watches."""
+    ret = load(test=False, watched=True).running("disabled.service", reload=True)
+    assert systemd.ran == ["enable disabled.service", "reload disabled.service"]
+    assert ret["changes"] == {"disabled.service": {"old": "disabled, active", "new": "enabled, active, reloaded"}}
+    systemd.known["disabled.service"][2], systemd.ran = "disabled", []
+    load(test=False).running("disabled.service", reload=True)
+    assert systemd.ran == ["enable disabled.service"]
+
+
+def test_what_was_just_started_is_not_restarted_and_its_neighbours_are(systemd: Systemd) -> None:
+    ret = load(test=False, watched=True).running("all", units=["right.service", "stopped.service"])
+    assert systemd.ran == ["reset-failed stopped.service", "start stopped.service", "restart right.service"]
+    assert set(ret["changes"]) == {"right.service", "stopped.service"}
+    assert all(set(change) == {"old", "new"} for change in ret["changes"].values())
+
+
+def test_what_a_socket_starts_is_unmasked_and_run_but_not_enabled(systemd: Systemd) -> None:
+    systemd.known["ssh.service"] = ["masked", "inactive", "masked"]
+    ret = load(test=False).running("ssh.service", boot=False)
+    assert ret["result"] is True
+    assert systemd.ran == ["unmask ssh.service", "unmask ssh.service", "start ssh.service"]
+    assert load(test=False).running("ssh.service", boot=False)["changes"] == {}
+
+
+def test_nothing_is_asked_for_before_there_is_something_to_run(systemd: Systemd, tmp_path: Path) -> None:
+    needed = tmp_path / "release"
+    for ret in (
+        load(test=False).running("stopped.service", needs=str(needed)),
+        load(test=False).mod_watch("stopped.service", sfun="running", needs=str(needed)),
+    ):
+        assert (ret["result"], ret["changes"]) == (True, {})
+    assert systemd.ran == []
+    needed.touch()
+    assert load(test=False).running("stopped.service", needs=str(needed))["changes"]
+
+
+def test_a_unit_file_that_systemd_has_not_read_is_read_first(systemd: Systemd) -> None:
+    systemd.outdated = ["stopped.service"]
+    load(test=False).running("stopped.service")
+    assert systemd.ran == ["daemon-reload", "reset-failed stopped.service", "start stopped.service"]

@@ -86,11 +86,6 @@ def test_socket_gets_its_owner_and_mode(minion: Minion, uploads: Path, tmp_path:
         assert apply(minion, "giggles.socket", str(tmp_path / "s"), **arguments)["changes"] == {}
 
 
-def test_units_are_not_asked_for_before_there_is_something_to_run(minion: Minion, uploads: Path, tmp_path: Path) -> None:
-    result = apply(minion, "giggles.active", "x", units=["giggles.service"], needs=str(tmp_path / "not-there"))
-    assert (result["result"], result["changes"]) == (True, {})
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

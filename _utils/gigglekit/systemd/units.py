@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState"
+_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
 _STARTS_AT_BOOT = frozenset({"enabled", "static", "alias", "indirect", "generated"})
 _RUNS = frozenset({"active", "activating", "reloading"})
 
@@ -30,12 +30,14 @@ class Unit:
         load: `loaded`, `masked`, `not-found`, `bad-setting` or `error`.
         active: `active`, `inactive`, `failed`, `activating`, …
         file: `enabled`, `disabled`, `masked`, `static`, … or empty.
+        outdated: its file has changed since systemd read it.
     """
 
     name: str
     load: str
     active: str
     file: str
+    outdated: bool = False
 
     @property
     def exists(self) -> bool:
@@ -56,6 +58,10 @@ class Unit:
     def starts_at_boot(self) -> bool:
         """Whether it comes back by itself."""
         return self.file in _STARTS_AT_BOOT
+
+    def lacks(self, *, running: bool = True, boot: bool = True) -> bool:
+        """Whether anything is to be done before it is unmasked and, as far as they are wanted, starts at boot and runs."""
+        return self.masked or (boot and not self.starts_at_boot) or (running and not self.runs)
 
     def __str__(self) -> str:
         return f"{self.file or self.load}, {self.active}"
@@ -79,17 +85,25 @@ def inspect(names: Sequence[str], *, run: Runner | None = None) -> list[Unit]:
             "`systemctl show` and `journalctl -b -u init.scope`."
         )
     return [
-        Unit(name, block.get("LoadState", ""), block.get("ActiveState", ""), block.get("UnitFileState", ""))
+        Unit(
+            name,
+            block.get("LoadState", ""),
+            block.get("ActiveState", ""),
+            block.get("UnitFileState", ""),
+            block.get("NeedDaemonReload") == "yes",
+        )
         for name, block in zip(names, blocks, strict=True)
     ]
 
 
-def establish(unit: Unit, *, running: bool = True, run: Runner | None = None) -> None:
-    """Have a unit unmasked, enabled and, if wanted, running.
+def establish(unit: Unit, *, running: bool = True, boot: bool = True, run: Runner | None = None) -> None:
+    """Have a unit unmasked and, as far as they are wanted, started at boot and running.
 
     Arguments:
         unit: from `inspect`.
         running: whether to start it too.
+        boot: whether to have it started at boot; False for a unit that another one starts, such as a service behind
+            a socket.
         run: runs a command and returns its output; for tests.
 
     Raises:
@@ -98,16 +112,16 @@ def establish(unit: Unit, *, running: bool = True, run: Runner | None = None) ->
     run = run or _run
     if not unit.exists:
         raise UnitError(
-            f"There is no unit {unit.name} on this machine. The package or file that brings it is missing: see "
-            f"which state "
-            "before this one failed, then apply again."
+            f"There is no unit {unit.name} on this machine. The package or file that brings it is missing: see which "
+            "state before this one failed, then apply again."
         )
-    file = unit.file
     if unit.masked:
         run(["systemctl", "unmask", "--", unit.name])
         run(["systemctl", "unmask", "--runtime", "--", unit.name])
-        file = inspect([unit.name], run=run)[0].file
-    if file not in _STARTS_AT_BOOT:
+        unit = inspect([unit.name], run=run)[0]
+    if unit.outdated:
+        run(["systemctl", "daemon-reload"])
+    if boot and not unit.starts_at_boot:
         run(["systemctl", "enable", "--", unit.name])
     if running and not unit.runs:
         # A unit that failed too often is refused until its failures are forgotten.
@@ -129,6 +143,19 @@ def restart(names: Sequence[str], *, run: Runner | None = None) -> None:
     (run or _run)(["systemctl", "restart", "--", *names])
 
 
+def reload(names: Sequence[str], *, run: Runner | None = None) -> None:
+    """Have units read their configuration again, without an end of what they are doing.
+
+    Arguments:
+        names: units that run.
+        run: runs a command and returns its output; for tests.
+
+    Raises:
+        UnitError: one of them could not, most often because of what is in the configuration.
+    """
+    (run or _run)(["systemctl", "reload", "--", *names])
+
+
 def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False)
@@ -136,8 +163,7 @@ def _run(command: Sequence[str]) -> str:
         raise UnitError(f"{command[0]} is not installed: this needs a machine that runs systemd.") from error
     except subprocess.TimeoutExpired as error:
         raise UnitError(
-            f"`{' '.join(command)}` was still waiting after {error.timeout:.0f} s. See `systemctl list-jobs` "
-            f"and the unit's "
+            f"`{' '.join(command)}` was still waiting after {error.timeout:.0f} s. See `systemctl list-jobs` and the unit's "
             "journal for what it waits for."
         ) from error
     if done.returncode != 0:
