@@ -254,6 +254,8 @@ class Machine:
             _end(keeper, signal.SIGKILL)
         holder = self.nspawn()
         leader = _first_process_below(holder) if holder is not None else None
+        # Asked while it runs: afterwards the files of its temporary file systems are gone.
+        attached = _loop_devices_of(Path(f"/proc/{leader}/root") if leader is not None else self.root)
         if leader is not None:
             # What systemd understands as "power off".
             _end(leader, signal.SIGRTMIN + 4)
@@ -264,7 +266,8 @@ class Machine:
                 _wait_gone(process, 10)
         if Path("/run/systemd/system").is_dir():
             subprocess.run(["systemctl", "stop", f"{self.title}.service"], capture_output=True, check=False)
-        _detach_loop_devices(self.root)
+        for device in attached:
+            _detach(device)
         network.unplug(self.port)
         cgroups.remove(self.title)
 
@@ -329,17 +332,40 @@ def _wait_gone(process: int, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _detach_loop_devices(root: Path) -> None:
-    """Free the loop devices that the machine left attached to files of its tree."""
-    for device in Path("/sys/block").glob("loop*"):
-        backing = device / "loop/backing_file"
-        try:
-            file = backing.read_text().strip()
-        except OSError:
+def _loop_devices_of(tree: Path) -> list[str]:
+    """Return the loop devices attached to files below `tree`.
+
+    The kernel gives a device's file by the name it has inside the machine, where every machine may have one of that name.
+    So a file counts as the device's when it is the same inode.
+
+    Arguments:
+        tree: the machine's directory tree; of a running one /proc/<first process>/root, which shows its mounts as well.
+    """
+    done = subprocess.run(
+        ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN,BACK-FILE"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=CLEAN_ENVIRONMENT,
+        check=False,
+    )
+    found: list[str] = []
+    for line in done.stdout.splitlines():
+        fields = line.split(maxsplit=3)
+        if len(fields) < 4:
             continue
-        if file.startswith(f"{root}/"):
-            run(
-                ["losetup", "--detach", f"/dev/{device.name}"],
-                why=f"/dev/{device.name} could not be freed",
-                remedy="Find who holds it with fuser, then use losetup --detach.",
-            )
+        device, inode, number, file = fields
+        with contextlib.suppress(OSError):
+            status = (tree / file.lstrip("/")).stat()
+            if (str(status.st_ino), f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}") == (inode, number):
+                found.append(device)
+    return found
+
+
+def _detach(device: str) -> None:
+    run(
+        ["losetup", "--detach", device],
+        why=f"{device} could not be freed",
+        remedy="Find who holds it with fuser, then use losetup --detach.",
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from . import answers, host, image, neighbourhood, record, tree
 from .errors import TrialError
 from .image import Recipe
-from .locking import held
+from .locking import forget, held
 from .machine import Machine
 from .record import Record
 from .settings import (
@@ -214,10 +214,12 @@ def down(name: str, purge: bool) -> None:
     """
     with held(_trial_lock(name)):
         if not Place(name).folder.exists():
+            forget(_trial_lock(name))
             return
         if purge:
             with step(f"removed {name}"):
                 _purge(name)
+            forget(_trial_lock(name))
             return
         with step(f"stopped {name}"):
             trial = record.require(name)
