@@ -379,7 +379,8 @@ main() {
 
   say "giggles-salt: converging (the first time takes some minutes)"
   local code=0
-  "$SALT_HOME/current/bin/salt-call" --local --retcode-passthrough --log-level=error --state-output=mixed state.apply </dev/null || code=$?
+  # Warnings of Salt's own modules about coming Pythons are nothing to act on.
+  PYTHONWARNINGS=ignore::DeprecationWarning "$SALT_HOME/current/bin/salt-call" --local --retcode-passthrough --log-level=error --state-output=mixed state.apply </dev/null || code=$?
   report
   if [ "$code" != 0 ]; then
     printf '\nbootstrap: %s\n' "Not everything converged (exit code $code). Each state that failed says above what happened and what to do; the rest is in place. Correct it and run: sudo salt-call state.apply" | fold -s -w 110 >&2
