@@ -59,6 +59,30 @@ def test_everything_comes_back(root: Path) -> None:
     assert snapshot.restore(before, root) == []
 
 
+def test_the_home_comes_back_but_nothing_in_it_is_touched(root: Path) -> None:
+    # sshd trusts no keys in a home that others can write to.
+    home = root / "home/operator"
+    before = snapshot.take(root, (*PLACES, f"home/operator{snapshot.ALONE}"))
+    home.chmod(0o777)
+    (home / "letter").write_text("mine\n")
+    assert snapshot.restore(before, root) == ["/home/operator"]
+    assert home.stat().st_mode & 0o777 == 0o755
+    assert (home / "letter").read_text() == "mine\n"
+    assert snapshot.restore(before, root) == []
+
+
+def test_a_home_that_was_a_link_is_never_emptied(root: Path) -> None:
+    home = root / "home/operator"
+    home.rename(root / "home/elsewhere")
+    home.symlink_to("elsewhere")
+    before = snapshot.take(root, (f"home/operator{snapshot.ALONE}",))
+    home.unlink()
+    home.mkdir()
+    (home / "letter").write_text("mine\n")
+    assert snapshot.restore(before, root) == []
+    assert (home / "letter").read_text() == "mine\n"
+
+
 def test_a_link_put_in_the_place_of_a_file_is_replaced_and_not_followed(root: Path, tmp_path: Path) -> None:
     before = noted(root)
     elsewhere = tmp_path / "elsewhere"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -24,8 +25,9 @@ _SECONDS = 10
 def attempt(user: str, *, port: int = 22, with_sudo: bool = True) -> None:
     """Log in over the loopback interface with a one-time key and become root there.
 
-    The key is added to the account's own authorized_keys, so that the login takes the way of every other one, is only
-    good for connections from this machine, and is gone afterwards whatever happened.
+    The login is to the address that others reach this machine at, so that an sshd that listens or lets in only on
+    127.0.0.1 does not pass. The key is added to the account's own authorized_keys, so that the login takes the way of
+    every other one, is only good for connections from this machine, and is gone afterwards whatever happened.
 
     Arguments:
         user: the account.
@@ -47,8 +49,9 @@ def attempt(user: str, *, port: int = 22, with_sudo: bool = True) -> None:
             raise LoginError(f"no one-time key could be made ({_words(made)})")
         public = private.with_suffix(".pub").read_text().strip()
         authorized = Path(account.pw_dir) / ".ssh/authorized_keys"
-        with _admitted(authorized, f'from="127.0.0.1,::1",restrict,command="{_task(with_sudo)}" {public}'):
-            _log_in(user, port, private, with_sudo)
+        address = _own_address()
+        with _admitted(authorized, f'from="{address}",restrict,command="{_task(with_sudo)}" {public}'):
+            _log_in(user, address, port, private, with_sudo)
 
 
 def _task(with_sudo: bool) -> str:
@@ -56,12 +59,23 @@ def _task(with_sudo: bool) -> str:
     return "sudo -n true && echo giggles-proven" if with_sudo else "echo giggles-proven"
 
 
-def _log_in(user: str, port: int, private: Path, with_sudo: bool) -> None:
+def _own_address() -> str:
+    """Return the IPv4 address that this machine has towards others; 127.0.0.1 where it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Of TEST-NET-1 (RFC 5737). Connecting a datagram socket sends nothing, it only looks the route up.
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _log_in(user: str, address: str, port: int, private: Path, with_sudo: bool) -> None:
     command = [
         "ssh", "-F", "none", "-i", str(private), "-p", str(port), "-n", "-T",
         *("-o", "IdentitiesOnly=yes"), *("-o", "BatchMode=yes"), *("-o", "ConnectTimeout=5"),
         *("-o", "StrictHostKeyChecking=no"), *("-o", "UserKnownHostsFile=/dev/null"), *("-o", "LogLevel=ERROR"),
-        *("-o", "IdentityAgent=none"), f"{user}@127.0.0.1", _task(with_sudo),
+        *("-o", "IdentityAgent=none"), f"{user}@{address}", _task(with_sudo),
     ]  # fmt: skip
     for number in range(_TRIES):
         done = _run(command)

@@ -116,7 +116,9 @@ def begin(home: Path | None) -> None:
         home: the administrator's home folder, or None while there is no such account.
     """
     before = Checkpoint.read()
-    places = snapshot.PLACES + ((str(home / ".ssh").lstrip("/"),) if home else ())
+    # Of the home, its own mode decides as well: sshd trusts no keys in a home that others can write to.
+    own = (f"{home}{snapshot.ALONE}".lstrip("/"), f"{home}/.ssh".lstrip("/")) if home else ()
+    places = snapshot.PLACES + own
     state = before.state if before else snapshot.take(Path("/"), places)
     enforced = before.enforced if before else _enforced()
     Checkpoint(state, enforced, os.getpid(), _start_of(os.getpid()), time.time()).write()

@@ -25,6 +25,8 @@ PLACES = (
     "var/lib/giggles/firewall.json",
     "root/.ssh",
 )
+ALONE = "/."
+"""How a place ends that stands for the folder itself, its owner and mode, and for nothing in it."""
 MARKS = {"etc/ssh": "etc/ssh/sshd_config", "etc/ufw": "etc/ufw/ufw.conf"}
 """What tells that a place is in use: other packages put a file of theirs into some before their owner is installed."""
 _TOO_LARGE = 256 * 1024
@@ -84,13 +86,17 @@ def take(root: Path, places: Iterable[str] = PLACES) -> Snapshot:
 
     Arguments:
         root: where the file system begins.
-        places: files and folders, without the leading slash; a folder is read with everything in it.
+        places: files and folders, without the leading slash; a folder is read with everything in it, unless the place
+            ends with `ALONE`.
     """
     entries: dict[str, Entry] = {}
     looked = {}
     for tree in places:
         looked[tree] = os.path.lexists(root / MARKS.get(tree, tree))
-        if os.path.lexists(root / tree):
+        if tree.endswith(ALONE):
+            if (root / tree).is_dir() and not Path(root, tree).is_symlink():
+                _read(root, root / tree, entries, deep=False)
+        elif os.path.lexists(root / tree):
             _read(root, root / tree, entries)
     texts = {}
     for file in accounts.FILES:
@@ -99,7 +105,7 @@ def take(root: Path, places: Iterable[str] = PLACES) -> Snapshot:
     return Snapshot(entries, looked, texts)
 
 
-def _read(root: Path, path: Path, entries: dict[str, Entry]) -> None:
+def _read(root: Path, path: Path, entries: dict[str, Entry], deep: bool = True) -> None:
     status = path.lstat()
     kind, content = "", ""
     if stat.S_ISDIR(status.st_mode):
@@ -111,7 +117,7 @@ def _read(root: Path, path: Path, entries: dict[str, Entry]) -> None:
     if kind:
         name = str(path.relative_to(root))
         entries[name] = Entry(kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, content)
-    if kind == "folder":
+    if kind == "folder" and deep:
         for child in sorted(path.iterdir()):
             _read(root, child, entries)
 
@@ -128,9 +134,10 @@ def restore(snapshot: Snapshot, root: Path) -> list[str]:
     now = take(root, snapshot.places)
     changed = []
     for path in sorted(now.entries, reverse=True):
-        tree = next(tree for tree in snapshot.places if path == tree or path.startswith(f"{tree}/"))
+        tree = next((tree for tree in snapshot.places if path == tree or path.startswith(f"{tree}/")), None)
         earlier = snapshot.entries.get(path)
-        if not snapshot.places[tree] or (earlier and earlier.kind == now.entries[path].kind):
+        # What belongs to no place with its content is a folder noted alone, which holds what nobody noted.
+        if tree is None or not snapshot.places[tree] or (earlier and earlier.kind == now.entries[path].kind):
             continue
         target = root / path
         if now.entries[path].kind == "folder":
