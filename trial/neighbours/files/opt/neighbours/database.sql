@@ -9,6 +9,8 @@ SELECT format('CREATE ROLE %I NOLOGIN', role)
   FROM (VALUES ('anon'), ('authenticated'), ('service_role')) AS supabase (role)
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
 
+-- Row level security does not bind it; whoever takes this role on is bound by what the role is, not by what he was.
+ALTER ROLE service_role BYPASSRLS;
 GRANT anon, authenticated, service_role TO :"name";
 ALTER ROLE :"name" PASSWORD :'password';
 
