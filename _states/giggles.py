@@ -1,5 +1,5 @@
 """
-States of the Giggles app that Salt's core lacks: a private tree of files, and the live release.
+States of the Giggles app that Salt's core lacks: a private tree of files, the app's socket, and the live release.
 
 .. code-block:: yaml
 

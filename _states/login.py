@@ -36,7 +36,7 @@ def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
         login-guarded:
           login.guarded:
             - admin: operator
-            - keys: [ssh-ed25519 AAAA… anna@laptop]
+            - keys: [ssh-ed25519 AAAA… you@laptop]
             - order: first
             - failhard: True
     """

@@ -10,7 +10,7 @@ giggles: {}
 #
 #  admin:
 #    ssh_keys:
-#      - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... anna@laptop
+#      - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... you@laptop
 #
 #  hardening:
 #    timezone: Europe/Berlin
