@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gigglekit.settings.machine import Machine
-from gigglekit.settings.places import DROPLET_FILE, MINION_FILE, UNREADABLE
+from gigglekit.settings.places import DROPLET_FILE, GRAINS_FILE, UNREADABLE
 from gigglekit.settings.problem import Key, Problem, concerns
 from gigglekit.settings.rules import Settings, rule_problems
 from gigglekit.settings.schema import TOP, Node, allowed, defaults, nodes, schema, schema_problems
@@ -106,7 +106,7 @@ def _unreached(machine: Machine) -> Iterator[Problem]:
         ("giggles", "environment"),
         reason,
         "the grain giggles_environment with one of " + ", ".join(choices),
-        remedy=f"Run bootstrap.sh again, or set the grain below `grains:` in {MINION_FILE}",
+        remedy=f"Run bootstrap.sh again, or write the line `giggles_environment: production` into {GRAINS_FILE}",
     )
 
 

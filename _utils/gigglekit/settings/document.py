@@ -52,7 +52,7 @@ giggles:
   domain: giggles.example.com
   admin:
     ssh_keys:
-      - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... anna@laptop
+      - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI... you@laptop
   app:
     repository: https://github.com/owner/giggles-cli.git
     ref: 0123456789abcdef0123456789abcdef01234567
