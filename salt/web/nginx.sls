@@ -166,12 +166,14 @@ nginx-reloaded:
     - require:
       - units: nginx-running
 
+# Workers open their logs anew by themselves after each rotation, so they must get through the folder, and no more than that:
+# in a folder of theirs they could put a link in a log's place, which the master opens as root.
 nginx-logs-private:
   file.directory:
     - name: /var/log/nginx
     - user: root
     - group: adm
-    - mode: '0750'
+    - mode: '0751'
     - require:
       - pkg: nginx-packages-installed
 

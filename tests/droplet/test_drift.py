@@ -542,7 +542,7 @@ CHANGED = [
         "systemctl daemon-reload",
     ),
     added("a renewal hook added", "/etc/letsencrypt/renewal-hooks/deploy/mine", "#!/bin/sh", "renewal-deploy-hooks-exact"),
-    opened("nginx's logs opened", "/var/log/nginx", "0777", "root:adm 750", "nginx-logs-private"),
+    opened("nginx's logs opened", "/var/log/nginx", "0777", "root:adm 751", "nginx-logs-private"),
 ]
 
 GONE = [

