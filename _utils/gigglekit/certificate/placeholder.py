@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import os
-import tempfile
 from pathlib import Path
 
 from gigglekit.certificate.errors import CertificateError
+from gigglekit.files.replacing import replace
 
 YEARS = 10
 _RENEW_BEFORE = datetime.timedelta(days=90)
@@ -101,23 +101,10 @@ def create(folder: Path, now: datetime.datetime) -> None:
     encoded_key = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(folder / "privkey.pem", encoded_key, 0o600)
-        _replace(folder / "fullchain.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        replace(folder / "privkey.pem", encoded_key, 0o600)
+        replace(folder / "fullchain.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
     except OSError as error:
         raise CertificateError(
             f"The placeholder certificate could not be written to {folder}: {error.strerror}. nginx cannot start "
             f"without one. Make the folder writable, or free space on its disk, and apply the state again."
         ) from error
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    # mkstemp creates with 0600, so the content is never visible under a wider mode than its own.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(content)
-            os.fchmod(out.fileno(), mode)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise

@@ -6,9 +6,10 @@ Let's Encrypt counts five failed validations per account, name and hour; whoever
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from gigglekit.files.replacing import replace
 
 _FIRST_WAIT = 15 * 60
 _LONGEST_WAIT = 12 * 3600
@@ -68,9 +69,7 @@ def write(path: Path, refusal: Refusal) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(asdict(refusal)), encoding="utf-8")
-    os.replace(temporary, path)
+    replace(path, json.dumps(asdict(refusal)).encode(), 0o644)
 
 
 def forget(path: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files.replacing import rewrite
 from .keys import read
-from .placing import rewrite
 
 FILES = ("etc/passwd", "etc/shadow", "etc/group", "etc/gshadow")
 KEY_FILES = (".ssh/authorized_keys", ".ssh/authorized_keys2")

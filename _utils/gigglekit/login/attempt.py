@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..files.replacing import rewrite
 from .errors import LoginError
-from .placing import rewrite
 
 WORKSPACE = Path("/run/giggles/login")
 MARK = "giggles-login-proof"

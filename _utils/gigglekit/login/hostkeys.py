@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..files.replacing import rewrite
 from .errors import LoginError
 from .keys import read
-from .placing import rewrite
 
 FOLDER = Path("/etc/ssh")
 MODULI = Path("/etc/ssh/moduli")

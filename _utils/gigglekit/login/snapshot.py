@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.replacing import replace, rewrite
 from . import accounts
-from .placing import place, rewrite
 
 PLACES = (
     "etc/ssh",
@@ -170,7 +170,7 @@ def _write(path: Path, entry: Entry) -> None:
         os.chown(path, entry.owner, entry.group, follow_symlinks=False)
         return
     else:
-        place(path, base64.b64decode(entry.content), entry.mode, entry.owner, entry.group)
+        replace(path, base64.b64decode(entry.content), entry.mode, (entry.owner, entry.group))
         return
     os.chown(path, entry.owner, entry.group)
     path.chmod(entry.mode)
