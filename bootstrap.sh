@@ -314,7 +314,7 @@ keep_answers() {
 
 row() { printf '  %-12s %-8s %s\n' "$1" "$2" "$3"; }
 
-service_row() { if systemctl is-active --quiet "$2"; then row "$1" up "$3"; else row "$1" DOWN "journalctl -u $2 -n 50"; fi; }
+service_row() { if systemctl is-active --quiet "$2"; then row "$1" up "$3"; else row "$1" DOWN "${4:-journalctl -u $2 -n 50}"; fi; }
 
 report() {
   local admin certificate issuer
@@ -324,7 +324,7 @@ report() {
   if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited), 80, 443"; else row firewall DOWN "ufw status verbose"; fi
   service_row bans fail2ban "fail2ban-client status sshd"
   service_row web nginx "https://$domain"
-  service_row app giggles "$(basename "$(readlink /opt/giggles/current 2>/dev/null || echo none)")"
+  service_row app giggles "$(basename "$(readlink /opt/giggles/current 2>/dev/null || echo none)")" "tail -n 50 /var/log/giggles/web.log"
   certificate=/etc/nginx/tls/current/fullchain.pem
   if [ -r "$certificate" ]; then
     issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -41,3 +42,13 @@ def right_settings() -> dict[str, Any]:
 def right() -> dict[str, Any]:
     """Settings below `giggles` that pass every check; each test gets its own to spoil."""
     return right_settings()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a test of the booted machine fail when it is skipped: that would be a promise nobody looked at."""
+    report = yield
+    if report.skipped and {"droplet", "audit"} & set(item.path.parts):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, which tests of the booted machine may not be"
+    return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -20,12 +19,6 @@ NO_USERS = "ℹ️ No active users found with Limitless API keys"
 USER_1 = "✅ User sample-user-1@example.org: Processing completed successfully"
 USER_2 = "✅ User sample-user-2@example.org: Processing completed successfully"
 BOUND_SECONDS = 60
-
-WEB_PACKAGES = ("fastapi", "httpx", "psycopg", "pydantic_settings")
-needs_web_packages = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in WEB_PACKAGES),
-    reason=f"needs {', '.join(WEB_PACKAGES)}",
-)
 
 
 class Sandbox:
@@ -261,7 +254,6 @@ def test_every_behaviour_is_explained_in_the_readme() -> None:
     assert sorted(listed) == sorted(known.stdout.split())
 
 
-@needs_web_packages
 def test_nightly_without_its_database_finds_no_users_and_exits_0(sandbox: Sandbox) -> None:
     result = sandbox.with_settings().nightly("ok")
     lines = result.stdout.splitlines()
@@ -318,7 +310,6 @@ def run_client(sandbox: Sandbox, code: str, cwd: Path = APP) -> None:
     assert result.stdout.endswith("reached the end\n"), result.stdout + result.stderr
 
 
-@needs_web_packages
 @pytest.mark.parametrize("key", ["B2_APPLICATION_KEY", "SMTP_PASSWORD", "SUPABASE_ANON_KEY"])
 def test_app_does_not_start_with_an_unknown_key_in_its_env_file(sandbox: Sandbox, key: str) -> None:
     sandbox.with_settings()
@@ -332,7 +323,6 @@ def test_app_does_not_start_with_an_unknown_key_in_its_env_file(sandbox: Sandbox
     assert "Extra inputs are not permitted" in result.stderr
 
 
-@needs_web_packages
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -357,21 +347,18 @@ def test_app_does_not_start_with_a_bad_or_missing_key(sandbox: Sandbox, key: str
     assert key.lower() in result.stderr
 
 
-@needs_web_packages
 def test_app_does_not_start_outside_its_folder(sandbox: Sandbox) -> None:
     result = sandbox.with_settings().python("import src.main", sandbox.folder)
     assert result.returncode == 1
     assert "static" in result.stderr
 
 
-@needs_web_packages
 def test_relative_upload_folder_ends_up_below_the_working_directory(sandbox: Sandbox) -> None:
     sandbox.with_settings().environment["UPLOAD_DIR"] = "./uploads"
     result = sandbox.python("from src.settings import settings; print(settings.upload_root)", sandbox.folder)
     assert result.stdout.strip() == str(sandbox.folder / "uploads")
 
 
-@needs_web_packages
 def test_health_answers_with_a_frozen_time_and_each_header_once(sandbox: Sandbox) -> None:
     run_client(
         sandbox,
@@ -389,7 +376,6 @@ assert client.get("/static/%2e%2e/process_nightly_audio.py").status_code == 404
     )
 
 
-@needs_web_packages
 def test_only_four_hosts_are_served(sandbox: Sandbox) -> None:
     run_client(
         sandbox,
@@ -403,7 +389,6 @@ for host, code in {"localhost": 200, "127.0.0.1:8000": 200, "a.local": 200, "you
     )
 
 
-@needs_web_packages
 def test_clips_are_stored_per_user_in_the_contracts_form_without_a_database(sandbox: Sandbox) -> None:
     run_client(
         sandbox,
@@ -432,7 +417,6 @@ assert client.get("/api/audio-clips", headers=forged).status_code == 401
     )
 
 
-@needs_web_packages
 def test_clip_is_stored_through_a_link_and_its_path_keeps_the_link(sandbox: Sandbox) -> None:
     run_client(
         sandbox,
@@ -449,7 +433,6 @@ assert (vault / stored["name"]).is_file()
     )
 
 
-@needs_web_packages
 def test_sign_in_takes_json_and_forms_and_refuses_the_wrong_password(sandbox: Sandbox) -> None:
     run_client(
         sandbox,
@@ -467,7 +450,6 @@ assert client.post("/api/auth/login", json={**good, "user_id": "../.."}).status_
     )
 
 
-@needs_web_packages
 def test_hazards_are_as_dangerous_as_in_giggles(sandbox: Sandbox) -> None:
     release = sandbox.folder / "release"
     release.mkdir()
@@ -492,7 +474,6 @@ assert Path(kept).is_file()
     )
 
 
-@needs_web_packages
 def test_long_requests_last_as_long_as_asked(sandbox: Sandbox) -> None:
     run_client(
         sandbox,
