@@ -145,10 +145,17 @@ check_system() {
 
 check_package_lists() {
   # Refreshing the lists of what could be installed installs nothing; it is the one honest test of the mirror.
-  local output
-  if ! output=$(apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o APT::Update::Error-Mode=any update 2>&1 </dev/null); then
+  local output waited=0
+  until output=$(apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o APT::Update::Error-Mode=any update 2>&1 </dev/null); do
+    # A machine in its first minutes updates its own lists, and apt does not wait for that lock by itself.
+    if grep -q 'Could not get lock' <<<"$output" && [ "$waited" -lt 300 ]; then
+      sleep 5
+      waited=$((waited + 5))
+      continue
+    fi
     problem "The package lists cannot be fetched, so nothing can be installed. apt says: $(sed -nE 's/^[EW]: //p' <<<"$output" | head -n 1). Check the droplet's network and name server (ping, /etc/resolv.conf) and /etc/apt, then run this again."
-  fi
+    return 0
+  done
 }
 
 check_clock_and_acme() {

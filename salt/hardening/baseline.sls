@@ -58,7 +58,7 @@ nobody-else-schedules-or-configures:
   strays.absent:
     - folders:
 {%- for folder, known in known_files.items() if folder not in ["/etc/apt/apt.conf.d", "/etc/sysctl.d"] %}
-        {{ folder }}: {{ known | tojson }}
+        {{ folder }}: {{ (known if folder != "/etc/cron.d" or "nightly" in giggles.roles else []) | tojson }}
 {%- endfor %}
     - require:
       - pkg: baseline-packages
@@ -68,7 +68,7 @@ compilers-are-roots:
   dpkg.statoverrides:
     - paths:
       {%- for tool in ["as", "gcc-" ~ giggles.os.gcc, "g++-" ~ giggles.os.gcc, "cpp-" ~ giggles.os.gcc] %}
-      - /usr/bin/x86_64-linux-gnu-{{ tool }}
+      - /usr/bin/{{ grains.cpuarch }}-linux-gnu-{{ tool }}
       {%- endfor %}
     - user: root
     - group: root
@@ -89,6 +89,12 @@ timezone-named:
     - user: root
     - group: root
     - mode: '0644'
+
+baseline-units-unaltered:
+  units.unaltered:
+    - units: [cron.service, acct.service, systemd-timesyncd.service]
+    - require:
+      - pkg: baseline-packages
 
 # cron reads the time zone once, when it starts.
 cron-runs:
