@@ -163,6 +163,8 @@ nginx-reloaded:
       - file: nginx-configuration
       - certbot: placeholder-certificate-present
       - certbot: certificate-linked
+      # Workers that could not open their logs anew go on in the rotated ones until then.
+      - file: nginx-logs-private
     - require:
       - units: nginx-running
 
