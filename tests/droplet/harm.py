@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import threading
 import time
@@ -45,7 +46,7 @@ def serving(droplet: Droplet) -> Iterator[list[str]]:
                 status = droplet.request(path="/api/health", timeout=_PATIENCE).status
                 if status != 200:
                     failures.append(f"{time.strftime('%T')}: status {status}")
-            except Exception as error:
+            except (OSError, http.client.HTTPException) as error:
                 failures.append(f"{time.strftime('%T')}: {error!r}")
             stop.wait(_PAUSE)
 

@@ -151,12 +151,12 @@ def test_harm_is_noticed(droplet: Droplet, good: Pillar) -> None:
     droplet.shell("rm /etc/planted")
     with pytest.raises(AssertionError, match="requests failed while this ran"), harm.serving(droplet):
         droplet.shell("systemctl stop nginx; sleep 1; systemctl start nginx")
-    with pytest.raises(AssertionError, match="cannot log in"):
-        try:
-            droplet.shell("mv /etc/ssh/authorized_keys.d /etc/ssh/kept 2>/dev/null || mv /home/operator/.ssh /home/operator/kept")
+    droplet.shell("systemctl stop ssh.service")
+    try:
+        with pytest.raises(AssertionError, match="cannot log in"):
             harm.login(droplet)
-        finally:
-            droplet.shell("mv /etc/ssh/kept /etc/ssh/authorized_keys.d 2>/dev/null || mv /home/operator/kept /home/operator/.ssh")
+    finally:
+        droplet.shell("systemctl start ssh.service")
 
 
 # --- a wrong pillar ------------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_bootstrap_says_when_there_is_no_network(droplet: Droplet, good: Pillar,
         text,
         r"package lists cannot be fetched.*apt says: Failed to fetch.*[Rr]esolv",
         r"resolv\.conf.*run this again",
-        r"certificate authority at https://acme.giggles.test:14999/dir does not answer .*refused",
+        r"certificate authority at https://acme.giggles.test:14999/dir does not answer .*connect",
     )
 
 
@@ -506,9 +506,8 @@ def test_an_authority_that_cannot_be_used(droplet: Droplet, good: Pillar, told: 
 
 def test_an_authority_that_refuses_the_account(droplet: Droplet, good: Pillar, told: list[str], web_put_back: None) -> None:
     accounts = "/etc/letsencrypt/accounts"
-    droplet.shell(
-        f"cp -a {accounts} /etc/letsencrypt/kept; find {accounts} -name regr.json -exec sed -i 's#my-account/[^\"]*#my-account/gone#' {{}} +"
-    )
+    other = 's#my-account/[^"]*#my-account/gone#'
+    droplet.shell(f"cp -a {accounts} /etc/letsencrypt/kept; find {accounts} -name regr.json -exec sed -i '{other}' {{}} +")
     try:
         with harm.serving(droplet), pillar(droplet, good, wants_another_name):
             outcome = droplet.apply("web.certificate")

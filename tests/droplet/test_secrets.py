@@ -156,7 +156,7 @@ def test_debugging_leaves_no_secret_behind(droplet: Droplet, planted: Secrets) -
     begin = time.time() - 0.1
     droplet.shell("rm /opt/giggles/process.env")
     with watched(droplet, planted) as witness:
-        done = droplet.exec(["salt-call", "--local", "--retcode-passthrough", "-l", "debug", "state.apply", "app.environment"])
+        done = droplet.exec(["salt-call", "--local", "--retcode-passthrough", "-l", "debug", "state.apply"])
     shown = done.stdout + done.stderr
     assert b"[DEBUG" in shown
     assert droplet.shell("test -e /opt/giggles/process.env && echo made") == "made\n"
