@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from gigglekit.dpkg.ownership import OwnershipError
+from gigglekit.systemd import dropins
 from gigglekit.systemd import units as systemd_units
 
 
@@ -48,6 +50,50 @@ def enabled(name, units=None):
           units.enabled: []
     """
     return _established(name, units or [name], running=False, boot=True)[0]
+
+
+def unaltered(name, units=None, restart=True):
+    """Have units say what their files say: drop-ins that no package brought are removed, and named in the changes.
+
+    name
+        The unit, or in words what the units are for.
+    units
+        The units with their suffixes, if they are several.
+    restart
+        Whether those that run are restarted afterwards; a reload would keep what they were started with.
+
+    .. code-block:: yaml
+
+        ssh-unit-unaltered:
+          units.unaltered:
+            - units: [ssh.service]
+    """
+    names = units or [name]
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"Nothing alters {', '.join(names)}."}
+    try:
+        found = dropins.find(names)
+        if not found:
+            return ret
+        if __opts__["test"]:
+            return {**ret, "result": None, "changes": {"removed": found}, "comment": "Drop-ins would be removed."}
+        for path in found:
+            dropins.remove(path)
+            ret["changes"].setdefault("removed", []).append(path)
+        systemd_units.read_again()
+        running = [unit.name for unit in systemd_units.inspect(names) if unit.runs] if restart else []
+        if running:
+            systemd_units.restart(running)
+            ret["changes"]["restarted"] = running
+    except OSError as error:
+        return {
+            **ret,
+            "result": False,
+            "comment": f"The drop-in {error.filename} could not be removed: {error.strerror}. Look for an immutable flag "
+            "(lsattr) or a read-only mount, then apply again.",
+        }
+    except (OwnershipError, systemd_units.UnitError) as error:
+        return {**ret, "result": False, "comment": str(error)}
+    return {**ret, "comment": "Drop-ins were removed."}
 
 
 def mod_watch(name, sfun=None, units=None, needs=None, boot=True, reload=False, **_kwargs):

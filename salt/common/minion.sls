@@ -35,3 +35,14 @@ keys-private:
     - group: root
     - mode: '0700'
     - makedirs: True
+
+# Root runs what lies here with every converge.
+{%- for folder in ["/srv/giggles-salt", "/opt/salt", "/opt/giggles-tools"] %}
+
+code-is-roots-{{ folder }}:
+  file.directory:
+    - name: {{ folder }}
+    - user: root
+    - group: root
+    - mode: '0755'
+{%- endfor %}

@@ -19,6 +19,8 @@ admin-exists:
     - shell: /bin/bash
     - home: /home/{{ admin }}
     - gid: {{ admin }}
+    # An account past its date is refused by sshd whatever its key.
+    - expire: -1
     - require:
       - pkg: sudo-installed
       - group: admin-group-exists
@@ -90,9 +92,23 @@ nobody-else-has-power:
     - groups:
         sudo: [{{ admin }}]
         adm: [{{ admin }}]
-        {%- for group in ["admin", "wheel", "root", "shadow", "disk", "docker", "lxd"] %}
+        {%- for group in ["admin", "wheel", "root", "shadow", "disk", "docker", "lxd", "giggles", "www-data"] %}
         {{ group }}: []
         {%- endfor %}
     - require:
       - file: /etc/sudoers.d/giggles
       - file: admin-keys-exact
+
+{%- for file, mode, group in [("passwd", "0644", "root"), ("group", "0644", "root"), ("shadow", "0640", "shadow"), ("gshadow", "0640", "shadow")] %}
+
+account-file-/etc/{{ file }}:
+  file.managed:
+    - name: /etc/{{ file }}
+    - replace: False
+    - create: False
+    - user: root
+    - group: {{ group }}
+    - mode: '{{ mode }}'
+    - require:
+      - pkg: sudo-installed
+{%- endfor %}

@@ -32,6 +32,12 @@ fail2ban-files-exact:
       - file: validator-installed
       - strays: fail2ban-files-exact
 
+fail2ban-unit-unaltered:
+  units.unaltered:
+    - units: [fail2ban.service]
+    - require:
+      - file: /etc/fail2ban/jail.d/giggles.local
+
 fail2ban-runs:
   units.running:
     - name: fail2ban.service

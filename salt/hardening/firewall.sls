@@ -15,6 +15,12 @@ firewall-exact:
     - require:
       - pkg: firewall-installed
 
+# Restarted, it would let everything through for a moment.
+firewall-unit-unaltered:
+  units.unaltered:
+    - units: [ufw.service]
+    - restart: False
+
 # The unit that loads the rules when the machine starts.
 firewall-starts:
   units.running:

@@ -94,6 +94,14 @@ ssh-started-without-options:
       - login: nobody-else-has-power
       - file: /etc/ssh/sshd_config
 
+# A drop-in could start sshd with options, too.
+ssh-unit-unaltered:
+  units.unaltered:
+    - units: {{ ([giggles.os.ssh.unit ~ ".service"] + ([giggles.os.ssh.socket] if giggles.os.ssh.socket else [])) | tojson }}
+    - require:
+      - login: nobody-else-has-power
+      - file: /etc/ssh/sshd_config
+
 # The administrator's account and keys come first: from here on nobody else gets in. Reloading keeps sessions.
 ssh-runs:
   units.running:
@@ -102,6 +110,7 @@ ssh-runs:
     - reload: True
     - require:
       - login: nobody-else-has-power
+      - units: ssh-unit-unaltered
     - watch:
       - file: /etc/ssh/sshd_config
       - file: /etc/ssh/sshd_config.d/00-giggles.conf

@@ -40,6 +40,10 @@ renewal-reloads-nginx:
     - mode: '0644'
 {% endfor %}
 
+renewal-units-unaltered:
+  units.unaltered:
+    - units: [giggles-certbot.service, giggles-certbot.timer]
+
 renewal-units-reloaded:
   cmd.run:
     - name: systemctl daemon-reload

@@ -175,6 +175,21 @@ CHANGED = [
         "account-giggles",
         "groups",
     ),
+    Mutation(
+        "the administrator's account past its date",
+        "chage -E 1 operator",
+        "chage -l operator | grep -q 'Account expires.*never'",
+        "admin-exists",
+        "'expire': -1",
+    ),
+    Mutation(
+        "an account let in to the users' files",
+        "usermod -aG giggles games; usermod -aG www-data news",
+        "! id -nG games | grep -qw giggles && ! id -nG news | grep -qw www-data",
+        "nobody-else-has-power",
+        "'giggles': {'removed': ['games']}",
+    ),
+    opened("the password hashes made readable", "/etc/shadow", "0644", "root:shadow 640", "account-file-/etc/shadow"),
     # --- ssh
     Mutation(
         "sshd_config edited",
@@ -201,6 +216,16 @@ CHANGED = [
         "/etc/default/ssh",
         "PermitRootLogin=yes",
     ),
+    Mutation(
+        "sshd's unit overridden",
+        "mkdir -p /etc/systemd/system/ssh.service.d; systemctl daemon-reload; "
+        "printf '[Service]\\nExecStart=\\nExecStart=/usr/sbin/sshd -D -o MaxAuthTries=99\\n' > /etc/systemd/system/ssh.service.d/o.conf; "
+        "systemctl daemon-reload; systemctl restart ssh",
+        f"{gone('/etc/systemd/system/ssh.service.d')} && ! ps -C sshd -o args= | grep -q MaxAuthTries=99",
+        "ssh-unit-unaltered",
+        "/etc/systemd/system/ssh.service.d/o.conf",
+    ),
+    opened("a host key made readable", "/etc/ssh/ssh_host_ed25519_key", "0644", "root:root 600", "ssh-host-keys-strong"),
     Mutation(
         "a weak host key added",
         "ssh-keygen -q -t ecdsa -b 256 -N '' -f /etc/ssh/ssh_host_ecdsa_key",
@@ -249,7 +274,20 @@ CHANGED = [
         "/etc/default/ufw",
     ),
     Mutation("ufw made silent", "ufw logging off", "ufw status verbose | grep -q 'Logging: on (low)'", "firewall-exact", "logging"),
+    added(
+        "the firewall's unit overridden",
+        "/etc/systemd/system/ufw.service.d/o.conf",
+        "[Unit]\nAfter=nginx.service",
+        "firewall-unit-unaltered",
+    ),
     # --- fail2ban
+    added(
+        "fail2ban's unit overridden",
+        "/etc/systemd/system/fail2ban.service.d/o.conf",
+        "[Service]\nEnvironment=A=b",
+        "fail2ban-unit-unaltered",
+        "systemctl daemon-reload",
+    ),
     added("a fail2ban jail switched off", "/etc/fail2ban/jail.d/zz.local", "[sshd]\nenabled = false", "fail2ban-files-exact"),
     added("a fail2ban jail.local added", "/etc/fail2ban/jail.local", "[DEFAULT]\nignoreip = 0.0.0.0/0", "fail2ban-files-exact"),
     appended("the fail2ban jail edited", "maxretry = 100000", "/etc/fail2ban/jail.d/giggles.local", "/etc/fail2ban/jail.d/giggles.local"),
@@ -330,7 +368,25 @@ CHANGED = [
         "compilers-are-roots",
         "/usr/bin/x86_64-linux-gnu-as",
     ),
+    added("a kernel module's ban lifted", "/etc/modprobe.d/zz.conf", "install udf /bin/true", "nobody-else-schedules-or-configures"),
+    added("a script for every login", "/etc/profile.d/zz.sh", "umask 000", "nobody-else-schedules-or-configures"),
+    added("a log rotation added", "/etc/logrotate.d/zz", "/var/log/giggles/*.log { rotate 9999 }", "nobody-else-schedules-or-configures"),
     # --- schedules
+    added(
+        "cron's unit overridden",
+        "/etc/systemd/system/cron.service.d/o.conf",
+        "[Service]\nEnvironment=A=b",
+        "baseline-units-unaltered",
+        "systemctl daemon-reload",
+    ),
+    added(
+        "every service's limits lifted",
+        "/etc/systemd/system/service.d/o.conf",
+        "[Service]\nEnvironment=A=b",
+        # The first of the states that look for it.
+        "ssh-unit-unaltered",
+        "systemctl daemon-reload",
+    ),
     appended("a line in crontab", "* * * * * root /tmp/miner", "/etc/crontab", "/etc/crontab"),
     added("a file in cron.d", "/etc/cron.d/miner", "* * * * * root /tmp/miner", "nobody-else-schedules-or-configures"),
     added(
@@ -383,6 +439,14 @@ CHANGED = [
         "validator-installed",
         "-exit 0",
     ),
+    Mutation(
+        "the repository given away",
+        "chown games /srv/giggles-salt",
+        has("root:root 755", "/srv/giggles-salt"),
+        "code-is-roots-/srv/giggles-salt",
+        "root",
+    ),
+    opened("Salt made writable", "/opt/salt", "0777", "root:root 755", "code-is-roots-/opt/salt"),
     # --- the app
     Mutation(
         "the app's environment edited",
@@ -539,6 +603,13 @@ CHANGED = [
         "/etc/systemd/system/nginx.service.d/override.conf",
         "[Service]\nUMask=0000",
         "nginx-unit-overrides-exact",
+        "systemctl daemon-reload",
+    ),
+    added(
+        "the renewal put off",
+        "/etc/systemd/system/giggles-certbot.timer.d/o.conf",
+        "[Timer]\nOnCalendar=\nOnCalendar=yearly",
+        "renewal-units-unaltered",
         "systemctl daemon-reload",
     ),
     added("a renewal hook added", "/etc/letsencrypt/renewal-hooks/deploy/mine", "#!/bin/sh", "renewal-deploy-hooks-exact"),

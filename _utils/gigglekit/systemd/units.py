@@ -6,10 +6,13 @@ for any number of units. Source: systemctl(1), org.freedesktop.systemd1(5).
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..command import CommandTimeoutError
+from ..command import run as run_command
+
+_SECONDS = 180
 _PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
 _STARTS_AT_BOOT = frozenset({"enabled", "static", "alias", "indirect", "generated"})
 _RUNS = frozenset({"active", "activating", "reloading"})
@@ -143,6 +146,15 @@ def restart(names: Sequence[str], *, run: Runner | None = None) -> None:
     (run or _run)(["systemctl", "restart", "--", *names])
 
 
+def read_again(*, run: Runner | None = None) -> None:
+    """Have systemd read the files of all units again.
+
+    Raises:
+        UnitError: it could not.
+    """
+    (run or _run)(["systemctl", "daemon-reload"])
+
+
 def reload(names: Sequence[str], *, run: Runner | None = None) -> None:
     """Have units read their configuration again, without an end of what they are doing.
 
@@ -157,19 +169,18 @@ def reload(names: Sequence[str], *, run: Runner | None = None) -> None:
 
 
 def _run(command: Sequence[str]) -> str:
+    words = " ".join(command)
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False)
+        done = run_command(command, seconds=_SECONDS)
     except FileNotFoundError as error:
         raise UnitError(f"{command[0]} is not installed: this needs a machine that runs systemd.") from error
-    except subprocess.TimeoutExpired as error:
+    except CommandTimeoutError as error:
         raise UnitError(
-            f"`{' '.join(command)}` was still waiting after {error.timeout:.0f} s. See `systemctl list-jobs` and the unit's "
-            "journal for what it waits for."
+            f"`{words}` was still waiting after {_SECONDS} s. See `systemctl list-jobs` and the unit's journal for what it waits for."
         ) from error
-    if done.returncode != 0:
-        message = done.stderr.strip() or "no message"
+    if done.code != 0:
         raise UnitError(
-            f"`{' '.join(command)}` ended with exit code {done.returncode}: {message} The unit's "
+            f"`{words}` ended with exit code {done.code}: {done.complaint.strip() or 'no message'} The unit's "
             "journal (`journalctl -u UNIT -n 50`) says why."
         )
-    return done.stdout
+    return done.output

@@ -1,0 +1,58 @@
+"""Drop-ins: files beside a unit that change what it says, as `systemctl edit` and `systemctl set-property` leave them.
+
+Source: systemd.unit(5), "drop-in" files and the load path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..dpkg import strays
+from ..dpkg.ownership import DATABASE
+
+PLACES = ("etc/systemd/system", "etc/systemd/system.control", "run/systemd/system", "run/systemd/system.control")
+
+
+def folders(unit: str) -> list[str]:
+    """Return the names of all folders whose files change a unit: its own, and those it shares with others.
+
+    Arguments:
+        unit: with its suffix. For `giggles-certbot.timer` these are `giggles-certbot.timer.d`, `giggles-.timer.d` and
+            `timer.d`.
+    """
+    stem, _, kind = unit.rpartition(".")
+    parts = stem.split("-")
+    shared = ["-".join(parts[:count]) + f"-.{kind}.d" for count in range(len(parts) - 1, 0, -1)]
+    return [f"{unit}.d", *shared, f"{kind}.d"]
+
+
+def find(units: Sequence[str], root: Path = Path("/"), database: Path = DATABASE) -> list[str]:
+    """Return the drop-ins of units that no package brought, sorted.
+
+    Arguments:
+        units: with their suffixes.
+        root: where the file system begins.
+        database: dpkg's database.
+
+    Raises:
+        OwnershipError: dpkg's lists cannot be read.
+    """
+    names = dict.fromkeys(name for unit in units for name in folders(unit))
+    return strays.find({str(root / place / name): [] for place in PLACES for name in names}, database)
+
+
+def remove(path: str) -> None:
+    """Remove one drop-in, and its folder with the last one in it.
+
+    Arguments:
+        path: from `find`.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    strays.remove(path)
+    # Another one may still be in it.
+    with contextlib.suppress(OSError):
+        Path(path).parent.rmdir()
