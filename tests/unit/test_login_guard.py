@@ -126,7 +126,7 @@ def machine(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
             return (root / str(parts[0]).lstrip("/")) if parts[0] in ("/", "/run/sshd") else Path(*parts)
 
     (root / "run").mkdir()
-    monkeypatch.setattr(guard, "_run", run)
+    monkeypatch.setattr(guard, "ask", run)
     monkeypatch.setattr(guard, "Path", Root)
     monkeypatch.setattr(guard, "WORKSPACE", tmp_path / "workspace")
     monkeypatch.setattr(guard, "CHECKPOINT", tmp_path / "workspace/checkpoint.json")

@@ -10,11 +10,11 @@ import grp
 import os
 import pwd
 import stat
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..command import ask
 from .ownership import DATABASE
 
 
@@ -97,11 +97,10 @@ def establish(path: str, override: Override) -> None:
         override.mode,
         path,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0:
-        message = done.stderr.strip() or "no message"
+    code, said = ask(command)
+    if code != 0:
         raise OverrideError(
-            f"dpkg-statoverride could not register {override} for {path}: {message}. Look at "
+            f"dpkg-statoverride could not register {override} for {path}: {said.strip() or 'no message'}. Look at "
             "`dpkg-statoverride --list` and whether another package command is running, then apply again."
         )
     file = Path(path)

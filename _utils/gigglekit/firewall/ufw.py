@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..command import ask
 from ..files.replacing import replace
 from . import live
 from .errors import FirewallError
@@ -25,35 +25,12 @@ FRAMEWORK = ("before.rules", "before6.rules", "after.rules", "after6.rules")
 HOOKS = ("before.init", "after.init")
 LEVELS = ("off", "low", "medium", "high", "full")
 POLICIES = {"allow": "ACCEPT", "deny": "DROP", "reject": "REJECT"}
-_LIMIT = 60
 _SHOWN = 12
 _USER = {4: "etc/ufw/user.rules", 6: "etc/ufw/user6.rules"}
 _SAVE = {4: ("iptables-save", "-t", "filter"), 6: ("ip6tables-save", "-t", "filter")}
 _TABLES = {4: "iptables", 6: "ip6tables"}
 
 Run = Callable[[Sequence[str]], "tuple[int, str]"]
-
-
-def run(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command and return its exit code with everything it printed; 127 when it is not installed."""
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-    try:
-        done = subprocess.run(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_LIMIT,
-            env=environment,
-            check=False,
-        )
-    except FileNotFoundError:
-        return 127, f"{command[0]} is not installed"
-    except subprocess.TimeoutExpired:
-        return 124, f"{command[0]} was still running after {_LIMIT} s"
-    return done.returncode, done.stdout
 
 
 @dataclass(frozen=True)
@@ -137,7 +114,7 @@ class Firewall:
     """
 
     root: Path = field(default_factory=lambda: Path("/"))
-    execute: Run = run
+    execute: Run = ask
 
     def installed(self) -> bool:
         """Tell whether ufw is there to be asked."""

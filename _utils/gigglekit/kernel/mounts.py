@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from ..command import ask
 
 PROC_MOUNTS = Path("/proc/self/mounts")
 
@@ -55,10 +56,9 @@ def remount(place: str, options: Sequence[str], *, run: Runner | None = None) ->
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0:
-        message = done.stderr.strip() or "no message"
+    code, said = ask(command)
+    if code != 0:
         raise MountError(
-            f"`{' '.join(command)}` ended with exit code {done.returncode}: {message}. The options are in /etc/fstab "
+            f"`{' '.join(command)}` ended with exit code {code}: {said.strip() or 'no message'}. The options are in /etc/fstab "
             "and hold after the next restart."
         )

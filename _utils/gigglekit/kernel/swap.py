@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..command import ask
 
 PROC_SWAPS = Path("/proc/swaps")
 RESERVE_BYTES = 1024**3
@@ -179,24 +180,10 @@ def _free(folder: Path) -> int:
 
 
 def _run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            env={
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "LC_ALL": "C.UTF-8",
-            },
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SwapError(f"{' '.join(command)} could not be run: {error}. Check that util-linux is installed.") from error
-    if done.returncode != 0:
-        message = done.stderr.strip() or "no message"
+    code, said = ask(command, seconds=300)
+    if code != 0:
         raise SwapError(
-            f"{' '.join(command)} ended with exit code {done.returncode}: {message}. The swap in "
+            f"{' '.join(command)} ended with exit code {code}: {said.strip() or 'no message'}. The swap in "
             "use before is still in use. For swapoff the reason is nearly always too little free memory: stop "
             "what uses it "
             "(systemctl status giggles-nightly) and apply again."

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..command import ask
 from ..files.replacing import replace
 from . import snapshot
 from .attempt import WORKSPACE, attempt
@@ -30,28 +30,7 @@ INTERVAL = 20
 PATIENCE = 1800
 """Seconds after which a run that still lives counts as stuck."""
 _COUNTERS = re.compile(r"\[[0-9]+:[0-9]+\]")
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SAVE = {"iptables-restore": ["iptables-save", "-t", "filter"], "ip6tables-restore": ["ip6tables-save", "-t", "filter"]}
-
-
-def _run(command: list[str], stdin: str = "") -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            command,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=60,
-            env={"PATH": _PATH, "LANG": "C.UTF-8"},
-            check=False,
-        )
-    except FileNotFoundError:
-        return 127, f"{command[0]} is not installed"
-    except subprocess.TimeoutExpired:
-        return 124, f"{command[0]} did not end"
-    return done.returncode, done.stdout
 
 
 def _start_of(process: int) -> str:
@@ -173,15 +152,15 @@ def revert(checkpoint: Checkpoint) -> list[str]:
     firewall_changed = _enforced() != checkpoint.enforced
     fresh_firewall = firewall_changed and not any(checkpoint.enforced.values())
     if fresh_firewall:
-        _run(["ufw", "--force", "disable"])
+        ask(["ufw", "--force", "disable"])
     restored = snapshot.restore(checkpoint.state, Path("/"))
     if firewall_changed and not fresh_firewall:
         for command, text in checkpoint.enforced.items():
             if text:
-                _run([command], stdin=text)
+                ask([command], stdin=text)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    _run(["systemctl", "unmask", "ssh.service"])
-    _run(["systemctl", "reload-or-restart", "ssh.service"])
+    ask(["systemctl", "unmask", "ssh.service"])
+    ask(["systemctl", "reload-or-restart", "ssh.service"])
     _disarm()
     return restored
 
@@ -197,7 +176,7 @@ def _changed(checkpoint: Checkpoint) -> list[str]:
 def _enforced() -> dict[str, str]:
     tables = {}
     for restore, save in _SAVE.items():
-        code, text = _run(save)
+        code, text = ask(save)
         # Comments hold the time, and counters count, so they would differ always.
         lines = [_COUNTERS.sub("[0:0]", line) for line in text.splitlines() if line[:1] != "#"] if code == 0 else []
         tables[restore] = "\n".join(lines) + "\n" if any(line.startswith("-A") for line in lines) else ""
@@ -208,18 +187,18 @@ def _arm() -> None:
     if not Path("/run/systemd/system").exists():
         return
     library = Path(__file__).resolve().parents[2]
-    _run(["systemctl", "stop", f"{UNIT}.timer"])
+    ask(["systemctl", "stop", f"{UNIT}.timer"])
     command = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--timer-property=AccuracySec=1"]
     command += ["--description=Put logins back if a salt run dies half-way"]
     command += [f"--on-active={INTERVAL}", f"--on-unit-inactive={INTERVAL}"]
     command += [f"--setenv=PYTHONPATH={library}", "--setenv=PYTHONDONTWRITEBYTECODE=1"]
-    _run([*command, "/usr/bin/python3", "-m", "gigglekit.login.guard"])
+    ask([*command, "/usr/bin/python3", "-m", "gigglekit.login.guard"])
 
 
 def _disarm() -> None:
     CHECKPOINT.unlink(missing_ok=True)
     if Path("/run/systemd/system").exists():
-        _run(["systemctl", "stop", f"{UNIT}.timer"])
+        ask(["systemctl", "stop", f"{UNIT}.timer"])
 
 
 def main() -> int:

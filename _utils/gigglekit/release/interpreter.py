@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gigglekit.release.command import CommandTimeoutError, run
+from gigglekit.command import CommandTimeoutError, run
 from gigglekit.release.errors import BuildError, ReleaseError
 from gigglekit.release.settings import Layout
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gigglekit.release.command import CommandTimeoutError, run
+from gigglekit.command import CommandTimeoutError, run
 from gigglekit.release.errors import PreflightError
 from gigglekit.release.redaction import redact
 

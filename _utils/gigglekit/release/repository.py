@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from gigglekit.release.command import CommandTimeoutError, Outcome, run
+from gigglekit.command import CommandTimeoutError, Outcome, run
 from gigglekit.release.errors import BuildError, ReleaseError, UnknownRefError, UnreachableError
 from gigglekit.release.settings import COMMIT, Layout, Settings
 

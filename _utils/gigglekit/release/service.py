@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gigglekit.release.command import CommandTimeoutError, run
+from gigglekit.command import CommandTimeoutError, run
 from gigglekit.release.errors import ReleaseError
 
 _PROPERTIES = "LoadState,ActiveState,SubState,MainPID,ExecMainStartTimestampMonotonic,NeedDaemonReload,NRestarts"

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from gigglekit.command import CommandTimeoutError, Outcome, run
 from gigglekit.release import interpreter, single_run
-from gigglekit.release.command import CommandTimeoutError, Outcome, run
 from gigglekit.release.errors import BuildError
 from gigglekit.release.settings import Layout, Settings
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 # What the caller happens to have set must not choose another interpreter, library or repository.
 _DROPPED = ("PYTHON", "GIT_", "LD_", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT", "BASH_ENV")
 
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
 # How git and uv begin what went wrong; what follows explains it.
 _ERROR = ("error:", "fatal:", "×")
 
@@ -44,7 +46,14 @@ class CommandTimeoutError(Exception):
     """A command took longer than it may; it and its children were killed."""
 
 
-def run(argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] | None = None, folder: str = "/") -> Outcome:
+def run(
+    argv: Sequence[str],
+    *,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    folder: str = "/",
+    stdin: str | None = None,
+) -> Outcome:
     """Run a command to its end.
 
     Arguments:
@@ -52,6 +61,7 @@ def run(argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] |
         seconds: how long it may take.
         environment: variables on top of the cleaned environment of this process.
         folder: its working directory.
+        stdin: what it reads; None for nothing at all.
 
     Returns:
         Exit code and output, whatever the code.
@@ -63,7 +73,7 @@ def run(argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] |
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
     process = subprocess.Popen(
         list(argv),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=folder,
@@ -74,7 +84,7 @@ def run(argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] |
         errors="replace",
     )
     try:
-        output, complaint = process.communicate(timeout=seconds)
+        output, complaint = process.communicate(stdin, timeout=seconds)
     except subprocess.TimeoutExpired:
         _kill_group(process)
         raise CommandTimeoutError(f"{argv[0]} took longer than {seconds:.0f} s") from None
@@ -83,6 +93,26 @@ def run(argv: Sequence[str], *, seconds: float, environment: Mapping[str, str] |
         raise
     code = process.returncode
     return Outcome(code if code >= 0 else 128 - code, output, complaint)
+
+
+def ask(argv: Sequence[str], *, seconds: float = 60, stdin: str | None = None) -> tuple[int, str]:
+    """Run a program of the system's, wherever this process would look for it, and never fail.
+
+    Arguments:
+        argv: program and arguments; nothing secret.
+        seconds: how long it may take.
+        stdin: what it reads; None for nothing at all.
+
+    Returns:
+        Its exit code, or 127 if it is not installed and 124 if it did not end in time; and all that it wrote.
+    """
+    try:
+        outcome = run(argv, seconds=seconds, environment={"PATH": SYSTEM_PATH}, stdin=stdin)
+    except FileNotFoundError:
+        return 127, f"{argv[0]} is not installed"
+    except CommandTimeoutError as error:
+        return 124, str(error)
+    return outcome.code, outcome.output + outcome.complaint
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
