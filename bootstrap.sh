@@ -7,7 +7,8 @@ readonly HOME_OF_TREE=/srv/giggles-salt
 readonly SALT_HOME=/opt/salt
 readonly UV_HOME=/opt/giggles-tools/uv
 readonly DROPLET_PILLAR=/etc/giggles/pillar/droplet.sls
-readonly MIN_DISK_MB=6000
+# Packages 1 GB, swap 3 GB, one release with TensorFlow 2 GB and uv's cache of it 2 GB, Salt and slack 1 GB.
+readonly MIN_DISK_MB=9000
 readonly MIN_MEMORY_MB=1700
 readonly MAX_CLOCK_SKEW=300
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -185,6 +186,12 @@ own_addresses() {
   fi
 }
 
+# What the name servers say, past /etc/hosts: an image may list the machine's own name there, as 127.0.1.1.
+dns_addresses() {
+  { resolvectl --synthesize=no --legend=no query "$1" 2>/dev/null || getent -s dns ahosts "$1"; } |
+    tr -s ' ' '\n' | grep -E '^[0-9.]+$|^[0-9a-f]*:[0-9a-f:]+$' | grep -vE '^(127\.|::1$)' | sort -u
+}
+
 check_domain() {
   local answer
   [ -n "$domain" ] || domain=$(look_up domain)
@@ -194,7 +201,7 @@ check_domain() {
   [ -n "$domain" ] || { problem "No domain is known. Name it with --domain, in GIGGLES_DOMAIN, or as giggles:domain in the pillar."; return 0; }
   [[ $domain =~ ^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])$ ]] || { problem "'$domain' is not a domain name. It should look like giggles.example.org: lower case, no https://, no path, not an address."; return 0; }
   [ "$skip_dns" = no ] || return 0
-  answer=$(getent ahosts "$domain" | awk '{print $1}' | sort -u) || true
+  answer=$(dns_addresses "$domain") || true
   if [ -z "$answer" ]; then
     problem "The name $domain has no address yet, so no certificate can be had. Create an A record for it that points to $(own_addresses | head -n 1) at your DNS provider and wait until it is known, or go on without HTTPS for now with --skip-dns-check."
   elif ! grep -qxF -f <(own_addresses) <<<"$answer"; then
@@ -202,14 +209,27 @@ check_domain() {
   fi
 }
 
-public_key_lines() { grep -hoE '((sk-)?(ssh-ed25519|ecdsa-sha2-nistp(256|384|521))(@openssh\.com)?|ssh-rsa) AAAA[A-Za-z0-9+/=]+( [^"'"'"',]*)?' "$@" 2>/dev/null || true; }
+# The public keys in files or on standard input that the sshd of this server accepts: Ed25519, and RSA from 3072 bits. The
+# keys that DigitalOcean's web console lends to root for a minute are nobody's.
+public_key_lines() {
+  local line bits
+  { cat -- "$@" 2>/dev/null | sed '/-dotty_ssh/d' |
+    grep -oE '(sk-ssh-ed25519@openssh\.com|ssh-ed25519|ssh-rsa) AAAA[A-Za-z0-9+/=]+( [^"'"'"',]*)?' || true; } |
+    while read -r line; do
+      bits=$(ssh-keygen -l -f /dev/stdin <<<"$line" 2>/dev/null | cut -d' ' -f1) || continue
+      case $line in
+        ssh-rsa*) [ "${bits:-0}" -lt 3072 ] || printf '%s\n' "$line" ;;
+        *) [ -z "$bits" ] || printf '%s\n' "$line" ;;
+      esac
+    done
+}
 
 check_admin_key() {
   if [ -n "$admin_key" ] && [ -r "$admin_key" ]; then
     admin_key=$(public_key_lines "$admin_key" | head -n 1)
-    [ -n "$admin_key" ] || problem "The file given with --admin-key holds no public SSH key. Give the .pub file, as made by: ssh-keygen -t ed25519"
+    [ -n "$admin_key" ] || problem "The file given with --admin-key holds no public SSH key that this server accepts (Ed25519, or RSA from 3072 bits). Give the .pub file, as made by: ssh-keygen -t ed25519"
   elif [ -n "$admin_key" ] && [ -z "$(public_key_lines <<<"$admin_key")" ]; then
-    problem "What was given with --admin-key is neither a file nor a public SSH key. Give the .pub file, as made by: ssh-keygen -t ed25519"
+    problem "What was given with --admin-key is neither a file nor a public SSH key that this server accepts (Ed25519, or RSA from 3072 bits). Give the .pub file, as made by: ssh-keygen -t ed25519"
   elif [ -z "$admin_key" ]; then
     local file
     for file in "$answers" "$DROPLET_PILLAR" "$here/pillar/giggles.sls" "$here/pillar/${environment:-production}.sls"; do
@@ -218,7 +238,7 @@ check_admin_key() {
     done
     # DigitalOcean gives the keys chosen at creation to root: the same person is the administrator.
     [ ! -r /root/.ssh/authorized_keys ] || admin_key=$(public_key_lines /root/.ssh/authorized_keys)
-    [ -n "$admin_key" ] || problem "No SSH key for the administrator is known. Passwords will be switched off, so going on would lock you out. Give one with --admin-key ~/.ssh/id_ed25519.pub (made by: ssh-keygen -t ed25519)."
+    [ -n "$admin_key" ] || problem "No SSH key for the administrator is known that this server accepts (Ed25519, or RSA from 3072 bits). Passwords will be switched off, so going on would lock you out. Give one with --admin-key ~/.ssh/id_ed25519.pub (made by: ssh-keygen -t ed25519)."
   fi
 }
 
@@ -273,6 +293,7 @@ install_salt() {
 lay_tree() {
   # A fork that was cloned somewhere else moves to the place from which the droplet converges itself.
   if [ "$here" != "$HOME_OF_TREE" ]; then
+    rm -rf "$HOME_OF_TREE.new"
     cp -a "$here" "$HOME_OF_TREE.new"
     chown -R root:root "$HOME_OF_TREE.new"
     mv -T "$HOME_OF_TREE.new" "$HOME_OF_TREE"

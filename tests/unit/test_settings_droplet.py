@@ -16,7 +16,7 @@ from gigglekit.settings.schema import nodes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.public_keys import ed25519_key
+from tests.public_keys import ed25519_key, wire
 
 Settings = dict[str, Any]
 
@@ -107,6 +107,13 @@ def test_a_wrong_answer_is_refused_and_nothing_is_written(
     assert "it does not begin with postgresql://" in said
     assert "it begins with a scheme" in said
     assert "planted" not in said
+    assert not file.exists()
+
+
+def test_one_wrong_key_among_right_ones_is_refused_and_nothing_is_written(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ecdsa = f"ecdsa-sha2-nistp256 {wire(b'ecdsa-sha2-nistp256', b'nistp256', b'4' * 65)} console"
+    assert run(file, "--set", f"admin.ssh_keys={ed25519_key()}\n{ecdsa}") == 1
+    assert "giggles:admin:ssh_keys:1" in capsys.readouterr().err
     assert not file.exists()
 
 

@@ -72,10 +72,13 @@ def missing_problems(settings: Settings) -> list[Problem]:
 
 
 def value_at(settings: Settings, key: Key) -> Any:  # noqa: ANN401 (whatever is there)
-    """Return the value of the setting `key`, None where there is none."""
+    """Return the value of the setting `key`, None where there is none; an item of a list has its position as the last part."""
     value: Any = settings
     for name in key[len(TOP) :]:
-        value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            value = value.get(name) if isinstance(value, Mapping) else None
     return value
 
 
