@@ -26,6 +26,7 @@ Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (a
   --ref COMMIT            the commit (or tag) of the app to run
   --environment NAME      production (default) or staging
   --answers FILE          all of the above and the secrets as YAML, in the shape of docs/PILLAR.md
+  --shred-answers         destroy the file of --answers as soon as its content has been taken over
   --skip-dns-check        go on although the domain does not point here yet (HTTPS then starts with a placeholder)
   --check                 only check, change nothing
   --no-apply              install Salt and keep the answers, but converge nothing: for a look with test=True first
@@ -72,7 +73,7 @@ step() {
 # --- what was asked ----------------------------------------------------------------------------------------------------
 
 domain=${GIGGLES_DOMAIN:-} admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
-skip_dns=no check_only=no apply=yes interactive=yes
+skip_dns=no shred_answers=no check_only=no apply=yes interactive=yes
 settings=()
 # Looked at here, and handed on as they turn out: a key may be named by its file.
 unset GIGGLES_DOMAIN GIGGLES_ADMIN_KEY GIGGLES_ENVIRONMENT
@@ -93,6 +94,7 @@ while [ "$#" -gt 0 ]; do
     --ref) needs_value "$@"; settings+=("app.ref=$2"); shift ;;
     --environment) needs_value "$@"; environment=$2; shift ;;
     --answers) needs_value "$@"; answers=$2; shift ;;
+    --shred-answers) shred_answers=yes ;;
     --skip-dns-check) skip_dns=yes ;;
     --check) check_only=yes ;;
     --no-apply) apply=no ;;
@@ -254,6 +256,9 @@ report_problems() {
 
 # --- steps ---------------------------------------------------------------------------------------------------------------
 
+# needrestart would restart whatever this run was started from (cloud-init, a console) in the middle of it.
+export NEEDRESTART_SUSPEND=1
+
 apt_install() {
   DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Options::=--force-confold \
     -y --no-install-recommends install "$@"
@@ -336,6 +341,7 @@ keep_answers() {
   settings_of_droplet "${arguments[@]}" || return 1
   ask_for_missing || return 1
   environment=$(settings_of_droplet --get environment) || return 1
+  [ "$shred_answers" = no ] || [ -z "$answers" ] || shred --remove -- "$answers" || return 1
 }
 
 # --- the closing table ---------------------------------------------------------------------------------------------------
@@ -380,6 +386,7 @@ main() {
   if [ "$here" != "$HOME_OF_TREE" ] && [ -e "$HOME_OF_TREE" ]; then
     problem "This is $here, but the droplet already converges from $HOME_OF_TREE. Update that one (git -C $HOME_OF_TREE pull) and run $HOME_OF_TREE/bootstrap.sh."
   fi
+  [ -n "$environment" ] || environment=$(look_up environment)
   check_system
   report_problems
   check_admin_key
