@@ -243,7 +243,7 @@ class TestRefusal:
 
 VALIDATION = """Saving debug log to /var/log/letsencrypt/letsencrypt.log
 Certbot failed to authenticate some domains (authenticator: webroot). The Certificate Authority reported these problems:
-  Domain: giggles.example.test
+  Identifier: giggles.example.test
   Type:   {kind}
   Detail: {detail}
 
@@ -268,6 +268,9 @@ LIMIT = "too many certificates (5) already issued for this exact set of identifi
     (VALIDATION.format(kind="connection", detail=f"{FETCH}: Connection refused"), "Connection refused", "on port 80"),
     (VALIDATION.format(kind="unauthorized", detail=f"Invalid response from http://{NAME}/: 404"), "404", "Another server answered"),
     (VALIDATION.format(kind="caa", detail="CAA record for example.test prevents issuance"), "CAA record", "A CAA record forbids"),
+    (VALIDATION.replace("Identifier", "Domain").format(kind="caa", detail="of an older certbot"), "of an older certbot", "CAA"),
+    (VALIDATION.format(kind="connection", detail='could not resolve URL "http://a"'), "could not resolve", "Let the A record"),
+    (UNEXPECTED.format(text="Account https://a.test/acct/1 not found"), "not found", "move /etc/letsencrypt/accounts away"),
     (UNEXPECTED.format(text=LIMIT), "too many certificates", "staging directory"),
     (UNEXPECTED.format(text="requests.exceptions.ConnectionError: Connection refused"), "ConnectionError", "cannot be reached from here"),
     (UNEXPECTED.format(text="requests.exceptions.SSLError: CERTIFICATE_VERIFY_FAILED"), "SSLError", "ca_bundle"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from gigglekit.command import CommandTimeoutError, ask, run
+from gigglekit.command import CommandTimeoutError, Outcome, ask, run
 
 
 def test_code_output_and_complaint_are_kept_apart() -> None:
@@ -35,3 +35,17 @@ def test_the_surroundings_choose_no_interpreter_or_library(monkeypatch: pytest.M
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     monkeypatch.setenv("LD_PRELOAD_X", "/nowhere")
     assert run(["env"], seconds=10).output.count("/nowhere") == 0
+
+
+@pytest.mark.parametrize(
+    ("complaint", "told"),
+    [
+        ("warning: none\n  × Failed to fetch\n  ╰─▶ Hash mismatch\n      Expected:\n        a\n      Computed:\n        b\n",
+         "Failed to fetch · Hash mismatch · Expected: · a · Computed: · b"),
+        ("remote: hm\nfatal: unable to connect\n10.0.0.1: refused\nplease\ngo\n",
+         "fatal: unable to connect · 10.0.0.1: refused · please · go"),
+        ("one\ntwo\nthree\nfour\n", "two · three · four"),
+    ],
+)  # fmt: skip
+def test_the_last_words_begin_with_the_first_error(complaint: str, told: str) -> None:
+    assert Outcome(1, "", complaint).last_words == told
