@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,51 @@ def test_the_administrator_may_have_a_password_where_sudo_asks_for_it(root: Path
     assert found(root, admin_password=True) == {}
 
 
+@pytest.mark.parametrize(
+    "ages", ["0:0:99999:7:::", "1:0:90:7:::", "1:0:99999:7::19000:", "1:0:99999:7::99000:"], ids=["change at once", "too old", "ended", "ends"]
+)
+@pytest.mark.parametrize("password", ["!", "$6$salt$hash"])
+def test_nothing_makes_pam_refuse_roots_own_jobs(root: Path, ages: str, password: str) -> None:
+    # A droplet that was created with a password has lastchg 0: cron's PAM asks for a new one and runs nothing of root's.
+    edit(root, "shadow", "root:!:1:0:99999:7:::", f"root:{password}:{ages}")
+    edit(root, "shadow", "mallory:!:1:0:99999:7:::", f"mallory:!:{ages}")
+    assert found(root)["expired accounts revived"] == ["root"]
+    brought(root)
+    today = int(time.time() // 86400)
+    hashed = "!" if password == "!" else f"!{password}"
+    assert (root / "etc/shadow").read_text().splitlines()[0] in [f"root:{hashed}:{day}:0:99999:7:::" for day in (today, today - 1)]
+    assert f"mallory:!:{ages}" in (root / "etc/shadow").read_text(), "other accounts may end"
+
+
+def test_the_age_of_a_password_that_the_administrator_may_have_is_his_own(root: Path) -> None:
+    edit(root, "shadow", "operator:!:1:", "operator:$6$salt$hash:0:")
+    assert found(root, admin_password=True) == {}
+    assert found(root) == {"passwords locked": ["operator"], "expired accounts revived": ["operator"]}
+    brought(root)
+
+
+@pytest.mark.parametrize(("number", "group"), [("27", "sudo"), ("4", "adm"), ("0", "root")])
+def test_a_powerful_primary_group_is_taken_away(root: Path, number: str, group: str) -> None:
+    edit(root, "passwd", "mallory:x:1001:1001:", f"mallory:x:1001:{number}:")
+    groups = {**GROUPS, "root": []}
+    assert Accounts(root).differences("operator", groups, admin_password=False) == {
+        "primary groups": {"mallory": {"old": group, "new": "nogroup"}}
+    }
+    Accounts(root).bring("operator", groups, admin_password=False)
+    assert Accounts(root).differences("operator", groups, admin_password=False) == {}
+    assert "mallory:x:1001:65534:" in (root / "etc/passwd").read_text()
+    assert "root:x:0:0:" in (root / "etc/passwd").read_text()
+
+
+def test_an_account_gets_its_own_group_back_and_keeps_the_one_of_its_name(root: Path) -> None:
+    (root / "etc/group").write_text((root / "etc/group").read_text() + "mallory:x:1001:\nwww-data:x:33:\n")
+    edit(root, "passwd", "mallory:x:1001:1001:", "mallory:x:1001:27:")
+    groups = {**GROUPS, "www-data": []}
+    Accounts(root).bring("operator", groups, admin_password=False)
+    assert "mallory:x:1001:1001:" in (root / "etc/passwd").read_text()
+    assert "www-data:x:33:33:" in (root / "etc/passwd").read_text()
+
+
 def test_members_of_powerful_groups_are_exact_and_others_are_left_alone(root: Path) -> None:
     for name in ("group", "gshadow"):
         edit(root, name, "operator", "mallory")
@@ -110,6 +157,26 @@ def test_keys_of_anybody_else_are_removed_and_named(root: Path) -> None:
     assert keys["/root/.ssh/authorized_keys"][0].startswith("ssh-ed25519 SHA256:")
     brought(root)
     assert (root / "home/operator/.ssh/authorized_keys").exists()
+
+
+def test_a_folder_or_a_pipe_in_the_place_of_keys_is_removed_as_well(root: Path) -> None:
+    for home in ("root", "home/mallory"):
+        (root / home / ".ssh").mkdir()
+    (root / "root/.ssh/authorized_keys").mkdir()
+    (root / "root/.ssh/authorized_keys/inside").write_text("")
+    os.mkfifo(root / "home/mallory/.ssh/authorized_keys")
+    assert found(root) == {
+        "keys removed": {
+            "/root/.ssh/authorized_keys": ["(not a readable file)"],
+            "/home/mallory/.ssh/authorized_keys": ["(not a readable file)"],
+        }
+    }
+    brought(root)
+
+
+def test_a_link_to_the_administrators_keys_does_not_cost_it_its_keys(root: Path) -> None:
+    (root / "home/mallory/.ssh").symlink_to(root / "home/operator/.ssh")
+    assert found(root) == {}
 
 
 def test_an_account_that_shares_the_administrators_home_does_not_cost_it_its_keys(root: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +19,9 @@ from .keys import read
 FILES = ("etc/passwd", "etc/shadow", "etc/group", "etc/gshadow")
 KEY_FILES = (".ssh/authorized_keys", ".ssh/authorized_keys2")
 LOCKED = "!"
+_NOGROUP = "65534"
+_LARGEST = 64 * 1024
+"""Bytes of a stray key file that are described; nobody has more keys than that."""
 
 
 @contextlib.contextmanager
@@ -63,8 +69,8 @@ class Accounts:
             admin_password: whether the administrator may have a password (for sudo).
 
         Returns:
-            By kind: `superusers removed`, `passwords locked`, `groups`, `keys removed` (with what the lines hold).
-            Empty when all is right.
+            By kind: `superusers removed`, `passwords locked`, `expired accounts revived`, `groups`, `primary groups`,
+            `keys removed` (with what the lines hold). Empty when all is right.
         """
         found: dict[str, Any] = {}
         strangers = self._other_superusers()
@@ -73,6 +79,8 @@ class Accounts:
         barred = self._to_lock(admin, admin_password=admin_password)
         if barred := [name for name in barred if name not in strangers]:
             found["passwords locked"] = barred
+        if expired := self._to_revive(admin, admin_password=admin_password):
+            found["expired accounts revived"] = expired
         members: dict[str, Any] = {}
         present = self._entries("etc/group")
         for group, wanted in groups.items():
@@ -87,6 +95,8 @@ class Accounts:
                 members[group] = {key: names for key, names in change.items() if names}
         if members:
             found["groups"] = members
+        if primary := self._powerful_primary_groups(groups):
+            found["primary groups"] = {name: {"old": old, "new": new} for name, (old, new, _) in primary.items()}
         if stray := self._stray_keys(admin):
             found["keys removed"] = {str(Path("/") / path.relative_to(self.root)): _describe(path) for path in stray}
         return found
@@ -96,6 +106,8 @@ class Accounts:
         with locked(self.root):
             strangers = set(self._other_superusers())
             barred = set(self._to_lock(admin, admin_password=admin_password))
+            expired = set(self._to_revive(admin, admin_password=admin_password))
+            primary = self._powerful_primary_groups(groups)
             stray = self._stray_keys(admin)
             for file in FILES:
                 if not (self.root / file).exists():
@@ -106,8 +118,13 @@ class Accounts:
                     fields = line.split(":")
                     if file in ("etc/passwd", "etc/shadow") and fields[0] in strangers:
                         continue
-                    if file == "etc/shadow" and fields[0] in barred:
-                        fields[1] = LOCKED + fields[1].lstrip(LOCKED)
+                    if file == "etc/shadow":
+                        if fields[0] in barred:
+                            fields[1] = LOCKED + fields[1].lstrip(LOCKED)
+                        if fields[0] in expired:
+                            fields[2:8] = [str(_today()), fields[3], "99999", fields[5], "", ""]
+                    elif file == "etc/passwd" and fields[0] in primary:
+                        fields[3] = primary[fields[0]][2]
                     elif file in ("etc/group", "etc/gshadow"):
                         members = groups.get(fields[0], [name for name in fields[3].split(",") if name])
                         fields[3] = ",".join(name for name in members if name not in strangers)
@@ -116,7 +133,7 @@ class Accounts:
                 if content != before:
                     rewrite(self.root / file, content.encode())
         for path in stray:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def home(self, name: str) -> Path | None:
         """Return the home folder of an account, or None when there is no such account."""
@@ -142,6 +159,38 @@ class Accounts:
                 names.append(name)
         return names
 
+    def _to_revive(self, admin: str, *, admin_password: bool) -> list[str]:
+        """Return the accounts without a password that PAM refuses (or will) for their age, as it does root's cron jobs.
+
+        A password that must be changed (`lastchg` 0, as in a droplet that was created with one), one that is too old, or
+        an account with a last day: shadow(5), pam_unix(8).
+        """
+        names = []
+        for name, fields in self._entries("etc/shadow").items():
+            if len(fields) < 8 or not (name == "root" or (name == admin and not admin_password)):
+                continue
+            changed, longest, last_day = fields[2], fields[4], fields[7]
+            too_old = changed.isdigit() and longest.isdigit() and int(changed) + int(longest) < _today()
+            if changed == "0" or too_old or last_day not in ("", "-1"):
+                names.append(name)
+        return names
+
+    def _powerful_primary_groups(self, groups: Mapping[str, list[str]]) -> dict[str, tuple[str, str, str]]:
+        """Return who has one of `groups` as primary group without being wanted there: old group, new group, its number.
+
+        The new one is the group of the account's own name, or nogroup. An account may have the group of its name.
+        """
+        present = self._entries("etc/group")
+        powerful = {present[group][2]: group for group in groups if group in present}
+        found = {}
+        for name, fields in self._entries("etc/passwd").items():
+            group = powerful.get(fields[3])
+            if group is None or name in (group, *groups[group]) or fields[2] == "0":
+                continue
+            own = name if name in present else "nogroup"
+            found[name] = (group, own, present[name][2] if name in present else _NOGROUP)
+        return found
+
     def _stray_keys(self, admin: str) -> list[Path]:
         found: dict[Path, None] = {}
         for name, fields in self._entries("etc/passwd").items():
@@ -154,12 +203,33 @@ class Accounts:
                 if not wanted and os.path.lexists(path):
                     found[path] = None
         home = self.home(admin)
-        return [path for path in found if home is None or path != home / KEY_FILES[0]]
+        if home is None:
+            return list(found)
+        # By another name, too: somebody's home or .ssh may be a link to the administrator's.
+        kept = home.resolve() / KEY_FILES[0]
+        return [path for path in found if path.parent.resolve() / path.name not in (kept, kept.parent.resolve() / kept.name)]
+
+
+def _today() -> int:
+    """Return the number of days since 1970, as shadow(5) counts."""
+    return int(time.time() // 86400)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _describe(path: Path) -> list[str]:
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        # A pipe would keep its reader waiting for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return ["(not a readable file)"]
+        with path.open(errors="replace") as file:
+            lines = file.read(_LARGEST).splitlines()
     except OSError:
         return ["(not a readable file)"]
     described = []
