@@ -269,7 +269,6 @@ def certificate(
     try:
         if reasons:
             issue.request(tool, wanted)
-            refusal.forget(note)
             new, still = _inspect(tool, wanted)
             changes["certificate"] = {
                 "because": reasons,
@@ -277,10 +276,12 @@ def certificate(
                 "new": new.summary() if new else None,
             }
             if still:
-                raise CertificateError(
+                raise Refused(
                     f"certbot reported success, but the certificate {name} is still not right: {'; '.join(still)}. "
-                    f"See {logs_dir}/letsencrypt.log."
+                    f"See {logs_dir}/letsencrypt.log.",
+                    time.time() + refusal.BETWEEN_DUPLICATES,
                 )
+            refusal.forget(note)
         # Only now, so that nothing is lost while there is nothing better.
         for leftover in leftovers:
             issue.delete(tool, leftover)
@@ -292,7 +293,7 @@ def certificate(
             until = f" The next try will be made after {_clock(following.next_at)}."
         except OSError as unwritten:
             until = f" This could not be noted in {note} ({unwritten.strerror}), so the next converge asks again."
-        return {"name": name, "result": False, "changes": {}, "comment": str(error) + until}
+        return {"name": name, "result": False, "changes": changes, "comment": str(error) + until}
     except CertificateError as error:
         return {"name": name, "result": False, "changes": changes, "comment": str(error)}
     ret["changes"] = changes

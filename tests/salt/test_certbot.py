@@ -126,6 +126,23 @@ def test_refusal_fails_with_one_paragraph_and_is_not_repeated_at_once(machine):
     assert not (machine.folder / "work/giggles-refusal.json").exists()
 
 
+def test_a_certificate_that_is_issued_and_still_not_right_is_not_requested_at_every_converge(machine):
+    # An authority hands out few certificates for the same names (Let's Encrypt: five in seven days).
+    program = machine.folder / "certbot"
+    program.write_text(FAKE.replace('server = $server"', 'server = https://elsewhere.example/directory"'))
+    first = certificate(machine)
+    assert first["result"] is False
+    assert "still not right" in first["comment"]
+    assert first["changes"]["certificate"]["new"]["domains"] == [NAME]
+    for test in (False, True):
+        again = certificate(machine, test=test)
+        assert again["result"] is False
+        assert "still not right" in again["comment"]
+    assert starts(machine) == 1
+    note = json.loads((machine.folder / "work/giggles-refusal.json").read_text())
+    assert note["next_at"] - note["at"] > 7 * 24 * 3600 / 5
+
+
 def test_refusal_keeps_the_certificate_that_is_there(machine):
     certificate(machine)
     before = (machine.folder / f"config/live/{NAME}/fullchain.pem").read_bytes()

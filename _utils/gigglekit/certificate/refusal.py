@@ -13,6 +13,8 @@ from gigglekit.files.replacing import replace
 
 _FIRST_WAIT = 15 * 60
 _LONGEST_WAIT = 12 * 3600
+BETWEEN_DUPLICATES = 48 * 3600
+"""Seconds between two certificates for the same names that nobody wants: Let's Encrypt hands out five in seven days."""
 
 
 @dataclass(frozen=True)
