@@ -1,6 +1,7 @@
 {% from "map.jinja" import giggles with context %}
 {% import_yaml "hardening/kernel.yaml" as parameters %}
 {% import_yaml "hardening/known-files.yaml" as known_files %}
+{% do parameters.update({"kernel.perf_event_paranoid": giggles.os.perf_event_paranoid}) %}
 # The kernel gives away little, trusts no packet that comes the wrong way, and keeps the model in memory.
 kernel-configured:
   file.managed:

@@ -104,6 +104,15 @@ def test_forwarding_comes_first_since_it_resets_what_follows() -> None:
     assert not any("forwarding" in key for key in keys[2:])
 
 
+@pytest.mark.parametrize(("system", "least"), [("Debian-12", 3), ("Debian-13", 3), ("Ubuntu-22.04", 4), ("Ubuntu-24.04", 4)])
+def test_no_kernel_becomes_laxer_with_performance_events_than_it_came(system: str, least: int) -> None:
+    # Ubuntu's kernels come with 4 (CONFIG_SECURITY_PERF_EVENTS_RESTRICT), Debian's with 3.
+    parameters_of_all = yaml.safe_load((REPOSITORY / "salt" / "hardening" / "kernel.yaml").read_text())
+    systems = yaml.safe_load((REPOSITORY / "salt" / "osmap.yaml").read_text())
+    assert "kernel.perf_event_paranoid" not in parameters_of_all
+    assert systems[system]["perf_event_paranoid"] >= least
+
+
 def test_a_mount_lacks_what_its_topmost_layer_lacks(tmp_path: Path) -> None:
     listing = tmp_path / "mounts"
     listing.write_text("tmpfs /dev/shm tmpfs rw,nosuid,nodev,noexec 0 0\ntmpfs /dev/shm tmpfs rw,nosuid 0 0\n")
