@@ -1,5 +1,6 @@
 """
-States of the Giggles app that Salt's core lacks: a private tree of files, the app's socket, and the live release.
+States of the Giggles app that Salt's core lacks: folders that the app owns and root repairs, the app's socket, and the
+live release.
 
 .. code-block:: yaml
 
@@ -24,6 +25,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from gigglekit.files import folder as files_folder
 from gigglekit.files import tree as files_tree
 from gigglekit.release import live, venv
 from gigglekit.release.errors import ReleaseError
@@ -107,6 +109,65 @@ def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50):
             f" {report.refused_count} were left alone, since changing them could change something elsewhere: "
             f"{'; '.join(report.refused[:5])}. Find out who made them, then remove or replace them."
         )
+    return ret
+
+
+def folder(name, user, group, mode="0750"):
+    """
+    A folder exists inside a folder that somebody else may write, with its owner, group and mode.
+
+    ``file.directory`` changes a path, and whoever may write the folder above can put a link there in between. This state
+    opens it once without following links and changes what it opened. A link or a file in its place is left there, and the
+    state fails.
+
+    name
+        The folder. The one above has to exist.
+    user, group
+        Owner and group, by name.
+    mode
+        Octal mode, in quotes.
+
+    .. code-block:: yaml
+
+        folder-/var/lib/giggles/uploads/clips:
+          giggles.folder:
+            - name: /var/lib/giggles/uploads/clips
+            - user: giggles
+            - group: giggles
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "The folder is as it should be."}
+    test = __opts__["test"]
+    octal = _mode("mode", mode)
+    try:
+        wanted = files_folder.Wanted(pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid, octal)
+        found = files_folder.present(Path(name), wanted, dry_run=test)
+    except (KeyError, FileNotFoundError) as error:
+        # On a bare machine, the states before this one would make what it needs.
+        found = files_folder.MISSING
+        if not test:
+            ret["result"] = False
+            ret["comment"] = (
+                f"{name} cannot be made, since the folder above or its owner {user}:{group} does not exist ({error}). "
+                "Apply the states that create them first: salt-call state.apply app.folders."
+            )
+            return ret
+    except files_folder.NotAFolderError as error:
+        ret["result"] = False
+        ret["comment"] = (
+            f"{error}, where the folder {name} belongs. It was left alone, since only somebody who may write the folder "
+            "above can have put it there: the app, or an administrator who moved the data. Find out who; move the data "
+            "back if there is any, remove what is there, then apply again."
+        )
+        return ret
+    except OSError as error:
+        ret["result"] = False
+        ret["comment"] = f"{name} cannot be made ({error.strerror}). Look at the disk with df and dmesg, then apply again."
+        return ret
+    if found:
+        changed = {"directory": "new"} if found == files_folder.MISSING else {"old": found, "new": str(wanted)}
+        ret["changes"] = {name: changed}
+        ret["result"] = None if test else True
+        ret["comment"] = f"The folder {'would be' if test else 'was'} {'made' if found == files_folder.MISSING else 'put right'}."
     return ret
 
 

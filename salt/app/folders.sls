@@ -7,9 +7,6 @@ include:
   ("/var/lib/giggles", "root", "giggles", "0750"),
   ("/var/lib/giggles/records", "root", "giggles", "0750"),
   ("/var/lib/giggles/uploads", "giggles", "giggles", "0750"),
-  ("/var/lib/giggles/uploads/clips", "giggles", "giggles", "0750"),
-  ("/var/lib/giggles/uploads/audio", "giggles", "giggles", "0750"),
-  ("/var/lib/giggles/uploads/temp", "giggles", "giggles", "0750"),
   ("/var/cache/giggles", "giggles", "giggles", "0750"),
   ("/var/cache/giggles-build", "root", "root", "0700"),
   ("/var/log/giggles", "root", "giggles", "0750"),
@@ -27,7 +24,20 @@ folder-{{ path }}:
       - user: account-giggles
 {%- endfor %}
 
-# The app may be taken over, and this runs as root below a folder of its own: nothing here follows a link.
+# The app may be taken over, and this runs as root below a folder of its own: nothing here follows a link. Salt's own
+# file.* states change a path after looking at it, and must not be used here.
+{%- for name in ["clips", "audio", "temp"] %}
+
+folder-/var/lib/giggles/uploads/{{ name }}:
+  giggles.folder:
+    - name: /var/lib/giggles/uploads/{{ name }}
+    - user: giggles
+    - group: giggles
+    - mode: '0750'
+    - require:
+      - file: folder-/var/lib/giggles/uploads
+{%- endfor %}
+
 uploads-private:
   giggles.tree:
     - name: /var/lib/giggles/uploads
@@ -36,4 +46,6 @@ uploads-private:
     - dir_mode: '0750'
     - file_mode: '0640'
     - require:
-      - file: folder-/var/lib/giggles/uploads/temp
+      {%- for name in ["clips", "audio", "temp"] %}
+      - giggles: folder-/var/lib/giggles/uploads/{{ name }}
+      {%- endfor %}

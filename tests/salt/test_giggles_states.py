@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.salt.conftest import Minion
+from tests.salt.conftest import REPOSITORY, Minion
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
 
@@ -71,6 +72,46 @@ def test_tree_on_a_bare_machine_is_no_failure_in_test_mode_and_one_in_earnest(mi
     failed = apply(minion, "giggles.tree", str(uploads), **nobody_yet)
     assert failed["result"] is False
     assert "salt-call state.apply app.folders" in failed["comment"]
+
+
+def test_folder_is_announced_made_and_then_right(minion: Minion, uploads: Path) -> None:
+    wanted = {"user": "nobody", "group": "nogroup", "mode": "0750"}
+    audio = uploads / "audio"
+    announced = apply(minion, "giggles.folder", str(audio), test=True, **wanted)
+    assert (announced["result"], announced["changes"]) == (None, {str(audio): {"directory": "new"}})
+    assert not audio.exists()
+    assert apply(minion, "giggles.folder", str(audio), **wanted)["changes"] == announced["changes"]
+    assert (stat.S_IMODE(audio.stat().st_mode), audio.owner(), audio.group()) == (0o750, "nobody", "nogroup")
+    audio.chmod(0o777)
+    assert apply(minion, "giggles.folder", str(audio), **wanted)["changes"][str(audio)]["old"].endswith(" 0777")
+    assert apply(minion, "giggles.folder", str(audio), **wanted)["changes"] == {}
+
+
+def test_folder_leaves_a_link_and_what_it_leads_to_alone_and_names_it(minion: Minion, uploads: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o700)
+    (uploads / "audio").symlink_to(outside)
+    for test in (True, False):
+        refused = apply(minion, "giggles.folder", str(uploads / "audio"), test=test, user="nobody", group="nogroup", mode="0750")
+        assert (refused["result"], refused["changes"]) == (False, {})
+        assert "audio is a symbolic link" in refused["comment"]
+    assert (stat.S_IMODE(outside.stat().st_mode), outside.owner()) == (0o700, "root")
+
+
+def test_folder_on_a_bare_machine_is_announced(minion: Minion, uploads: Path, tmp_path: Path) -> None:
+    announced = apply(minion, "giggles.folder", str(tmp_path / "no" / "clips"), test=True, user="not-made-yet", group="nogroup")
+    assert announced["result"] is None
+    assert apply(minion, "giggles.folder", str(tmp_path / "no" / "clips"), user="not-made-yet", group="nogroup")["result"] is False
+
+
+def test_nothing_of_salts_own_files_lies_below_a_folder_that_the_app_owns() -> None:
+    """file.directory and file.managed change a path after looking at it; the app could exchange it in between."""
+    for leaf in [*(REPOSITORY / "salt" / "app").glob("*.sls"), *(REPOSITORY / "salt" / "nightly").glob("*.sls")]:
+        text = leaf.read_text()
+        for block in re.split(r"\n(?=\S)", text):
+            if re.search(r"^  file\.\w+:", block, re.MULTILINE):
+                assert not re.search(r"name: /var/(lib/giggles/uploads|cache/giggles)/", block), leaf
+        assert not re.search(r'\("/var/(lib/giggles/uploads|cache/giggles)/', text), leaf
 
 
 def test_socket_gets_its_owner_and_mode(minion: Minion, uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
