@@ -200,7 +200,6 @@ def test_erasing_everything_erases_no_clip(droplet: Droplet, user: User) -> None
 
 def provoke(droplet: Droplet) -> None:
     """Have the running app and nginx write a line each into their logs."""
-    droplet.shell(
     speak = """
 import socket
 app = socket.socket(socket.AF_UNIX)
@@ -209,7 +208,6 @@ app.sendall(b"nonsense\\r\\n\\r\\n")
 app.recv(100)
 """
     droplet.exec(["python3", "-c", speak])
-    )
     assert droplet.request(path="/api/health").status == 200
 
 

@@ -123,7 +123,7 @@ LOCK_OUTS = {
     "sshd listens on loopback alone": (SSHD, "1a ListenAddress 127.0.0.1", "sshd did not let it in", "00-giggles.conf"),
     "only this machine itself is let in": (SSHD, "s/^AllowUsers .*/AllowUsers *@127.0.0.1/", "sshd did not let it in", "00-giggles.conf"),
     "no shell": (
-        f"{TREE}/accounts.sls", r"s/shell: \/bin\/bash/shell: \/usr\/sbin\/nologin/", "could not become root|did not let it in", "/etc/passwd",
+        f"{TREE}/accounts.sls", "s/\\/bin\\/bash/\\/usr\\/sbin\\/nologin/", "could not become root|did not let it in", "/etc/passwd",
     ),
     "a home that sshd does not trust": (
         f"{TREE}/accounts.sls", "/admin-home-private:/,/mode:/ s/'0750'/'0777'/", "sshd did not let it in", "/home/operator",
