@@ -450,7 +450,7 @@ def web_put_back(droplet: Droplet, good: Pillar) -> Iterator[None]:
     droplet.shell(f"rm -f {REFUSAL_NOTE}")
     yield
     droplet.shell(f"rm -f {REFUSAL_NOTE}")
-    outcome = droplet.apply("web")
+    outcome = droplet.apply("web.nginx")
     assert outcome.code == 0, outcome.failed
     assert set(outcome.changed) <= {"nginx-site-giggles", "nginx-reloaded"}
 
