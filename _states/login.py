@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gigglekit.login import guard, hostkeys
+from gigglekit.login import guard, hostkeys, listening
 from gigglekit.login.accounts import Accounts
 from gigglekit.login.errors import LoginError
 from gigglekit.login.keys import require_usable
@@ -87,6 +87,30 @@ def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True) -> dic
         else f"{admin} logged in with a one-time key{' and became root' if with_sudo else ''} after the changes."
     )
     return ret
+
+
+def socket_listens(name: str) -> dict[str, Any]:
+    """Have ssh.socket open before sshd runs: systemd does not open it for an sshd that runs already.
+
+    name
+        Only an identifier.
+
+    .. code-block:: yaml
+
+        ssh-socket-open:
+          login.socket_listens: []
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": f"{listening.SOCKET} is open."}
+    if listening.listens():
+        return ret
+    changes = {listening.SOCKET: {"old": "not open", "new": f"open, with {listening.SERVICE} behind it"}}
+    if __opts__["test"]:
+        return {**ret, "result": None, "changes": changes, "comment": f"{listening.SOCKET} would be opened."}
+    try:
+        listening.listen()
+    except LoginError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    return {**ret, "changes": changes, "comment": f"{listening.SOCKET} was opened."}
 
 
 def accounts_exact(name: str, admin: str, groups: dict[str, list[str]], admin_password: bool = False) -> dict[str, Any]:

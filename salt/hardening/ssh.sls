@@ -102,6 +102,23 @@ ssh-unit-unaltered:
       - login: nobody-else-has-power
       - file: /etc/ssh/sshd_config
 
+{%- if giggles.os.ssh.socket %}
+
+ssh-socket-open:
+  login.socket_listens:
+    - require:
+      - login: nobody-else-has-power
+      - units: ssh-unit-unaltered
+
+ssh-listens:
+  units.running:
+    - name: {{ giggles.os.ssh.socket }}
+    - require:
+      - login: ssh-socket-open
+    - require_in:
+      - units: ssh-runs
+{%- endif %}
+
 # The administrator's account and keys come first: from here on nobody else gets in. Reloading keeps sessions.
 ssh-runs:
   units.running:
@@ -116,10 +133,3 @@ ssh-runs:
       - file: /etc/ssh/sshd_config.d/00-giggles.conf
       - strays: ssh-files-exact
       - login: ssh-host-keys-strong
-{% if giggles.os.ssh.socket %}
-ssh-listens:
-  units.running:
-    - name: {{ giggles.os.ssh.socket }}
-    - require:
-      - units: ssh-runs
-{% endif %}

@@ -127,6 +127,7 @@ def machine(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
 
     (root / "run").mkdir()
     monkeypatch.setattr(guard, "ask", run)
+    monkeypatch.setattr(guard.listening, "ask", run)
     monkeypatch.setattr(guard, "Path", Root)
     monkeypatch.setattr(guard, "WORKSPACE", tmp_path / "workspace")
     monkeypatch.setattr(guard, "CHECKPOINT", tmp_path / "workspace/checkpoint.json")
@@ -165,6 +166,24 @@ def test_a_change_that_locks_out_is_undone_and_told(machine: list[list[str]], ro
     assert (root / "etc/ssh/sshd_config").read_text() == "PermitRootLogin yes\n"
     assert ["systemctl", "reload-or-restart", "ssh.service"] in machine
     assert not guard.CHECKPOINT.exists()
+
+
+def test_without_its_timer_a_run_does_not_begin(machine: list[list[str]], monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    moved = guard.Path
+    monkeypatch.setattr(guard, "Path", lambda *parts: root if parts[0] == "/run/systemd/system" else moved(*parts))
+
+    def refusing(command: list[str], stdin: str = "") -> tuple[int, str]:
+        machine.append(command)
+        if command[0] == "systemd-run":
+            return 1, "Failed to start transient timer unit: Unit giggles-login-guard.service was already loaded"
+        return 0, ""
+
+    monkeypatch.setattr(guard, "ask", refusing)
+    with pytest.raises(LoginError, match=r"already loaded\. So nothing was changed"):
+        guard.begin(None)
+    assert not guard.CHECKPOINT.is_file()
+    stopped = ["systemctl", "stop", "giggles-login-guard.timer", "giggles-login-guard.service"]
+    assert machine.index(stopped) < [command[0] for command in machine].index("systemd-run")
 
 
 def test_without_a_checkpoint_nothing_can_be_proved(machine: list[list[str]]) -> None:

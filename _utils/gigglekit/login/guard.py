@@ -1,12 +1,14 @@
 """Nobody gets locked out: what decides about logins is noted before a run, tried after it, and put back when it fails.
 
 Between the two a systemd timer outside the run looks whether the run still lives. If it was killed before the proof,
-the timer puts everything back on its own. So no machine is left in a state that nobody has proved for longer than
-`INTERVAL`.
+the timer puts everything back on its own, within about `INTERVAL`. Without that timer a run changes nothing. All of this
+lies in /run, so a machine that loses its power (or is reset) between the two boots with what the run has written so far:
+the console, and another apply, are the way on then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +21,7 @@ from typing import Any
 
 from ..command import ask
 from ..files.replacing import replace
-from . import snapshot
+from . import listening, snapshot
 from .attempt import WORKSPACE, attempt
 from .errors import LoginError
 
@@ -93,7 +95,12 @@ def begin(home: Path | None) -> None:
 
     Arguments:
         home: the administrator's home folder, or None while there is no such account.
+
+    Raises:
+        LoginError: nobody would put things back if this run was killed, so it must not begin.
     """
+    # A timer that is just putting things back would forget what is noted now.
+    _stop_timer()
     before = Checkpoint.read()
     # Of the home, its own mode decides as well: sshd trusts no keys in a home that others can write to.
     own = (f"{home}{snapshot.ALONE}".lstrip("/"), f"{home}/.ssh".lstrip("/")) if home else ()
@@ -101,7 +108,12 @@ def begin(home: Path | None) -> None:
     state = before.state if before else snapshot.take(Path("/"), places)
     enforced = before.enforced if before else _enforced()
     Checkpoint(state, enforced, os.getpid(), _start_of(os.getpid()), time.time()).write()
-    _arm()
+    try:
+        _arm()
+    except LoginError:
+        if before is None:
+            CHECKPOINT.unlink(missing_ok=True)
+        raise
 
 
 def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callable[..., None] = attempt) -> list[str] | None:
@@ -159,8 +171,12 @@ def revert(checkpoint: Checkpoint) -> list[str]:
             if text:
                 ask([command], stdin=text)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    ask(["systemctl", "unmask", "ssh.service"])
+    ask(["systemctl", "unmask", "ssh.service", "ssh.socket"])
     ask(["systemctl", "reload-or-restart", "ssh.service"])
+    if listening.enabled():
+        # What was put back must not be forgotten because of it; sshd runs either way.
+        with contextlib.suppress(LoginError):
+            listening.listen()
     _disarm()
     return restored
 
@@ -183,16 +199,29 @@ def _enforced() -> dict[str, str]:
     return tables
 
 
+def _stop_timer() -> None:
+    """Stop the timer and what it has started: either would be in the way of a new one of the same name."""
+    if Path("/run/systemd/system").exists():
+        names = [f"{UNIT}.timer", f"{UNIT}.service"]
+        ask(["systemctl", "stop", *names])
+        ask(["systemctl", "reset-failed", *names])
+
+
 def _arm() -> None:
     if not Path("/run/systemd/system").exists():
         return
     library = Path(__file__).resolve().parents[2]
-    ask(["systemctl", "stop", f"{UNIT}.timer"])
     command = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--timer-property=AccuracySec=1"]
     command += ["--description=Put logins back if a salt run dies half-way"]
     command += [f"--on-active={INTERVAL}", f"--on-unit-inactive={INTERVAL}"]
     command += [f"--setenv=PYTHONPATH={library}", "--setenv=PYTHONDONTWRITEBYTECODE=1"]
-    ask([*command, "/usr/bin/python3", "-m", "gigglekit.login.guard"])
+    code, said = ask([*command, "/usr/bin/python3", "-m", "gigglekit.login.guard"])
+    if code != 0:
+        raise LoginError(
+            f"The timer {UNIT}, which puts logins back should this run be killed, could not be started: "
+            f"{said.strip() or f'systemd-run ended with code {code}'}. So nothing was changed. Look at 'systemctl status {UNIT}.timer "
+            f"{UNIT}.service', stop both, and apply again."
+        )
 
 
 def _disarm() -> None:
