@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,8 +35,19 @@ def test_default_times_keep_clear_of_each_other() -> None:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A folder of commands in front of the machine's own: systemctl says that the unit in the file `busy` is "
-    "at work."""
+    """A folder of commands in front of the machine's own, and the script that looks at files beside them.
+
+    systemctl says that the unit in the file `busy` is at work; pgrep finds something if the file `found` says 0.
+    """
+    text = (SCRIPTS / "idle").read_text()
+    for place in ("/run/giggles-bootstrap.lock", "/var/lib/dpkg/lock-frontend"):
+        assert place in text
+        text = text.replace(place, f"{tmp_path}/{Path(place).name}")
+    (tmp_path / "idle").write_text(text)
+    pgrep = tmp_path / "pgrep"
+    pgrep.write_text(f'#!/bin/sh\necho "$2" > {tmp_path}/pattern\nexit "$(cat {tmp_path}/found)"\n')
+    pgrep.chmod(0o755)
+    (tmp_path / "found").write_text("1")
     systemctl = tmp_path / "systemctl"
     systemctl.write_text(
         f"""#!/bin/sh
@@ -52,7 +65,7 @@ esac
 
 def idle(commands: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", str(SCRIPTS / "idle"), *arguments],
+        ["bash", str(commands / "idle"), *arguments],
         env={"PATH": f"{commands}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -74,6 +87,41 @@ def test_a_running_job_is_named_and_respected(commands: Path, job: str) -> None:
         assert job in done.stderr
 
 
+def test_a_running_bootstrap_is_respected(commands: Path) -> None:
+    lock = commands / "giggles-bootstrap.lock"
+    with lock.open("w") as held:
+        assert idle(commands, "0").returncode == 0
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = idle(commands, "0")
+        assert (done.returncode, done.stderr) == (1, "bootstrap.sh is running, which must not be cut short.\n")
+    assert idle(commands, "0").returncode == 0
+
+
+def test_a_running_package_manager_is_respected_and_not_disturbed(commands: Path) -> None:
+    lock = commands / "lock-frontend"
+    with lock.open("w") as held:
+        assert idle(commands, "0").returncode == 0
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        done = idle(commands, "0")
+        assert (done.returncode, done.stderr) == (1, "dpkg or apt is running, which must not be cut short.\n")
+    assert idle(commands, "0").returncode == 0
+
+
+def test_a_run_of_salt_is_respected_and_a_word_about_it_is_not(commands: Path) -> None:
+    assert idle(commands, "0").returncode == 0
+    (commands / "found").write_text("0")
+    done = idle(commands, "0")
+    assert (done.returncode, done.stderr) == (1, "salt-call is running, which must not be cut short.\n")
+    pattern = (commands / "pattern").read_text().strip()
+    for line in (
+        "/opt/salt/8a04/bin/python /usr/local/bin/salt-call state.apply",
+        "/opt/salt/current/bin/python3 /opt/salt/current/bin/salt-call",
+    ):
+        assert re.search(pattern, line), line
+    for line in ("vi /root/salt-call", "bash -c salt-call state.apply", "grep salt-call"):
+        assert not re.search(pattern, line), line
+
+
 def test_an_upgrade_does_not_wait_for_itself_but_a_restart_waits_for_it(commands: Path) -> None:
     (commands / "busy").write_text("apt-daily-upgrade.service")
     assert idle(commands, "0", "apt-daily-upgrade.service").returncode == 0
@@ -93,7 +141,7 @@ def restart(commands: Path, needed: bool) -> tuple[str, list[str]]:
         (commands / "reboot-required.pkgs").write_text("linux-image-amd64\nlinux-image-amd64\n")
     script = (SCRIPTS / "reboot-if-needed").read_text()
     script = script.replace("/run/reboot-required", str(required))
-    script = script.replace("/usr/local/lib/giggles/idle 60", f"bash {SCRIPTS}/idle 0")
+    script = script.replace("/usr/local/lib/giggles/idle 60", f"bash {commands}/idle 0")
     done = subprocess.run(
         ["bash", "-c", script],
         env={"PATH": f"{commands}:{os.environ['PATH']}"},
