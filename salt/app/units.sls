@@ -1,16 +1,7 @@
 include:
+  - common.validate
   - app.account
   - app.environment
-
-unit-verifier-installed:
-  file.managed:
-    - name: /usr/local/lib/giggles/verify-unit
-    - source: salt://app/files/usr/local/lib/giggles/verify-unit
-    - user: root
-    - group: root
-    - mode: '0755'
-    - makedirs: True
-    - follow_symlinks: False
 
 {%- for unit in ["giggles.socket", "giggles.service"] %}
 

@@ -7,3 +7,13 @@ validator-installed:
     - group: root
     - mode: '0755'
     - makedirs: True
+
+unit-verifier-installed:
+  file.managed:
+    - name: /usr/local/lib/giggles/verify-unit
+    - source: salt://common/files/usr/local/lib/giggles/verify-unit
+    - user: root
+    - group: root
+    - mode: '0755'
+    - makedirs: True
+    - follow_symlinks: False

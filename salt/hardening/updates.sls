@@ -1,5 +1,8 @@
 {% from "map.jinja" import giggles with context %}
 {% import_yaml "hardening/known-files.yaml" as known_files %}
+include:
+  - common.validate
+
 # Security updates install themselves; services that run old code restart, and so does the machine when it must, at its hour.
 updates-packages:
   pkg.installed:
@@ -74,7 +77,11 @@ restart-when-idle:
     - mode: '0644'
     - makedirs: True
     - follow_symlinks: False
+{%- if not unit.endswith(".conf") %}
+    - check_cmd: /usr/local/lib/giggles/verify-unit {{ unit }}
+{%- endif %}
     - require:
+      - file: unit-verifier-installed
       - file: busy-jobs-are-known
       - file: restart-when-idle
     - onchanges_in:

@@ -1,6 +1,7 @@
 # Renewal: twice a day certbot asks the authority whether it is time (ARI); nginx is reloaded only after a renewal.
 {%- from "map.jinja" import giggles with context %}
 include:
+  - common.validate
   - web.certificate
 
 {% for stage in ["pre", "post", "deploy"] %}
@@ -38,6 +39,10 @@ renewal-reloads-nginx:
     - user: root
     - group: root
     - mode: '0644'
+    - follow_symlinks: False
+    - check_cmd: /usr/local/lib/giggles/verify-unit {{ unit }}
+    - require:
+      - file: unit-verifier-installed
 {% endfor %}
 
 renewal-units-unaltered:
