@@ -383,8 +383,7 @@ CHANGED = [
         "every service's limits lifted",
         "/etc/systemd/system/service.d/o.conf",
         "[Service]\nEnvironment=A=b",
-        # The first of the states that look for it.
-        "ssh-unit-unaltered",
+        "nobody-else-schedules-or-configures",
         "systemctl daemon-reload",
     ),
     appended("a line in crontab", "* * * * * root /tmp/miner", "/etc/crontab", "/etc/crontab"),

@@ -11,7 +11,7 @@ from gigglekit.systemd import dropins
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "dpkg/info").mkdir(parents=True)
-    (tmp_path / "dpkg/info/ssh.list").write_text(f"{tmp_path}/etc/systemd/system/ssh.service.d/packaged.conf\n")
+    (tmp_path / "dpkg/info/ssh.list").write_text(f"{tmp_path}/etc/systemd/system/ssh-guard.service.d/packaged.conf\n")
     return tmp_path
 
 
@@ -22,18 +22,18 @@ def put(root: Path, path: str) -> Path:
     return file
 
 
-def test_a_unit_is_altered_by_its_own_folder_its_prefixes_and_its_kind() -> None:
-    assert dropins.folders("giggles-certbot.timer") == ["giggles-certbot.timer.d", "giggles-.timer.d", "timer.d"]
-    assert dropins.folders("a-b-c.service") == ["a-b-c.service.d", "a-b-.service.d", "a-.service.d", "service.d"]
+def test_a_unit_is_altered_by_its_own_folder_and_its_prefixes() -> None:
+    assert dropins.folders("giggles-certbot.timer") == ["giggles-certbot.timer.d", "giggles-.timer.d"]
+    assert dropins.folders("a-b-c.service") == ["a-b-c.service.d", "a-b-.service.d", "a-.service.d"]
 
 
 @pytest.mark.parametrize("place", dropins.PLACES)
-@pytest.mark.parametrize("folder", ["ssh.service.d", "service.d"])
+@pytest.mark.parametrize("folder", ["ssh-guard.service.d", "ssh-.service.d"])
 def test_a_drop_in_is_found_in_every_place(root: Path, place: str, folder: str) -> None:
     file = put(root, f"{place}/{folder}/override.conf")
     put(root, f"{place}/cron.service.d/other.conf")
-    put(root, "etc/systemd/system/ssh.service.d/packaged.conf")
-    assert dropins.find(["ssh.service"], root, root / "dpkg") == [str(file)]
+    put(root, "etc/systemd/system/ssh-guard.service.d/packaged.conf")
+    assert dropins.find(["ssh-guard.service"], root, root / "dpkg") == [str(file)]
 
 
 def test_removing_the_last_one_removes_its_folder_too(root: Path) -> None:

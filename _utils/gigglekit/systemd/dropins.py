@@ -16,16 +16,17 @@ PLACES = ("etc/systemd/system", "etc/systemd/system.control", "run/systemd/syste
 
 
 def folders(unit: str) -> list[str]:
-    """Return the names of all folders whose files change a unit: its own, and those it shares with others.
+    """Return the names of the folders whose files change a unit: its own, and those it shares by the beginning of its name.
+
+    Folders for all units of a kind (`service.d`) are left to whoever looks after the whole machine.
 
     Arguments:
-        unit: with its suffix. For `giggles-certbot.timer` these are `giggles-certbot.timer.d`, `giggles-.timer.d` and
-            `timer.d`.
+        unit: with its suffix. For `giggles-certbot.timer` these are `giggles-certbot.timer.d` and `giggles-.timer.d`.
     """
     stem, _, kind = unit.rpartition(".")
     parts = stem.split("-")
     shared = ["-".join(parts[:count]) + f"-.{kind}.d" for count in range(len(parts) - 1, 0, -1)]
-    return [f"{unit}.d", *shared, f"{kind}.d"]
+    return [f"{unit}.d", *shared]
 
 
 def find(units: Sequence[str], root: Path = Path("/"), database: Path = DATABASE) -> list[str]:
