@@ -8,7 +8,7 @@ include:
   ("/var/lib/giggles/records", "root", "giggles", "0750"),
   ("/var/lib/giggles/uploads", "giggles", "giggles", "0750"),
   ("/var/cache/giggles", "giggles", "giggles", "0750"),
-  ("/var/cache/giggles-build", "root", "root", "0700"),
+  ("/var/cache/giggles-build", "root", "giggles-build", "0750"),
   ("/var/log/giggles", "root", "giggles", "0750"),
 ] %}
 {%- for path, user, group, mode in folders %}
@@ -22,6 +22,7 @@ folder-{{ path }}:
     - follow_symlinks: False
     - require:
       - user: account-giggles
+      - user: account-giggles-build
 {%- endfor %}
 
 # The app may be taken over, and this runs as root below a folder of its own: nothing here follows a link. Salt's own

@@ -1,6 +1,7 @@
 {%- from "map.jinja" import giggles with context %}
 include:
   - app.packages
+  - app.account
   - app.environment
   - app.units
   - app.logs
@@ -17,6 +18,7 @@ release-live:
     - keep: {{ giggles.app.keep_releases }}
     - require:
       - pkg: app-packages-installed
+      - user: account-giggles-build
       - file: app-environment
       - file: process-environment
       - file: unit-giggles.socket

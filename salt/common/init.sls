@@ -1,3 +1,4 @@
 include:
+  - common.builders
   - common.validate
   - common.minion

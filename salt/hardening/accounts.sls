@@ -92,7 +92,7 @@ nobody-else-has-power:
     - groups:
         sudo: [{{ admin }}]
         adm: [{{ admin }}]
-        {%- for group in ["admin", "wheel", "root", "shadow", "disk", "docker", "lxd", "giggles", "www-data"] %}
+        {%- for group in ["admin", "wheel", "root", "shadow", "disk", "docker", "lxd", "giggles", "giggles-build", "www-data"] %}
         {{ group }}: []
         {%- endfor %}
     - require:

@@ -1,5 +1,8 @@
 {% from "map.jinja" import giggles with context %}
 {% import_yaml "hardening/known-files.yaml" as known_files %}
+include:
+  - common.builders
+
 # What every machine of ours has in common before it has a task.
 #
 # Left out although lynis suggests it: a maximum password age (it would lock key-only accounts out, AUTH-9286); hidepid on
@@ -63,7 +66,8 @@ nobody-else-schedules-or-configures:
     - require:
       - pkg: baseline-packages
 
-# A compiler is what an intruder looks for first. Installed later, it is restricted from the start.
+# A compiler is what an intruder looks for first. Installed later, it is restricted from the start. In the group is only the
+# account that the app's packages are built as; nobody can log in to it.
 compilers-are-roots:
   dpkg.statoverrides:
     - paths:
@@ -71,8 +75,10 @@ compilers-are-roots:
       - /usr/bin/{{ grains.cpuarch }}-linux-gnu-{{ tool }}
       {%- endfor %}
     - user: root
-    - group: root
+    - group: giggles-build
     - mode: '0750'
+    - require:
+      - group: builders-exist
 
 timezone-set:
   file.symlink:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import shutil
 import socketserver
 import subprocess
@@ -303,6 +304,47 @@ def test_a_link_out_of_the_release_is_refused(droplet: Droplet, upstream: Upstre
     with pytest.raises(BuildError, match="leads out of the release"):
         droplet.apply("main")
     assert not list(droplet.layout.releases.iterdir())
+
+
+def test_links_that_a_package_planted_lead_root_nowhere(droplet: Droplet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    make_venv = droplet.make_venv
+
+    def planting(settings: Settings, layout: Layout, folder: Path) -> str:
+        python = make_venv(settings, layout, folder)
+        (folder / ".venv" / "bin" / "python").symlink_to(python)
+        (folder / ".venv" / "bin" / link).symlink_to(outside)
+        return python
+
+    monkeypatch.setattr(droplet, "make_venv", planting)
+    for link in ("tool", ".env", "python3"):
+        with pytest.raises(BuildError, match=rf"package of the release holds a link, \.venv/bin/{re.escape(link)}, that leads out"):
+            droplet.apply("main")
+    assert outside.read_text() == "kept"
+    assert not list(droplet.layout.releases.iterdir())
+
+
+def test_an_environment_names_its_interpreter_and_packages_may_have_uploads(droplet: Droplet, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_venv = droplet.make_venv
+
+    def usual(settings: Settings, layout: Layout, folder: Path) -> str:
+        python = make_venv(settings, layout, folder)
+        (folder / ".venv" / "bin" / "python").symlink_to(python)
+        (folder / ".venv" / "lib" / "package" / "uploads").mkdir(parents=True)
+        return python
+
+    monkeypatch.setattr(droplet, "make_venv", usual)
+    droplet.apply("main")
+    assert (droplet.layout.current / ".venv" / "lib" / "package" / "uploads").is_dir()
+
+
+def test_a_link_at_the_start_files_place_is_replaced_not_followed(droplet: Droplet, upstream: Upstream) -> None:
+    (upstream.folder / ".giggles-start.env").symlink_to("app/health")
+    upstream.commit({})
+    droplet.apply("main")
+    assert (droplet.layout.current / "app" / "health").read_text() == "200"
+    assert "GIGGLES_MODULE" in (droplet.layout.current / ".giggles-start.env").read_text()
 
 
 def test_nobody_but_root_may_write_a_release(droplet: Droplet) -> None:

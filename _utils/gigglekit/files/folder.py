@@ -88,7 +88,7 @@ def _open(name: str, above: int | None, path: Path) -> int:
     try:
         return os.open(name, _FOLDER, dir_fd=above)
     except OSError as error:
-        if error.errno == errno.ENOTDIR or error.errno == errno.ELOOP:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
             kind = "a symbolic link" if path.is_symlink() else "no folder"
             raise NotAFolderError(f"{path} is {kind}") from error
         raise

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from gigglekit.files.replacing import replace
 from gigglekit.release import manifest, single_run, venv
 from gigglekit.release.dotenv import systemd_file
 from gigglekit.release.errors import BuildError
@@ -18,7 +19,7 @@ from gigglekit.release.repository import Repository
 from gigglekit.release.settings import Layout, Settings
 
 # Raised when a release is built differently, so that the live one is built anew as well.
-_RECIPE = 1
+_RECIPE = 2
 _LEAST_FREE = 500 * 1024**2
 
 MakeVenv = Callable[[Settings, Layout, Path], str]
@@ -61,15 +62,19 @@ def build(settings: Settings, layout: Layout, repository: Repository, commit: st
                 f"The commit {commit[:12]} has no folder {settings.subdirectory!r}. Correct giggles:app:subdirectory "
                 "in the pillar. The live release was left as it is."
             )
+        # Whatever umask this run has: packages are installed by an account that is neither root nor the app.
+        _settle(folder)
         python = make_venv(settings, layout, folder)
+        _contain(folder, python)
         # What the units need to know of a release lies in it, so that units never run ahead of the release.
         (folder / ".app").symlink_to(settings.subdirectory or ".")
-        (folder / ".giggles-start.env").write_text(systemd_file({"GIGGLES_MODULE": settings.module}), encoding="utf-8")
+        replace(folder / ".giggles-start.env", systemd_file({"GIGGLES_MODULE": settings.module}).encode(), 0o644)
         # The app looks for .env in its working directory only.
         (app / ".env").unlink(missing_ok=True)
         (app / ".env").symlink_to(layout.environment)
         venv.compile_all(python, folder, layout.release(commit))
         _settle(folder)
+        os.sync()
         manifest.write(
             folder,
             {
@@ -115,32 +120,43 @@ def _disk_full(layout: Layout) -> BuildError:
     )
 
 
-def _contain(folder: Path) -> list[str]:
-    """Remove every `uploads` (the app erases what it finds there) and refuse links that lead out of the release."""
+def _contain(folder: Path, python: str = "") -> list[str]:
+    """Remove every `uploads` (the app erases what it finds there) and refuse links that lead out of the release.
+
+    Once packages are installed, `python` is their environment's interpreter: links in its `bin` may name that, and a
+    package may have an `uploads` of its own.
+    """
     removed: list[str] = []
     top = os.path.realpath(folder)
+    packages = folder / venv.FOLDER
     for where, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             path = Path(where, name)
             inside = str(path.relative_to(folder))
-            if name == "uploads":
+            # Before that, a folder of this name is the repository's.
+            packaged = bool(python) and packages in path.parents
+            if name == "uploads" and not packaged:
                 _sweep(path)
                 removed.append(inside)
                 if name in folders:
                     folders.remove(name)
-            elif path.is_symlink() and name != ".env":
+            elif path.is_symlink() and (name != ".env" or packaged):
                 goal = os.path.realpath(path)
-                if goal != top and not goal.startswith(top + os.sep):
-                    raise BuildError(
-                        f"The repository holds a link, {inside}, that leads out of the release to "
-                        f"{str(path.readlink())!r}. Whatever lies there could be served or erased. Remove the link "
-                        "from the repository. The live release was left as it is."
-                    )
+                if goal == top or goal.startswith(top + os.sep):
+                    continue
+                if packaged and path.parent == packages / "bin" and name.startswith("python") and goal == os.path.realpath(python):
+                    continue
+                whose = "A package of the release" if packaged else "The repository"
+                raise BuildError(
+                    f"{whose} holds a link, {inside}, that leads out of the release to {str(path.readlink())!r}. Whatever "
+                    "lies there could be served or erased. Remove the link, or the package that brings it. The live "
+                    "release was left as it is."
+                )
     return removed
 
 
 def _settle(folder: Path) -> None:
-    """Make everything root's, readable by the app and writable by nobody else, and flushed to the disk."""
+    """Make everything root's, readable by the app and writable by nobody else."""
     folder.chmod(0o755)
     for where, folders, files in os.walk(folder):
         for name in folders + files:
@@ -153,4 +169,3 @@ def _settle(folder: Path) -> None:
             wanted = 0o755 if stat.S_ISDIR(status.st_mode) or status.st_mode & 0o111 else 0o644
             if stat.S_IMODE(status.st_mode) != wanted:
                 os.chmod(path, wanted)
-    os.sync()

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from gigglekit.command import CommandTimeoutError, Outcome, run
-from gigglekit.release import interpreter, single_run
+from gigglekit.files import folder as files_folder
+from gigglekit.files.replacing import replace
+from gigglekit.release import box, custody, interpreter, single_run
 from gigglekit.release.errors import BuildError
 from gigglekit.release.settings import Layout, Settings
 
@@ -16,12 +18,8 @@ FOLDER = ".venv"
 _INSTALL_SECONDS = 1500
 _COMPILE_SECONDS = 900
 _HASH = re.compile(r"(?m)(?:^|\s)--hash[= ]")
-_KEPT_FROM = ("/etc/giggles", "/var/lib/giggles", "/var/log/giggles", "/opt/giggles/.env", "/opt/giggles/process.env")
+# How this server reaches a package index.
 _PASSED = (
-    "UV_SYSTEM_CERTS",
-    "UV_CACHE_DIR",
-    "UV_LINK_MODE",
-    "UV_NO_PROGRESS",
     "SSL_CERT_FILE",
     "HTTPS_PROXY",
     "HTTP_PROXY",
@@ -32,9 +30,6 @@ _PASSED = (
     "UV_INDEX_URL",
     "UV_DEFAULT_INDEX",
     "UV_FIND_LINKS",
-    "HOME",
-    "PATH",
-    "LC_ALL",
 )
 
 
@@ -42,12 +37,13 @@ def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> s
     """Create the virtual environment of the release in `folder`.
 
     With hashes in the requirements file everything must match one (and nothing else is installed); without, the
-    constraints hold.
+    constraints hold. Packages are built and installed as an account of their own (see `box`), which can write the
+    environment and its cache and nothing else of the release.
 
     Arguments:
         settings: interpreter, requirements, constraints.
         layout: says where uv's cache and interpreters lie.
-        folder: the release, exported already.
+        folder: the release, exported already and readable by everybody.
         uv: the uv program.
 
     Returns:
@@ -69,21 +65,23 @@ def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> s
             "giggles:app:requirements or giggles:app:subdirectory in the pillar, or the commit. The live release was "
             "left as it is."
         )
+    account = box.account()
     environment = {
         "UV_SYSTEM_CERTS": "1",
-        "UV_CACHE_DIR": str(layout.cache),
         # Hard links into the cache would let one edited file reach every release, and survive a rebuild.
         "UV_LINK_MODE": "copy",
         "UV_NO_PROGRESS": "1",
     }
-    layout.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    python = interpreter.choose(settings.python, uv, layout, environment)
+    cache = _cache(layout, account.pw_uid, account.pw_gid)
+    # The cache is the build account's: root neither reads nor writes there.
+    as_root = {**environment, "UV_NO_CACHE": "1"}
+    python = interpreter.choose(settings.python, uv, layout, as_root)
     target = folder / FOLDER
     _must(
         run(
             [str(uv), "venv", "--no-project", "--no-config", "--relocatable", "--python", python, str(target)],
             seconds=120,
-            environment=environment,
+            environment=as_root,
         ),
         "create a virtual environment",
     )
@@ -92,14 +90,31 @@ def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> s
         install += ["--require-hashes"]
     elif settings.constraints:
         constraints = folder / ".giggles-constraints.txt"
-        constraints.write_text("\n".join(settings.constraints) + "\n", encoding="utf-8")
+        replace(constraints, ("\n".join(settings.constraints) + "\n").encode(), 0o644)
         install += ["--constraint", str(constraints)]
+    custody.transfer(target, os.geteuid(), account.pw_uid, account.pw_gid)
+    passed = {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
     _must(
-        _boxed([*install, "--requirement", str(requirements)], environment, [folder, layout.cache]),
+        _boxed([*install, "--requirement", str(requirements)], {**passed, **environment, "UV_CACHE_DIR": str(cache)}, [target, cache]),
         "install the packages",
     )
+    custody.transfer(target, account.pw_uid, os.geteuid(), os.getegid())
     _guard(target)
     return python
+
+
+def _cache(layout: Layout, uid: int, gid: int) -> Path:
+    """Return uv's cache: the build account's, in a folder that only it and root can enter."""
+    layout.cache.parent.mkdir(parents=True, exist_ok=True)
+    cache = layout.cache / "uv"
+    try:
+        files_folder.present(layout.cache, files_folder.Wanted(os.geteuid(), gid, 0o750))
+        files_folder.present(cache, files_folder.Wanted(uid, gid, 0o700))
+    except files_folder.NotAFolderError as error:
+        raise BuildError(
+            f"{error}, where uv's cache belongs. Remove it, then apply again; the cache fills itself. The live release was left as it is."
+        ) from error
+    return cache
 
 
 def compile_all(python: str, folder: Path, final: Path) -> None:
@@ -121,30 +136,22 @@ def compile_all(python: str, folder: Path, final: Path) -> None:
 
 
 def _guard(target: Path) -> None:
-    for packages in target.glob("lib/python*/site-packages"):
-        source = Path(single_run.__file__).read_text(encoding="utf-8")
-        (packages / "giggles_single_run.py").write_text(source, encoding="utf-8")
-        (packages / "giggles_single_run.pth").write_text("import giggles_single_run\n", encoding="utf-8")
+    """Put what keeps a second nightly job out where each start of this environment's Python runs it."""
+    top = os.path.realpath(target)
+    places = [path for path in target.glob("lib/python*/site-packages") if os.path.realpath(path) == f"{top}/{path.relative_to(target)}"]
+    if len(places) != 1:
+        raise BuildError(
+            f"{target} has no site-packages of its own, but one elsewhere or several. A package moved it while it was "
+            "installed; find out which and remove it from the app's requirements. The live release was left as it is."
+        )
+    # Put there in one step: a package may have left a link of that name, which is replaced and not followed.
+    replace(places[0] / "giggles_single_run.py", Path(single_run.__file__).read_bytes(), 0o644)
+    replace(places[0] / "giggles_single_run.pth", b"import giggles_single_run\n", 0o644)
 
 
 def _boxed(argv: list[str], environment: dict[str, str], writable: list[Path]) -> Outcome:
-    """Run a command of which parts are strangers' build scripts: root, but without this server's secrets and data."""
-    added = {"HOME": "/root", "PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **environment}
-    box = [
-        "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec",
-        f"--property=RuntimeMaxSec={_INSTALL_SECONDS}", "--property=ProtectSystem=strict", "--property=PrivateTmp=yes",
-        "--property=ProtectHome=read-only", "--property=NoNewPrivileges=yes", "--property=PrivateDevices=yes",
-        "--property=ProtectKernelTunables=yes", "--property=ProtectControlGroups=yes",
-        "--property=RestrictNamespaces=yes",
-        "--property=CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_FOWNER CAP_CHOWN", "--property=UMask=0022",
-        "--property=IPAddressDeny=link-local",
-        f"--property=ReadWritePaths={' '.join(map(str, writable))}",
-        f"--property=InaccessiblePaths={' '.join('-' + path for path in _KEPT_FROM)}",
-        # By name only: an index address may hold a password, and arguments are for everybody to read.
-        *(f"--setenv={name}" for name in _PASSED if added.get(name) or os.environ.get(name)),
-    ]  # fmt: skip
     try:
-        return run([*box, *argv], seconds=_INSTALL_SECONDS + 30, environment=added)
+        return box.run_boxed(argv, environment, writable, seconds=_INSTALL_SECONDS)
     except CommandTimeoutError as error:
         raise BuildError(
             f"Installing the app's packages did not end: {error}. Check the droplet's network, then apply again. The "
