@@ -26,3 +26,28 @@ logs-rotated:
     - check_cmd: logrotate -d
     - require:
       - pkg: app-packages-installed
+
+# How big a log is, is looked at every hour: in a day, an app that writes all the time would fill the disk.
+logs-watched-hourly:
+  file.managed:
+    - name: /etc/systemd/system/logrotate.timer.d/giggles.conf
+    - source: salt://app/files/etc/systemd/system/logrotate.timer.d/giggles.conf
+    - user: root
+    - group: root
+    - mode: '0644'
+    - makedirs: True
+    - follow_symlinks: False
+    - require:
+      - pkg: app-packages-installed
+
+logs-timer-known:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: logs-watched-hourly
+
+logs-timer-runs:
+  units.running:
+    - name: logrotate.timer
+    - require:
+      - module: logs-timer-known
