@@ -1,5 +1,6 @@
 {% from "map.jinja" import giggles with context %}
 {% import_yaml "hardening/known-files.yaml" as known_files %}
+{% import_yaml "hardening/apt-settings.yaml" as apt_settings %}
 include:
   - common.validate
 
@@ -25,6 +26,10 @@ apt-configured-by-nobody-else:
   strays.absent:
     - folders:
         /etc/apt/apt.conf.d: {{ known_files["/etc/apt/apt.conf.d"] | tojson }}
+
+apt-runs-nobody-elses-commands:
+  apt_settings.limited:
+    - files: {{ apt_settings | tojson }}
 
 needrestart-configured:
   file.managed:
