@@ -135,7 +135,7 @@ def test_a_restart_under_load_loses_no_request(droplet: Droplet) -> None:
             time.sleep(1)
     print(f"3 restarts, {load.answers.total()} requests, the slowest {load.slowest:.1f} s")
     assert app(droplet, "MainPID") != before
-    assert load.answers.total() > 50
+    assert load.answers.total() > 20
     assert load.lost == {}
 
 
@@ -259,7 +259,7 @@ def test_a_new_commit_goes_live_without_a_failed_request(droplet: Droplet) -> No
     assert new[:12] in str(outcome.states["release-live"]["changes"])
     assert droplet.shell("readlink /opt/giggles/current").strip() == old
     assert json.loads(droplet.request(path="/api/health").body)["app"] == "sample"
-    assert load.answers.total() > 50
+    assert load.answers.total() > 20
     assert load.lost == {}
 
 

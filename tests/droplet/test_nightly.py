@@ -113,7 +113,7 @@ def test_the_line_in_cron_really_starts_the_service(droplet: Droplet) -> None:
 
 
 def test_two_starts_and_one_by_hand_are_one_run(droplet: Droplet) -> None:
-    told(droplet, "hang:8")
+    told(droplet, "hang:5")
     before = log_size(droplet)
     droplet.shell(f"systemctl start --no-block {UNIT} & systemctl start --no-block {UNIT} & wait")
     droplet.wait_for("the job to begin", lambda: START in logged_since(droplet, before), seconds=20)
