@@ -42,8 +42,8 @@ def ext_pillar(minion_id, pillar):  # noqa: ARG001 (Salt's interface)
     if remembering.is_remembered(cache, mark):
         return {}
     # Only now, since these imports cost more than everything else together.
-    from gigglekit.settings.check import check  # noqa: PLC0415
-    from gigglekit.settings.report import paragraphs, pillar_sources  # noqa: PLC0415
+    from gigglekit.settings.check import check
+    from gigglekit.settings.report import paragraphs, pillar_sources
 
     problems = check(pillar, machine)
     if problems:

@@ -325,9 +325,9 @@ def keys_private(name, config_dir="/etc/letsencrypt"):
     if __opts__["test"]:
         return {**ret, "result": None, "changes": found, "comment": "What is open to others would be closed."}
     try:
-        for path in found:
+        for path, change in found.items():
             privacy.close(Path(path))
-            ret["changes"][path] = found[path]
+            ret["changes"][path] = change
     except CertificateError as error:
         return {**ret, "result": False, "comment": str(error)}
     return {

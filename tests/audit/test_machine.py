@@ -88,7 +88,10 @@ def test_lynis_gives_a_good_hardening_index(droplet: Droplet) -> None:
     place = droplet.shell("mktemp -d /run/audit.XXXXXX").strip()
     try:
         droplet.exec(["tar", "-C", place, "-x"], stdin=lynis())
-        droplet.shell(f"chown -R root:root {place} && cd {place}/lynis && ./lynis audit system --quick --no-colors --logfile {place}/log --report-file {place}/report")
+        droplet.shell(
+            f"chown -R root:root {place}; cd {place}/lynis; "
+            f"./lynis audit system --quick --no-colors --logfile {place}/log --report-file {place}/report"
+        )
         report = droplet.shell(f"cat {place}/report")
     finally:
         droplet.shell(f"rm -rf {place}")

@@ -47,7 +47,9 @@ class Converged:
     @property
     def changed(self) -> dict[str, Any]:
         """Return the changes of each state that made or, under `test=True`, announced any."""
-        return {name: state["changes"] or state["comment"] for name, state in self.states.items() if state["changes"] or state["result"] is None}
+        return {
+            name: state["changes"] or state["comment"] for name, state in self.states.items() if state["changes"] or state["result"] is None
+        }
 
     @property
     def failed(self) -> dict[str, str]:
@@ -87,16 +89,24 @@ class Droplet:
     def driver(self, verb: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         """Run a verb of trial/droplet for this droplet."""
         return subprocess.run(
-            [str(DRIVER), verb, "--name", self.name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=check, timeout=EXEC_TIMEOUT
+            [str(DRIVER), verb, "--name", self.name, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=check,
+            timeout=EXEC_TIMEOUT,
         )
 
-    def exec(self, command: Sequence[str], stdin: bytes = b"", check: bool = True, timeout: float = EXEC_TIMEOUT) -> subprocess.CompletedProcess[bytes]:
+    def exec(
+        self, command: Sequence[str], stdin: bytes = b"", check: bool = True, timeout: float = EXEC_TIMEOUT
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run a command as root inside; with `check`, a failure shows what the command printed."""
         done = subprocess.run(
             [str(DRIVER), "exec", "--name", self.name, "--", *command], input=stdin, capture_output=True, check=False, timeout=timeout
         )
         if check and done.returncode != 0:
-            pytest.fail(f"{list(command)} exited {done.returncode}\n{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}")
+            pytest.fail(
+                f"{list(command)} exited {done.returncode}\n{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"
+            )
         return done
 
     def shell(self, script: str, check: bool = True) -> str:

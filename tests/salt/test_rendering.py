@@ -59,7 +59,8 @@ def found(low: list[dict[str, Any]], kind: str, name: str) -> bool:
     if kind == "sls":
         return any(fnmatch.fnmatch(chunk["__sls__"], name) for chunk in low)
     return any(
-        (kind in ("id", chunk["state"])) and (fnmatch.fnmatch(chunk["__id__"], name) or fnmatch.fnmatch(str(chunk["name"]), name)) for chunk in low
+        (kind in ("id", chunk["state"])) and (fnmatch.fnmatch(chunk["__id__"], name) or fnmatch.fnmatch(str(chunk["name"]), name))
+        for chunk in low
     )
 
 

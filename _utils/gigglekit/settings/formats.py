@@ -46,7 +46,7 @@ class Format:
     fault: Callable[[str], Reason | None]
 
 
-def host_name_fault(text: str) -> Reason | None:  # noqa: PLR0911, PLR0912 (one guard per way to be wrong)
+def host_name_fault(text: str) -> Reason | None:
     """Return why `text` is not a public host name in lower case (RFC 1123 section 2.1, RFC 1035 section 2.3.4)."""
     if not text:
         return "it is empty"
@@ -139,7 +139,7 @@ def time_zone_fault(text: str) -> Reason | None:
     return None
 
 
-def git_url_fault(text: str) -> Reason | None:  # noqa: PLR0911 (one guard per way to be wrong)
+def git_url_fault(text: str) -> Reason | None:
     """Return why `text` is not the address of a Git repository, free of credentials."""
     if text.startswith("-") or re.search(r"\s", text):
         return "it begins with a hyphen or contains a space"
@@ -281,7 +281,7 @@ def supabase_service_key_fault(text: str) -> Reason | None:
     return _token_fault(text)
 
 
-def postgresql_url_fault(text: str) -> Reason | None:  # noqa: PLR0911 (one guard per way to be wrong)
+def postgresql_url_fault(text: str) -> Reason | None:
     """Return why `text` is not the address of a PostgreSQL database that a droplet should use."""
     if not text.startswith("postgresql://"):
         return "it does not begin with postgresql://"

@@ -213,7 +213,7 @@ def _reason(error: Error, node: Node, key: Key, secrets: frozenset[str]) -> str:
     return reasons.get(str(rule), f"it breaks the rule {rule} of the schema")
 
 
-def _type_reason(value: object, node: Node) -> str:  # noqa: PLR0911 (one guard per kind)
+def _type_reason(value: object, node: Node) -> str:
     """Say which kind of value was found where another one belongs, and what YAML may have done to it."""
     wants_text = "string" in _types(node)
     if value is None:
