@@ -53,7 +53,7 @@ def enabled(name, units=None):
 
 
 def unaltered(name, units=None, restart=True):
-    """Have units say what their files say: drop-ins that no package brought are removed, and named in the changes.
+    """Have units say what their files say: drop-ins and replacements that no package brought are removed and named.
 
     name
         The unit, or in words what the units are for.
@@ -75,7 +75,7 @@ def unaltered(name, units=None, restart=True):
         if not found:
             return ret
         if __opts__["test"]:
-            return {**ret, "result": None, "changes": {"removed": found}, "comment": "Drop-ins would be removed."}
+            return {**ret, "result": None, "changes": {"removed": found}, "comment": "What alters them would be removed."}
         for path in found:
             dropins.remove(path)
             ret["changes"].setdefault("removed", []).append(path)
@@ -88,12 +88,12 @@ def unaltered(name, units=None, restart=True):
         return {
             **ret,
             "result": False,
-            "comment": f"The drop-in {error.filename} could not be removed: {error.strerror}. Look for an immutable flag "
+            "comment": f"{error.filename}, which alters a unit, could not be removed: {error.strerror}. Look for an immutable flag "
             "(lsattr) or a read-only mount, then apply again.",
         }
     except (OwnershipError, systemd_units.UnitError) as error:
         return {**ret, "result": False, "comment": str(error)}
-    return {**ret, "comment": "Drop-ins were removed."}
+    return {**ret, "comment": "What altered them was removed."}
 
 
 def mod_watch(name, sfun=None, units=None, needs=None, boot=True, reload=False, **_kwargs):

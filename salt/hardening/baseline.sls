@@ -66,6 +66,14 @@ nobody-else-schedules-or-configures:
     - require:
       - pkg: baseline-packages
 
+# Loaded into every program, and run as root at every boot.
+{%- for path in ["/etc/ld.so.preload", "/etc/rc.local"] %}
+
+nobody-else-runs-code-by-{{ path }}:
+  file.absent:
+    - name: {{ path }}
+{%- endfor %}
+
 # A compiler is what an intruder looks for first. Installed later, it is restricted from the start. In the group is only the
 # account that the app's packages are built as; nobody can log in to it.
 compilers-are-roots:

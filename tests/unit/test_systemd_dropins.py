@@ -42,3 +42,26 @@ def test_removing_the_last_one_removes_its_folder_too(root: Path) -> None:
     assert second.exists()
     dropins.remove(str(second))
     assert not second.parent.exists()
+
+
+@pytest.mark.parametrize("place", dropins.PLACES)
+def test_a_file_that_is_read_instead_of_a_packages_unit_is_found(root: Path, place: str) -> None:
+    put(root, "lib/systemd/system/ssh.service")
+    file = put(root, f"{place}/ssh.service")
+    put(root, f"{place}/giggles-own.service")
+    assert dropins.find(["ssh.service", "giggles-own.service"], root, root / "dpkg") == [str(file)]
+    dropins.remove(str(file))
+    assert file.parent.is_dir(), "systemd's own folders stay even when they are empty"
+    assert dropins.find(["ssh.service"], root, root / "dpkg") == []
+
+
+def test_a_mask_and_a_link_to_the_packages_unit_are_not_replacements(root: Path) -> None:
+    packaged = put(root, "lib/systemd/system/ssh.service")
+    (root / "etc/systemd/system").mkdir(parents=True)
+    (root / "etc/systemd/system/ssh.service").symlink_to(packaged)
+    (root / "run/systemd/system").mkdir(parents=True)
+    (root / "run/systemd/system/ssh.service").symlink_to("/dev/null")
+    assert dropins.find(["ssh.service"], root, root / "dpkg") == []
+    (root / "etc/systemd/system/ssh.service").unlink()
+    (root / "etc/systemd/system/ssh.service").symlink_to("/tmp/evil")
+    assert dropins.find(["ssh.service"], root, root / "dpkg") == [str(root / "etc/systemd/system/ssh.service")]

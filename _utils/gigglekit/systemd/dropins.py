@@ -1,4 +1,5 @@
-"""Drop-ins: files beside a unit that change what it says, as `systemctl edit` and `systemctl set-property` leave them.
+"""Files that change what a unit says: drop-ins beside it, as `systemctl edit` and `systemctl set-property` leave them, and
+a file of its name that is read instead of the package's, as `systemctl edit --full` leaves it.
 
 Source: systemd.unit(5), "drop-in" files and the load path.
 """
@@ -6,12 +7,14 @@ Source: systemd.unit(5), "drop-in" files and the load path.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..dpkg import strays
 from ..dpkg.ownership import DATABASE
 
+PACKAGED = ("usr/lib/systemd/system", "lib/systemd/system")
 PLACES = ("etc/systemd/system", "etc/systemd/system.control", "run/systemd/system", "run/systemd/system.control")
 
 
@@ -30,7 +33,7 @@ def folders(unit: str) -> list[str]:
 
 
 def find(units: Sequence[str], root: Path = Path("/"), database: Path = DATABASE) -> list[str]:
-    """Return the drop-ins of units that no package brought, sorted.
+    """Return the drop-ins of units that no package brought, and what is read in the place of packages' units; sorted.
 
     Arguments:
         units: with their suffixes.
@@ -41,11 +44,24 @@ def find(units: Sequence[str], root: Path = Path("/"), database: Path = DATABASE
         OwnershipError: dpkg's lists cannot be read.
     """
     names = dict.fromkeys(name for unit in units for name in folders(unit))
-    return strays.find({str(root / place / name): [] for place in PLACES for name in names}, database)
+    return sorted(strays.find({str(root / place / name): [] for place in PLACES for name in names}, database) + _replacing(units, root))
+
+
+def _replacing(units: Sequence[str], root: Path) -> list[str]:
+    found = []
+    for unit in units:
+        packaged = next((path for path in (root / place / unit for place in PACKAGED) if path.is_file()), None)
+        if packaged is None:
+            continue
+        for path in (root / place / unit for place in PLACES):
+            # A mask is lifted by whoever wants the unit to run, and a link to the package's own unit changes nothing.
+            if os.path.lexists(path) and path.resolve() not in (Path("/dev/null"), packaged.resolve()):
+                found.append(str(path))
+    return found
 
 
 def remove(path: str) -> None:
-    """Remove one drop-in, and its folder with the last one in it.
+    """Remove one drop-in, and its folder with the last one in it; or a file that replaced a unit.
 
     Arguments:
         path: from `find`.
@@ -54,6 +70,8 @@ def remove(path: str) -> None:
         OSError: it cannot be removed.
     """
     strays.remove(path)
-    # Another one may still be in it.
-    with contextlib.suppress(OSError):
-        Path(path).parent.rmdir()
+    folder = Path(path).parent
+    if folder.suffix == ".d":
+        # Another one may still be in it.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
