@@ -103,6 +103,16 @@ def stopped(name: str, unit: str, state: str, how: str = "disable --now") -> Mut
 
 
 CHANGED = [
+    # --- the machine
+    Mutation(
+        "shared memory made executable",
+        "mount -o remount,exec /dev/shm",
+        "grep -q ' /dev/shm .*noexec' /proc/mounts",
+        "shared-memory-never-executed",
+        "noexec",
+    ),
+    Mutation("the swap file's line removed", "sed -i /swapfile/d /etc/fstab", "grep -q swapfile /etc/fstab", "swap-in-use-after-boot", "new"),
+    Mutation("another owner of the banner", "chown nobody /etc/issue", has("root:root 644", "/etc/issue"), "/etc/issue", "root"),
     # --- accounts
     appended("a key added for the administrator", STRANGER, "/home/operator/.ssh/authorized_keys", "admin-keys-exact"),
     added("a second key file for the administrator", "/home/operator/.ssh/authorized_keys2", STRANGER, "nobody-else-has-power"),
@@ -616,6 +626,8 @@ CHANGED = [
 ]
 
 GONE = [
+    stopped("cron stopped and disabled", "cron.service", "cron-runs"),
+    stopped("process accounting stopped and disabled", "acct.service", "processes-accounted"),
     # --- packages
     Mutation(
         "fail2ban purged",
