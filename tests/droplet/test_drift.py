@@ -112,6 +112,8 @@ CHANGED = [
         "noexec",
     ),
     Mutation("the swap file's line removed", "sed -i /swapfile/d /etc/fstab", "grep -q swapfile /etc/fstab", "swap-in-use-after-boot", "new"),
+    stopped("cron stopped and disabled", "cron.service", "cron-runs"),
+    stopped("process accounting stopped and disabled", "acct.service", "processes-accounted"),
     Mutation("another owner of the banner", "chown nobody /etc/issue", has("root:root 644", "/etc/issue"), "/etc/issue", "root"),
     # --- accounts
     appended("a key added for the administrator", STRANGER, "/home/operator/.ssh/authorized_keys", "admin-keys-exact"),
@@ -626,8 +628,6 @@ CHANGED = [
 ]
 
 GONE = [
-    stopped("cron stopped and disabled", "cron.service", "cron-runs"),
-    stopped("process accounting stopped and disabled", "acct.service", "processes-accounted"),
     # --- packages
     Mutation(
         "fail2ban purged",
