@@ -74,6 +74,8 @@ def test_the_box_has_its_walls(started: Started, tmp_path: Path) -> None:
         "ProtectSystem": "strict",
         "ProtectHome": "yes",
         "PrivateTmp": "yes",
+        # The cloud's metadata service.
+        "IPAddressDeny": "link-local",
         "RestrictAddressFamilies": "AF_INET AF_INET6",
         "ReadWritePaths": f"{tmp_path}/a {tmp_path}/b",
     }
