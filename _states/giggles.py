@@ -154,7 +154,7 @@ def folder(name, user, group, mode="0750"):
     except files_folder.NotAFolderError as error:
         ret["result"] = False
         ret["comment"] = (
-            f"{error}, where the folder {name} belongs. It was left alone, since only somebody who may write the folder "
+            f"{error}, and a folder belongs there. It was left alone, since only somebody who may write the folder "
             "above can have put it there: the app, or an administrator who moved the data. Find out who; move the data "
             "back if there is any, remove what is there, then apply again."
         )

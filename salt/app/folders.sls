@@ -47,6 +47,4 @@ uploads-private:
     - dir_mode: '0750'
     - file_mode: '0640'
     - require:
-      {%- for name in ["clips", "audio", "temp"] %}
-      - giggles: folder-/var/lib/giggles/uploads/{{ name }}
-      {%- endfor %}
+      - file: folder-/var/lib/giggles/uploads

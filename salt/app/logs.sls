@@ -40,14 +40,24 @@ logs-watched-hourly:
     - require:
       - pkg: app-packages-installed
 
+logs-timer-changed-by-nobody-else:
+  strays.absent:
+    - folders:
+        /etc/systemd/system/logrotate.timer.d: [giggles.conf]
+        /etc/systemd/system/logrotate.service.d: []
+
 logs-timer-known:
   module.run:
     - service.systemctl_reload: []
     - onchanges:
       - file: logs-watched-hourly
+      - strays: logs-timer-changed-by-nobody-else
 
 logs-timer-runs:
   units.running:
     - name: logrotate.timer
     - require:
       - module: logs-timer-known
+    - watch:
+      - file: logs-watched-hourly
+      - strays: logs-timer-changed-by-nobody-else
