@@ -87,7 +87,9 @@ def test_the_administrator_may_have_a_password_where_sudo_asks_for_it(root: Path
 
 
 @pytest.mark.parametrize(
-    "ages", ["0:0:99999:7:::", "1:0:90:7:::", "1:0:99999:7::19000:", "1:0:99999:7::99000:"], ids=["change at once", "too old", "ended", "ends"]
+    "ages",
+    ["0:0:99999:7:::", "1:0:90:7:::", "1:0:99999:7::19000:", "1:0:99999:7::99000:"],
+    ids=["change at once", "too old", "ended", "ends"],
 )
 @pytest.mark.parametrize("password", ["!", "$6$salt$hash"])
 def test_nothing_makes_pam_refuse_roots_own_jobs(root: Path, ages: str, password: str) -> None:
