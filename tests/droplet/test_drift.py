@@ -111,7 +111,9 @@ CHANGED = [
         "shared-memory-never-executed",
         "noexec",
     ),
-    Mutation("the swap file's line removed", "sed -i /swapfile/d /etc/fstab", "grep -q swapfile /etc/fstab", "swap-in-use-after-boot", "new"),
+    Mutation(
+        "the swap file's line removed", "sed -i /swapfile/d /etc/fstab", "grep -q swapfile /etc/fstab", "swap-in-use-after-boot", "new"
+    ),
     stopped("cron stopped and disabled", "cron.service", "cron-runs"),
     stopped("process accounting stopped and disabled", "acct.service", "processes-accounted"),
     Mutation("another owner of the banner", "chown nobody /etc/issue", has("root:root 644", "/etc/issue"), "/etc/issue", "root"),

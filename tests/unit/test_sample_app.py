@@ -112,9 +112,7 @@ def total(done: int, failed: int) -> str:
         ("inference-errors", ["✅ Processed 0 segment(s) in 48 chunk(s)", USER_1, USER_2, total(2, 0)]),
     ],
 )
-def test_nightly_prints_the_lines_of_its_behaviour_in_order_and_exits_0(
-    sandbox: Sandbox, word: str, lines: list[str]
-) -> None:
+def test_nightly_prints_the_lines_of_its_behaviour_in_order_and_exits_0(sandbox: Sandbox, word: str, lines: list[str]) -> None:
     result = sandbox.nightly(word)
     printed = result.stdout.split("\n")
     # Only ".+" is a wildcard: the rest must be there to the letter.
@@ -174,9 +172,7 @@ def test_nightly_out_of_memory_that_is_killed_leaves_a_log_that_just_stops(sandb
     sandbox.behaviour_file.write_text("out-of-memory")
     log = sandbox.folder / "log"
     with log.open("wb") as out:
-        job = subprocess.Popen(
-            [sys.executable, "process_nightly_audio.py"], cwd=APP, env=sandbox.environment, stdout=out, stderr=out
-        )
+        job = subprocess.Popen([sys.executable, "process_nightly_audio.py"], cwd=APP, env=sandbox.environment, stdout=out, stderr=out)
         try:
             # This test plays the kernel, so that it needs no memory limit of its own.
             deadline = time.monotonic() + BOUND_SECONDS

@@ -50,9 +50,7 @@ def test_every_format_is_used() -> None:
 
 
 def test_examples_of_the_schema_are_right_where_they_are_complete() -> None:
-    examples = [
-        (key, example) for key, node in nodes() for example in node.get("examples", []) if "…" not in str(example)
-    ]
+    examples = [(key, example) for key, node in nodes() for example in node.get("examples", []) if "…" not in str(example)]
     assert examples
     for key, example in examples:
         settings_: Any = example
@@ -136,9 +134,7 @@ def test_a_right_pillar_passes(right: Settings) -> None:
         (lambda s: s["admin"].update(ssh_keys=["-----BEGIN OPENSSH PRIVATE KEY----- planted"]), ["PRIVATE key"]),
     ],
 )
-def test_what_is_wrong_is_named_with_what_is_allowed(
-    spoil: Callable[[Settings], object], words: list[str], right: Settings
-) -> None:
+def test_what_is_wrong_is_named_with_what_is_allowed(spoil: Callable[[Settings], object], words: list[str], right: Settings) -> None:
     spoil(right)
     said = told({"giggles": right})
     for word in words:
@@ -175,9 +171,7 @@ LEAVES = (
     | st.sampled_from(["https://x", "12:30", "ssh-rsa AAAA", "postgresql://[", "a" * 40, "production", "staging"])
 )
 KEYS = NAMES | st.none() | st.integers() | st.booleans()
-ANYTHING = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
-)
+ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12)
 SHAPED = st.dictionaries(st.sampled_from([key[1] for key, _ in nodes() if len(key) == 2]), ANYTHING, max_size=5)
 
 

@@ -69,12 +69,7 @@ def test_answers_come_from_file_environment_option_and_prompt(
     monkeypatch.setenv("GIGGLES_DOMAIN", "environment.example.test")
     monkeypatch.setenv("GIGGLES_ADMIN_KEY", ed25519_key(1))
     monkeypatch.setattr("sys.stdin", io.StringIO("postgresql://u:typed-password@db.example.test/postgres\n"))
-    assert (
-        run(
-            file, "--answers", str(answers), "--set", "roles=hardening,web", "--stdin-value", "secrets.app.DATABASE_URL"
-        )
-        == 0
-    )
+    assert run(file, "--answers", str(answers), "--set", "roles=hardening,web", "--stdin-value", "secrets.app.DATABASE_URL") == 0
     settings = held(file)
     assert settings["domain"] == "environment.example.test"
     assert settings["roles"] == ["hardening", "web"]
@@ -117,9 +112,7 @@ def test_one_wrong_key_among_right_ones_is_refused_and_nothing_is_written(file: 
     assert not file.exists()
 
 
-def test_what_is_missing_is_listed_for_the_prompt(
-    file: Path, right: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_missing_is_listed_for_the_prompt(file: Path, right: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     del right["domain"], right["secrets"]["app"]["DATABASE_URL"], right["secrets"]["app"]["SECRET_KEY"]
     droplet.write(file, right)
     assert run(file, "--missing") == 0
@@ -138,9 +131,7 @@ def test_the_whole_pillar_is_checked(file: Path, right: Settings, capsys: pytest
     assert str(file) in said
 
 
-def test_a_value_is_printed_unless_it_is_a_secret(
-    file: Path, right: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_value_is_printed_unless_it_is_a_secret(file: Path, right: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     droplet.write(file, right)
     assert run(file, "--get", "domain") == 0
     assert run(file, "--get", "giggles:roles") == 0
@@ -158,9 +149,7 @@ def test_a_file_that_would_lose_its_meaning_is_not_rewritten(content: str, file:
 
 
 @pytest.mark.parametrize("line", ["SECRET_KEY: *planted", "SECRET_KEY: a: planted", 'SECRET_KEY: "planted'])
-def test_a_mistake_in_the_file_is_told_without_quoting_it(
-    line: str, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_in_the_file_is_told_without_quoting_it(line: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.parent.mkdir()
     file.write_text(f"#!quiet_yaml\ngiggles:\n  secrets:\n    app:\n      {line}\n")
     assert run(file) == 1

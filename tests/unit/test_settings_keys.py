@@ -34,9 +34,7 @@ def test_a_key_of_a_hardware_token_is_taken() -> None:
 @pytest.mark.parametrize("arguments", [["-t", "ed25519"], ["-t", "rsa", "-b", "3072"]])
 def test_what_ssh_keygen_makes_is_taken(arguments: list[str], tmp_path: Path) -> None:
     file = tmp_path / "key"
-    subprocess.run(
-        ["ssh-keygen", "-q", "-N", "", "-C", "two words", "-f", str(file), *arguments], check=True, timeout=60
-    )
+    subprocess.run(["ssh-keygen", "-q", "-N", "", "-C", "two words", "-f", str(file), *arguments], check=True, timeout=60)
     assert parse_public_key(file.with_suffix(".pub").read_text()).comment == "two words"
 
 

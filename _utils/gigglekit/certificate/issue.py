@@ -241,9 +241,7 @@ def retry_time(output: str) -> float | None:
 
 
 # certbot said Domain before it knew of certificates for addresses, and says Identifier since.
-_PROBLEM = re.compile(
-    r"(?:Domain|Identifier):\s+(\S+)\s+Type:\s+(\S+)\s+Detail:\s+(.+?)(?=\n\s*\n|\n\s*(?:Domain|Identifier):|\Z)", re.S
-)
+_PROBLEM = re.compile(r"(?:Domain|Identifier):\s+(\S+)\s+Type:\s+(\S+)\s+Detail:\s+(.+?)(?=\n\s*\n|\n\s*(?:Domain|Identifier):|\Z)", re.S)
 
 
 def _said(output: str) -> str:

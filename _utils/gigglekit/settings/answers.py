@@ -73,15 +73,11 @@ def from_text(text: str, name: str) -> Chosen:
     except yaml.YAMLError as error:
         raise WrongAnswerError(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
     except ValueError:
-        raise WrongAnswerError(
-            f"{name} is not YAML: one of its values looks like a date that cannot be. Quote it."
-        ) from None
+        raise WrongAnswerError(f"{name} is not YAML: one of its values looks like a date that cannot be. Quote it.") from None
     if content is None or content == {"giggles": None}:
         return {}
     if not isinstance(content, dict) or set(content) != {"giggles"} or not isinstance(content["giggles"], dict):
-        raise WrongAnswerError(
-            f"{name} is no pillar: put everything in it below one key `giggles:`, as docs/PILLAR.md shows."
-        )
+        raise WrongAnswerError(f"{name} is no pillar: put everything in it below one key `giggles:`, as docs/PILLAR.md shows.")
     chosen: Chosen = content["giggles"]
     return chosen
 

@@ -116,6 +116,4 @@ def _unreached(machine: Machine) -> Iterator[Problem]:
 def _no_answers(machine: Machine) -> str | None:
     if machine.has_answers:
         return None
-    return (
-        f"Run bootstrap.sh, which asks for what is missing, generates what can be generated and writes {DROPLET_FILE}"
-    )
+    return f"Run bootstrap.sh, which asks for what is missing, generates what can be generated and writes {DROPLET_FILE}"

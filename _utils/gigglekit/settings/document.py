@@ -83,9 +83,7 @@ def text() -> str:
 
 def _section(key: Key, node: Node, settings: dict[str, Any]) -> Iterator[str]:
     """Yield the heading, the introduction and the table of one section; its own sections follow by themselves."""
-    rows = [
-        _row((*key, name), below, settings) for name, below in node["properties"].items() if "properties" not in below
-    ]
+    rows = [_row((*key, name), below, settings) for name, below in node["properties"].items() if "properties" not in below]
     level = "#" * min(len(key) + 1, 4)
     path = ":".join(key)
     yield f"{level} {'General' if key == TOP else node['title']}: `{path}`\n"
@@ -126,9 +124,7 @@ def _variables() -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write docs/PILLAR.md, or check it. Returns the exit code: 1 if it is out of date."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gigglekit.settings.document", description="Generate docs/PILLAR.md."
-    )
+    parser = argparse.ArgumentParser(prog="python -m gigglekit.settings.document", description="Generate docs/PILLAR.md.")
     parser.add_argument("--check", action="store_true", help="write nothing, fail if the file is not up to date")
     options = parser.parse_args(argv)
     wanted = text()

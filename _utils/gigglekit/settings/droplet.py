@@ -67,9 +67,7 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
-_Dumper.add_representer(
-    _Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"')
-)
+_Dumper.add_representer(_Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"'))
 # Two lists that are the same object would be written as an anchor and a reference to it.
 _Dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
 
@@ -86,13 +84,9 @@ def read(path: Path) -> Chosen:
         return {}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WrongAnswerError(
-            f"{path} cannot be read: {reason}. Correct that, or move the file away and answer anew."
-        ) from None
+        raise WrongAnswerError(f"{path} cannot be read: {reason}. Correct that, or move the file away and answer anew.") from None
     first = text.partition("\n")[0].strip()
-    plain = first in ("#!quiet_yaml", "#!yaml") or (
-        not first.startswith("#!") and "{{" not in text and "{%" not in text
-    )
+    plain = first in ("#!quiet_yaml", "#!yaml") or (not first.startswith("#!") and "{{" not in text and "{%" not in text)
     if not plain:
         raise WrongAnswerError(
             f"{path} is rendered by more than plain YAML, so completing it here would change what it says. "
@@ -183,15 +177,9 @@ def _memory_mb() -> int | None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m gigglekit.settings.droplet", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument(
-        "--pillar", type=Path, default=DROPLET_FILE, metavar="FILE", help="the file (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--choices", type=Path, default=REPOSITORY / "pillar", metavar="FOLDER", help="the committed pillar"
-    )
+    parser = argparse.ArgumentParser(prog="python -m gigglekit.settings.droplet", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pillar", type=Path, default=DROPLET_FILE, metavar="FILE", help="the file (default: %(default)s)")
+    parser.add_argument("--choices", type=Path, default=REPOSITORY / "pillar", metavar="FOLDER", help="the committed pillar")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="YAML file with answers below the key giggles")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one answer that is no secret")
     action = parser.add_mutually_exclusive_group()
@@ -211,9 +199,7 @@ def _answered(options: argparse.Namespace, chosen: Chosen) -> tuple[Chosen, Chos
         key, _ = parse_key(options.stdin_value)
         text = sys.stdin.readline().strip()
         if not text:
-            raise WrongAnswerError(
-                f"No answer was given for {dotted(key)}. Give one, or stop here and start again later."
-            )
+            raise WrongAnswerError(f"No answer was given for {dotted(key)}. Give one, or stop here and start again later.")
         single.append((key, text))
     for key, text in single:
         chosen, answers = with_answer(chosen, key, text), with_answer(answers, key, text)
@@ -247,9 +233,7 @@ def _run(options: argparse.Namespace) -> int:
         return _tell(problems, sources)
     given = _answered_keys(answers)
     wrong = [
-        problem
-        for problem in problems
-        if any(concerns(problem.key, key) for key in given) and value_at(settings, problem.key) is not None
+        problem for problem in problems if any(concerns(problem.key, key) for key in given) and value_at(settings, problem.key) is not None
     ]
     if wrong:
         return _tell(wrong, sources)

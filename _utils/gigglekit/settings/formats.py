@@ -87,12 +87,7 @@ def email_fault(text: str) -> Reason | None:
     local, at, domain = text.rpartition("@")
     if not at:
         return "it has no @"
-    if (
-        not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local)
-        or ".." in local
-        or local[0] == "."
-        or local[-1] == "."
-    ):
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local) or ".." in local or local[0] == "." or local[-1] == ".":
         return "the part before the @ is not a plain address"
     fault = host_name_fault(domain.lower())
     return f"in the part after the @, {fault}" if fault else None
@@ -155,11 +150,7 @@ def git_url_fault(text: str) -> Reason | None:
     if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
         return "it contains credentials, which would end up in logs and in the clone's configuration: use a deploy key"
     if parts.scheme == "file":
-        return (
-            None
-            if parts.path.startswith("/") and not parts.netloc
-            else "a file address is file:// and an absolute path"
-        )
+        return None if parts.path.startswith("/") and not parts.netloc else "a file address is file:// and an absolute path"
     if not parts.hostname or not parts.path.strip("/"):
         return "its host or its path is missing"
     return None
@@ -192,11 +183,7 @@ def relative_path_fault(text: str) -> Reason | None:
         return "it is absolute"
     if ".." in text.split("/"):
         return "it leaves its folder by .."
-    return (
-        None
-        if re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_. /+-]*", text)
-        else "it has characters that do not belong in a path"
-    )
+    return None if re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_. /+-]*", text) else "it has characters that do not belong in a path"
 
 
 def absolute_path_fault(text: str) -> Reason | None:
@@ -218,11 +205,7 @@ def requirement_fault(text: str) -> Reason | None:
     """Return why `text` is not a name with version limits, as in a pip constraints file."""
     limit = r"(==|!=|<=|>=|~=|<|>)\s*[A-Za-z0-9.*+!_-]+"
     name = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
-    return (
-        None
-        if re.fullmatch(rf"{name}\s*{limit}(\s*,\s*{limit})*", text)
-        else "it is not a package with a version limit"
-    )
+    return None if re.fullmatch(rf"{name}\s*{limit}(\s*,\s*{limit})*", text) else "it is not a package with a version limit"
 
 
 def python_request_fault(text: str) -> Reason | None:
@@ -376,26 +359,20 @@ def _supabase_role(token: str) -> object:
 
 
 FORMATS: Mapping[str, Format] = {
-    "host-name": Format(
-        "a host name in lower case such as giggles.example.com, without scheme, port or path", host_name_fault
-    ),
+    "host-name": Format("a host name in lower case such as giggles.example.com, without scheme, port or path", host_name_fault),
     "email-address": Format("an e-mail address such as ops@example.com", email_fault),
     "account-name": Format(
-        "a Linux account name of at most 31 characters (a-z, 0-9, _ and -) that is not root, giggles or an account of "
-        "the system",
+        "a Linux account name of at most 31 characters (a-z, 0-9, _ and -) that is not root, giggles or an account of the system",
         account_fault,
     ),
     "ssh-public-key": Format(
-        f"a line as in ~/.ssh/id_ed25519.pub: type ({', '.join(ACCEPTED_TYPES)}; RSA from {MINIMUM_RSA_BITS} bits), "
-        "key and comment",
+        f"a line as in ~/.ssh/id_ed25519.pub: type ({', '.join(ACCEPTED_TYPES)}; RSA from {MINIMUM_RSA_BITS} bits), key and comment",
         ssh_key_fault,
     ),
     "time-of-day": Format('a time in quotes from "00:00" to "23:59"', time_of_day_fault),
     "duration": Format("a number and a unit (s, m, h, d or w), such as 10m", duration_fault),
     "time-zone": Format("a name from the time zone database such as Etc/UTC or Europe/Berlin", time_zone_fault),
-    "git-url": Format(
-        "an address that begins with https://, ssh://, git:// or file:// and holds no password or token", git_url_fault
-    ),
+    "git-url": Format("an address that begins with https://, ssh://, git:// or file:// and holds no password or token", git_url_fault),
     "git-ref": Format("a full commit of 40 hexadecimal digits, or the name of a tag or branch", git_ref_fault),
     "relative-path": Format("a path without a leading / and without ..", relative_path_fault),
     "absolute-path": Format("a path that begins with / and has no ..", absolute_path_fault),
@@ -405,9 +382,7 @@ FORMATS: Mapping[str, Format] = {
     "debian-package": Format("the name of a package such as ffmpeg", debian_package_fault),
     "https-url": Format("an https:// address without credentials", https_url_fault),
     "origins": Format("web origins such as https://giggles.example.com, separated by commas", origins_fault),
-    "supabase-url": Format(
-        "the https:// address of the project (http:// only inside a private network)", supabase_url_fault
-    ),
+    "supabase-url": Format("the https:// address of the project (http:// only inside a private network)", supabase_url_fault),
     "supabase-public-key": Format("the anon (publishable) key as Supabase shows it", supabase_public_key_fault),
     "supabase-service-key": Format("the service role (secret) key as Supabase shows it", supabase_service_key_fault),
     "postgresql-url": Format("postgresql://user:password@host:5432/database", postgresql_url_fault),

@@ -74,9 +74,7 @@ def parse_public_key(line: str) -> PublicKey:
     try:
         blob = base64.b64decode(parts[1], validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidPublicKeyError(
-            "the key after the type is not valid base64: it may be cut off or wrapped"
-        ) from None
+        raise InvalidPublicKeyError("the key after the type is not valid base64: it may be cut off or wrapped") from None
     bits = _read_key(name, blob)
     return PublicKey(name, bits, blob, parts[2] if len(parts) > 2 else "")
 
@@ -91,9 +89,7 @@ def _read_key(name: str, blob: bytes) -> int:
             raise InvalidPublicKeyError("the RSA key is incomplete")
         exponent, modulus = (int.from_bytes(field, "big") for field in fields[1:])
         if modulus.bit_length() < MINIMUM_RSA_BITS:
-            raise InvalidPublicKeyError(
-                f"it is an RSA key of {modulus.bit_length()} bits, and at least {MINIMUM_RSA_BITS} are needed"
-            )
+            raise InvalidPublicKeyError(f"it is an RSA key of {modulus.bit_length()} bits, and at least {MINIMUM_RSA_BITS} are needed")
         if exponent < 3 or exponent % 2 == 0 or modulus % 2 == 0:
             raise InvalidPublicKeyError("its numbers are not those of an RSA key")
         return modulus.bit_length()

@@ -200,7 +200,5 @@ def rule_problems(settings: Settings, machine: Machine, wrong: frozenset[Key]) -
     problems = []
     for rule in RULES:
         if not any(concerns(key, other) for key in rule.reads for other in wrong):
-            problems += [
-                Problem(key, reason, rule.statement.replace("`", "")) for key, reason in rule.broken(settings, machine)
-            ]
+            problems += [Problem(key, reason, rule.statement.replace("`", "")) for key, reason in rule.broken(settings, machine)]
     return problems

@@ -90,9 +90,7 @@ def allowed(node: Node, null: bool = True) -> str:
     elif kind == "object":
         words = "a mapping with the keys " + ", ".join(node.get("properties", {}))
     elif kind == "array":
-        words = ("a list, with no item twice, of: " if node.get("uniqueItems") else "a list of: ") + allowed(
-            node["items"]
-        )
+        words = ("a list, with no item twice, of: " if node.get("uniqueItems") else "a list of: ") + allowed(node["items"])
         if node.get("minItems"):
             words += f" (at least {node['minItems']})"
         if "maxItems" in node:
@@ -124,9 +122,7 @@ def schema_problems(settings: object) -> list[Problem]:
     for problem in _control_characters(settings):
         found.setdefault(problem.key, problem)
     order = {key: number for number, (key, _) in enumerate(nodes())}
-    return sorted(
-        found.values(), key=lambda problem: (order.get(problem.key[:3], order.get(problem.key[:2], 0)), problem.key)
-    )
+    return sorted(found.values(), key=lambda problem: (order.get(problem.key[:3], order.get(problem.key[:2], 0)), problem.key))
 
 
 @lru_cache(maxsize=1)
@@ -149,8 +145,7 @@ def _validator() -> Any:  # noqa: ANN401 (jsonschema's types are known only wher
     strict: dict[str, Callable[[object, object], bool]] = {
         "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
         "number": lambda _, value: (
-            (isinstance(value, int) and not isinstance(value, bool))
-            or (isinstance(value, float) and math.isfinite(value))
+            (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value))
         ),
     }
     checker = standard.TYPE_CHECKER.redefine_many(strict)

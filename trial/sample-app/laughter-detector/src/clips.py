@@ -31,8 +31,7 @@ def synthesise() -> bytes:
     samples = array.array(
         "h",
         (
-            int(9000 * math.sin(2 * math.pi * pitch * i / RATE) * abs(math.sin(2 * math.pi * 5 * i / RATE)))
-            + (noise[i] >> 4)
+            int(9000 * math.sin(2 * math.pi * pitch * i / RATE) * abs(math.sin(2 * math.pi * 5 * i / RATE))) + (noise[i] >> 4)
             for i in range(count)
         ),
     )

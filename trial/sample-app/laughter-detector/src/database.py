@@ -62,9 +62,7 @@ def sign_up(url: str, user_id: str, email: str) -> None:
         Unavailable: the database cannot be reached or refuses, or another account has this e-mail address.
     """
     with as_service(url) as cursor:
-        cursor.execute(
-            "INSERT INTO auth.users (id, email) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING", (user_id, email)
-        )
+        cursor.execute("INSERT INTO auth.users (id, email) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING", (user_id, email))
         if cursor.rowcount:
             cursor.execute(
                 "INSERT INTO public.limitless_keys (user_id, encrypted_api_key) VALUES (%s, 'sample, not a key')",
@@ -75,8 +73,7 @@ def sign_up(url: str, user_id: str, email: str) -> None:
 def add_segment(cursor: psycopg.Cursor[dict[str, Any]], user_id: str, start: datetime, end: datetime, path: str) -> str:
     """Insert the row of one recording, not processed yet, and return its id."""
     row = cursor.execute(
-        "INSERT INTO public.audio_segments (user_id, date, start_time, end_time, file_path)"
-        " VALUES (%s, %s, %s, %s, %s) RETURNING id",
+        "INSERT INTO public.audio_segments (user_id, date, start_time, end_time, file_path) VALUES (%s, %s, %s, %s, %s) RETURNING id",
         (user_id, start.date(), start, end, path),
     ).fetchone()
     assert row is not None

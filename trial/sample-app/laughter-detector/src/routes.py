@@ -155,9 +155,7 @@ def _path_of_detection(clip_id: str, user_id: str) -> str | None:
         return None
     try:
         with database.as_user(settings.database_url, user_id) as cursor:
-            row = cursor.execute(
-                "SELECT clip_path FROM public.laughter_detections WHERE id = %s", (detection_id,)
-            ).fetchone()
+            row = cursor.execute("SELECT clip_path FROM public.laughter_detections WHERE id = %s", (detection_id,)).fetchone()
     except database.Unavailable as error:
         raise HTTPException(500, "Error getting audio clip") from error
     return row["clip_path"] if row else None
