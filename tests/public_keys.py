@@ -13,4 +13,4 @@ def wire(*fields: bytes) -> str:
 
 def ed25519_key(fill: int = 7) -> str:
     """Return a well-formed Ed25519 public key that nobody holds the private half of."""
-    return f"ssh-ed25519 {wire(b'ssh-ed25519', bytes([fill]) * 32)} anna@laptop"
+    return f"ssh-ed25519 {wire(b'ssh-ed25519', bytes([fill]) * 32)} you@laptop"

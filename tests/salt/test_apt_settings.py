@@ -29,7 +29,7 @@ def load(test: bool) -> ModuleType:
 
 HARMLESS = [
     'Acquire::http::Proxy "http://10.0.0.1:3128";\n',
-    '// by hand\n# as well\nAcquire::https::proxy::deb.debian.org "DIRECT";',
+    '// by hand\n# as well\nAcquire::https::proxy::mirror.example.org "DIRECT";',
     'Acquire { http { Proxy "http://10.0.0.1:3128/"; }; https::Proxy "false"; }\n',
     "Acquire::http::Proxy {}\n",
     "",

@@ -32,7 +32,7 @@ def never(*arguments: Any, **more: Any) -> None:
 
 
 @pytest.mark.parametrize("test", [True, False])
-@pytest.mark.parametrize("keys", [[], ["ssh-ed25519 AAAA anna"]])
+@pytest.mark.parametrize("keys", [[], ["ssh-ed25519 AAAA you"]])
 def test_without_a_usable_key_the_run_ends_before_anything_is_noted(monkeypatch: pytest.MonkeyPatch, keys: list[str], test: bool) -> None:
     monkeypatch.setattr(guard, "begin", never)
     ret = load(test=test).guarded("login-guarded", "operator", keys)

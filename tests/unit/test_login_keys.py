@@ -40,11 +40,11 @@ def test_a_good_key_is_usable(line: str) -> None:
     [
         (RSA_2048, "2048 bits are too few"),
         (ECDSA, "ecdsa-sha2-nistp256, is not accepted"),
-        ("ssh-ed25519 AAAA anna", "damaged"),
+        ("ssh-ed25519 AAAA you", "damaged"),
         (ed25519_key().replace("ssh-ed25519 ", "ssh-rsa ", 1), "holds another kind of key"),
         (f"ssh-ed25519 {wire(b'ssh-ed25519', bytes(16))}", "cut short"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----", "private key"),
-        ("anna@laptop", "not of the form"),
+        ("you@laptop", "not of the form"),
         ("", "not of the form"),
     ],
 )

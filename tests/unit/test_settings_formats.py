@@ -21,7 +21,7 @@ def jwt(role: str) -> str:
 RIGHT = {
     "host-name": ["giggles.example.com", "a.bc", "xn--bcher-kva.example", "web1.giggles.test", "1.2.3.example"],
     "email-address": ["ops@example.com", "a.b+c@example.co.uk"],
-    "account-name": ["operator", "anna", "_deploy", "a-b"],
+    "account-name": ["operator", "keeper", "_deploy", "a-b"],
     "time-of-day": ["00:00", "23:59", "12:30"],
     "duration": ["10m", "1h", "3600s", "2w"],
     "time-zone": ["Etc/UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"],

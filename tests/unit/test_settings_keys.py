@@ -22,7 +22,7 @@ def rsa_key(bits: int) -> str:
 
 def test_an_ed25519_key_is_taken() -> None:
     key = parse_public_key(ed25519_key())
-    assert (key.type, key.bits, key.comment) == ("ssh-ed25519", 256, "anna@laptop")
+    assert (key.type, key.bits, key.comment) == ("ssh-ed25519", 256, "you@laptop")
     assert base64.b64encode(key.blob).decode() in ed25519_key()
 
 
