@@ -61,6 +61,14 @@ def test_the_file_is_gone_after_a_failure_as_well(started: Started, tmp_path: Pa
     assert list((tmp_path / "desk").iterdir()) == []
 
 
+@pytest.mark.usefixtures("started")
+def test_what_a_killed_build_left_is_gone_after_the_next(tmp_path: Path) -> None:
+    (tmp_path / "desk").mkdir()
+    (tmp_path / "desk" / "killed.env").write_text(SECRET)
+    box.run_boxed(["uv"], {}, [tmp_path], seconds=1, desk=tmp_path / "desk")
+    assert list((tmp_path / "desk").iterdir()) == []
+
+
 def test_the_box_has_its_walls(started: Started, tmp_path: Path) -> None:
     box.run_boxed(["uv"], {}, [tmp_path / "a", tmp_path / "b"], seconds=1, desk=tmp_path / "desk")
     asked = dict(

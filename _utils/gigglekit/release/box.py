@@ -120,6 +120,9 @@ def run_boxed(
     """
     desk.mkdir(mode=0o700, exist_ok=True)
     desk.chmod(0o700)
+    # Of a run that was killed before it could tidy up; there is one build at a time.
+    for left in desk.glob("*.env"):
+        left.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(dir=desk, suffix=".env")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
