@@ -108,7 +108,8 @@ done
 # --- checks: nothing is changed here -------------------------------------------------------------------------------
 
 # The first value of a plain `key: value` line in the files that may hold it; the whole pillar is validated properly
-# as soon as there is a YAML parser, this only has to be good enough to check the network with.
+# as soon as there is a YAML parser, this only has to be good enough to check the network with. Finding nothing is an
+# answer too: who asks, decides.
 look_up() {
   local key=$1 file
   for file in "$answers" "$DROPLET_PILLAR" "$here/pillar/${environment:-production}.sls" "$here/pillar/giggles.sls"; do
@@ -181,7 +182,8 @@ check_clock_and_acme() {
 
 own_addresses() {
   ip -o addr show scope global | awk '{print $4}' | cut -d/ -f1
-  # A reserved address of DigitalOcean reaches the droplet without being on one of its interfaces.
+  # A reserved address of DigitalOcean reaches the droplet without being on one of its interfaces. Most have none, and
+  # then, or without an answer, its own addresses are all there is to compare with.
   if grep -qs DigitalOcean /sys/class/dmi/id/sys_vendor; then
     curl -s -m 3 http://169.254.169.254/metadata/v1/reserved_ip/ipv4/ip_address || true
     echo
@@ -203,6 +205,7 @@ check_domain() {
   [ -n "$domain" ] || { problem "No domain is known. Name it with --domain, in GIGGLES_DOMAIN, or as giggles:domain in the pillar."; return 0; }
   [[ $domain =~ ^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])$ ]] || { problem "'$domain' is not a domain name. It should look like giggles.example.org: lower case, no https://, no path, not an address."; return 0; }
   [ "$skip_dns" = no ] || return 0
+  # No answer is judged right below.
   answer=$(dns_addresses "$domain") || true
   if [ -z "$answer" ]; then
     problem "The name $domain has no address yet, so no certificate can be had. Create an A record for it that points to $(own_addresses | head -n 1) at your DNS provider and wait until it is known, or go on without HTTPS for now with --skip-dns-check."
@@ -212,7 +215,7 @@ check_domain() {
 }
 
 # The public keys in files or on standard input that the sshd of this server accepts: Ed25519, and RSA from 3072 bits. The
-# keys that DigitalOcean's web console lends to root for a minute are nobody's.
+# keys that DigitalOcean's web console lends to root for a minute are nobody's. No key is no error here: who asks, decides.
 public_key_lines() {
   local line bits
   { cat -- "$@" 2>/dev/null | sed '/-dotty_ssh/d' |

@@ -149,6 +149,7 @@ def test_secrets_of_the_app_are_its_own(droplet: Droplet) -> None:
 
 
 def test_the_app_cannot_write_what_it_runs_from(droplet: Droplet) -> None:
+    # find fails on what the account may not even read, and names the rest.
     by_rights = droplet.shell("runuser -u giggles -- find /opt/giggles ! -type l -writable 2>/dev/null || true").split()
     assert by_rights == ["/opt/giggles/.env"]
     assert droplet.shell("find /opt/giggles/releases ! -user root -o ! -group root -o -perm /6022 ! -type l") == ""
@@ -273,7 +274,7 @@ def test_a_commit_that_does_not_import_never_goes_live(droplet: Droplet) -> None
     assert "a_module_that_nobody_has" in outcome.failed["release-live"]
     assert app(droplet, "MainPID", "NRestarts") == before, "it was not even stopped"
     assert load.lost == {}
-    assert droplet.shell(f"ls /opt/giggles/releases | grep {broken} || true") == ""
+    assert broken not in droplet.shell("ls /opt/giggles/releases")
 
 
 def test_security_updates_would_install(droplet: Droplet) -> None:
