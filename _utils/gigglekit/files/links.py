@@ -42,12 +42,21 @@ def exchange(first: Path, second: Path) -> None:
 
     Source: renameat2(2), RENAME_EXCHANGE.
     """
+    exchange_in(_AT_FDCWD, str(first), _AT_FDCWD, str(second))
+    _flush(first.parent)
+
+
+def exchange_in(first_folder: int, first: str, second_folder: int, second: str) -> None:
+    """Swap a name in one open folder with a name in another in one step; the folders are not flushed.
+
+    Raises:
+        OSError: as `exchange`.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    swapped = libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    swapped = libc.renameat2(first_folder, os.fsencode(first), second_folder, os.fsencode(second), _RENAME_EXCHANGE)
     if swapped != 0:
         code = ctypes.get_errno() or errno.EIO
-        raise OSError(code, os.strerror(code), str(first), None, str(second))
-    _flush(first.parent)
+        raise OSError(code, os.strerror(code), first, None, second)
 
 
 def _flush(folder: Path) -> None:

@@ -1,0 +1,57 @@
+"""Keys made, derived and wrapped.
+
+Sources: HKDF, RFC 5869; AES key wrap with padding, RFC 5649; HMAC, RFC 2104; SHA-2, FIPS 180-4.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cryptography.hazmat.primitives import hashes, hmac, keywrap
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+KEY_BYTES = 32
+
+
+class WrongKeyError(Exception):
+    """What was wrapped is damaged, or was wrapped by another key."""
+
+
+def new() -> bytes:
+    """Return a random key of `KEY_BYTES` bytes from the operating system."""
+    return os.urandom(KEY_BYTES)
+
+
+def derive(root: bytes, label: str, length: int = KEY_BYTES) -> bytes:
+    """Return a key for one purpose, from which neither the root key nor one for another purpose can be worked out.
+
+    Arguments:
+        root: a uniformly random key of `KEY_BYTES` bytes.
+        label: the purpose; the info of HKDF-SHA512, which gets no salt.
+        length: of the result in bytes.
+    """
+    return HKDF(algorithm=hashes.SHA512(), length=length, salt=None, info=label.encode()).derive(root)
+
+
+def wrap(key: bytes, by: bytes) -> bytes:
+    """Return `key` encrypted and authenticated under the key `by` (32 bytes), 8 bytes longer."""
+    return keywrap.aes_key_wrap_with_padding(by, key)
+
+
+def unwrap(wrapped: bytes, by: bytes) -> bytes:
+    """Undo `wrap`.
+
+    Raises:
+        WrongKeyError: it was not wrapped by this key, or is damaged.
+    """
+    try:
+        return keywrap.aes_key_unwrap_with_padding(by, wrapped)
+    except (keywrap.InvalidUnwrap, ValueError) as error:
+        raise WrongKeyError from error
+
+
+def keyed_hash(key: bytes, text: str) -> str:
+    """Return HMAC-SHA-256 of `text`, cut to 128 bits, as 32 hexadecimal digits."""
+    code = hmac.HMAC(key, hashes.SHA256())
+    code.update(text.encode())
+    return code.finalize()[:16].hex()

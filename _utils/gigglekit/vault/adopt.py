@@ -1,0 +1,232 @@
+"""Adopting: what the app has put into the lobby for a user moves into that user's vault.
+
+The app makes folders for new users by itself, in the lobby. Here their content is copied into the vault, and the folder is
+exchanged for a link to it in one step, so that a path of the app's always leads somewhere. What was written into the folder
+in between, or still is by a program that had it open, follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gigglekit.files import draining
+from gigglekit.files.links import exchange_in
+from gigglekit.vault.errors import VaultError
+from gigglekit.vault.keyring import Keyring
+from gigglekit.vault.ledger import Ledger
+from gigglekit.vault.places import KINDS, VAULTS, is_user_id
+from gigglekit.vault.volume import Volume, opened
+
+_ASIDE = ".adopting-"
+"""Before a user's id: the link that is about to take the folder's place, then the folder that it has been exchanged for."""
+_WRITER_SECONDS = 3.0
+
+
+@dataclass
+class Adopted:
+    """What a round of adoption did.
+
+    Attributes:
+        folders: user folders that are links now and were not before.
+        files: files that were moved for them.
+        waiting: folders whose files somebody still writes; another round will finish them.
+        refused: folders of erased users, which were erased again.
+        problems: one sentence each, about folders that could not be adopted.
+    """
+
+    folders: int = 0
+    files: int = 0
+    waiting: int = 0
+    refused: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def link_target(vault_id: str, kind: str) -> str:
+    """Return what a user's link in the lobby holds."""
+    return f"../{VAULTS}/{vault_id}/{kind}"
+
+
+def adopt_all(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float = _WRITER_SECONDS) -> Adopted:
+    """Adopt every user folder in the lobby. The caller holds the lock.
+
+    Arguments:
+        volume: the volume.
+        keyring: has, or gets, the users' keys.
+        ledger: knows who was erased.
+        seconds: how long to wait, for each user, for those who have files open for writing.
+
+    Raises:
+        VaultError: the volume is locked or not as it should be.
+    """
+    report = Adopted()
+    for kind in KINDS:
+        with volume.folder(kind) as lobby:
+            for name, is_folder in entries(lobby):
+                user = name.removeprefix(_ASIDE)
+                if not is_user_id(user) or not (is_folder or name.startswith(_ASIDE)):
+                    continue
+                try:
+                    _adopt(volume, keyring, ledger, lobby, kind, user, report, seconds)
+                except (OSError, VaultError) as error:
+                    # One user's trouble keeps nobody else waiting. The id stays out of the log.
+                    vault_id = keyring.vault_id(user)
+                    report.problems.append(f"The {kind} of vault {vault_id} could not be adopted: {error}")
+    return report
+
+
+def entries(folder: int) -> list[tuple[str, bool]]:
+    """Return the names in an open folder, and for each whether it is a folder."""
+    with os.scandir(folder) as found:
+        return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+
+
+def _adopt(volume: Volume, keyring: Keyring, ledger: Ledger, lobby: int, kind: str, user: str, report: Adopted, seconds: float) -> None:
+    vault_id = keyring.vault_id(user)
+    aside = f"{_ASIDE}{user}"
+    if ledger.tombstone(vault_id) is not None:
+        report.refused += block(lobby, kind, user, vault_id).folders
+        return
+    volume.make_vault(vault_id, keyring)
+    with volume.vault(vault_id, kind) as vault:
+        if _is_folder(lobby, user):
+            # What a killed run has exchanged already moves first: it is older than what lies there now.
+            _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
+            with opened(user, lobby) as folder:
+                report.files += draining.copy(folder, vault, volume.owner).files
+            _exchange_for_link(lobby, user, link_target(vault_id, kind))
+            report.folders += 1
+        drained = _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
+        report.files += drained.files
+        report.waiting += not drained.complete
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """What was taken out of an erased user's way.
+
+    Arguments:
+        folders: folders that were there.
+        files: files in them.
+        size: their bytes.
+    """
+
+    folders: int
+    files: int
+    size: int
+
+
+def block(lobby: int, kind: str, user: str, vault_id: str, by: Callable[[int], draining.Drained] | None = None) -> Blocked:
+    """Have a link that leads nowhere where an erased user's folder would be, and nothing of that user in the lobby.
+
+    The app finds the name taken, so that it can neither make the folder nor write into it.
+
+    Arguments:
+        lobby: descriptor of the folder of that kind in the lobby.
+        kind: of `KINDS`.
+        user: the user's id.
+        vault_id: the user's vault, which does not exist any more.
+        by: how what lies in an open folder is erased; unlinking, if None, which is enough where a key will be destroyed.
+    """
+    by = by or erase
+    target = link_target(vault_id, kind)
+    aside = f"{_ASIDE}{user}"
+    folders = files = size = 0
+    for _ in range(10):
+        # The app may make its folder again between any two steps here.
+        if _is_folder(lobby, user):
+            folders += 1
+            _empty(lobby, aside, by)
+            _exchange_for_link(lobby, user, target)
+        elif _link_in(lobby, user) != target:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(user, dir_fd=lobby)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, user, dir_fd=lobby)
+        emptied = _empty(lobby, aside, by)
+        files += emptied.files
+        size += emptied.size
+        if _link_in(lobby, user) == target and not _exists(lobby, aside):
+            break
+    os.fsync(lobby)
+    return Blocked(folders, files, size)
+
+
+def erase(folder: int) -> draining.Drained:
+    """Unlink everything below an open folder, whether its key is there or not; return how much it was."""
+    gone = draining.Drained()
+    for name, is_folder in entries(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if is_folder:
+                with opened(name, folder) as inner:
+                    below = erase(inner)
+                gone.files += below.files
+                gone.size += below.size
+                os.rmdir(name, dir_fd=folder)
+            else:
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    gone.files += 1
+                    gone.size += status.st_size
+                os.unlink(name, dir_fd=folder)
+    return gone
+
+
+def _exchange_for_link(lobby: int, user: str, target: str) -> None:
+    """Put a link where the folder is; the folder lies aside after it."""
+    aside = f"{_ASIDE}{user}"
+    if _exists(lobby, aside):
+        os.unlink(aside, dir_fd=lobby)
+    os.symlink(target, aside, dir_fd=lobby)
+    exchange_in(lobby, user, lobby, aside)
+    os.fsync(lobby)
+
+
+def _empty(lobby: int, aside: str, by: Callable[[int], draining.Drained]) -> draining.Drained:
+    """Empty and remove what lies aside: the folder that a link was exchanged for, or a link that never came to that."""
+    if not _exists(lobby, aside):
+        return draining.Drained()
+    if not _is_folder(lobby, aside):
+        os.unlink(aside, dir_fd=lobby)
+        return draining.Drained()
+    total = draining.Drained()
+    for _ in range(5):
+        with opened(aside, lobby) as folder:
+            once = by(folder)
+        total.files += once.files
+        total.size += once.size
+        total.busy = once.busy
+        if once.busy:
+            break
+        try:
+            os.rmdir(aside, dir_fd=lobby)
+            break
+        except OSError:
+            # Something was put there by a program that had found the way before the exchange.
+            total.busy = 1
+    return total
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_folder(folder: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _link_in(folder: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError:
+        return None

@@ -1,0 +1,101 @@
+"""The lobby: the encrypted folders in which the app makes what it makes. Its key is replaced every night.
+
+A new lobby with the same links, under a new key, is built beside the old one and exchanged for it; what came into the old
+one in between is moved over. When the old key is gone, so is every copy that ever lay there, deleted ones too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from gigglekit.files import draining
+from gigglekit.files.links import exchange_in
+from gigglekit.vault import fscrypt
+from gigglekit.vault.adopt import adopt_all
+from gigglekit.vault.keyring import Keyring
+from gigglekit.vault.ledger import Ledger
+from gigglekit.vault.places import LOBBY
+from gigglekit.vault.volume import BESIDE, Volume, opened
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """How replacing the lobby ended.
+
+    Arguments:
+        complete: nothing can be read by an earlier key any more.
+        waiting_for: what keeps it from being complete, in words; "" if nothing does.
+    """
+
+    complete: bool
+    waiting_for: str = ""
+
+
+def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -> Renewed:
+    """Replace the lobby and its key. The caller holds the lock. Killed at any point, the next call goes on.
+
+    Arguments:
+        volume: the volume.
+        keyring: has the lobby's key.
+        ledger: knows who was erased.
+        seconds: how long to wait for those who have files of the lobby open.
+
+    Raises:
+        VaultError: the volume is locked or not as it should be.
+        OSError: the disk is full; the old lobby stays.
+    """
+    if not _empty_old(volume, seconds):
+        return Renewed(False, "a file in the lobby that somebody is writing")
+    adopt_all(volume, keyring, ledger, seconds=seconds)
+    identifier = keyring.make_lobby_key(volume.root)
+    with volume.folder(BESIDE) as beside:
+        for kind in LOBBY:
+            os.mkdir(kind, 0o700, dir_fd=beside)
+            with opened(kind, beside) as fresh, volume.folder(kind) as current:
+                fscrypt.encrypt(fresh, identifier)
+                os.fchown(fresh, volume.owner.uid, volume.owner.gid)
+                os.fchmod(fresh, volume.owner.folder_mode)
+                draining.copy(current, fresh, volume.owner)
+        with volume.open_root():
+            for kind in LOBBY:
+                exchange_in(volume.root, kind, beside, kind)
+            os.fsync(volume.root)
+    if not _empty_old(volume, seconds):
+        return Renewed(False, "a file in the lobby that somebody is writing")
+    return retire(volume, keyring, seconds=seconds)
+
+
+def _empty_old(volume: Volume, seconds: float) -> bool:
+    """Move what lies in the lobby beside, new or old, into the one in use, and remove it; return whether it is gone."""
+    with volume.folder(BESIDE) as beside:
+        for kind in LOBBY:
+            with contextlib.suppress(FileNotFoundError), opened(kind, beside) as old, volume.folder(kind) as current:
+                for _ in range(5):
+                    if not draining.drain(old, current, volume.owner, seconds=seconds).complete:
+                        return False
+                    with contextlib.suppress(OSError):
+                        os.rmdir(kind, dir_fd=beside)
+                        break
+                else:
+                    return False
+        os.fsync(beside)
+    return True
+
+
+def retire(volume: Volume, keyring: Keyring, *, seconds: float) -> Renewed:
+    """Have kernel and ring forget every key of the lobby by which no folder is encrypted any more."""
+    used = {volume.identifier(kind) for kind in LOBBY}
+    with volume.folder(BESIDE) as beside:
+        for kind in LOBBY:
+            with contextlib.suppress(FileNotFoundError), opened(kind, beside) as folder:
+                used.add(fscrypt.identifier_of(folder))
+    for identifier in keyring.lobby_keys():
+        if identifier in used:
+            continue
+        # The ring forgets last: without its identifier nobody could ask the kernel again.
+        if fscrypt.forget(volume.root, identifier, seconds=seconds) is not fscrypt.Status.ABSENT:
+            return Renewed(False, "an open file of an earlier lobby")
+        keyring.drop_lobby_key(identifier)
+    return Renewed(True)

@@ -1,0 +1,169 @@
+"""A user's rows in the app's database: found, counted and deleted, all or none.
+
+The tables are those of the app. Everything of a user hangs on auth.users and would go with that row; each table is deleted
+from by name all the same, so that the receipt can say how much it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gigglekit.vault.errors import VaultError
+
+if TYPE_CHECKING:
+    import psycopg
+
+_CONNECT_SECONDS = 10
+_STATEMENT_MILLISECONDS = 60_000
+# In the order in which rows may be deleted: what refers to others first.
+_TABLES = (
+    ("public", "processing_logs", "user_id"),
+    ("public", "laughter_detections", "user_id"),
+    ("public", "audio_segments", "user_id"),
+    ("public", "limitless_keys", "user_id"),
+    ("public", "users", "id"),
+    ("auth", "users", "id"),
+)
+
+
+class DatabaseError(VaultError):
+    """The database could not be asked, or refused; nothing in it was changed."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """The app's database.
+
+    Arguments:
+        url: `postgresql://…`, as the app gets it. It holds a password and is never shown.
+    """
+
+    url: str
+
+    def count(self, user_id: str) -> dict[str, int]:
+        """Return how many rows of a user each table has, by the table's name; tables that are not there are left out."""
+        with self._cursor() as cursor:
+            return {f"{schema}.{table}": self._count(cursor, schema, table, column, user_id) for schema, table, column in _present(cursor)}
+
+    def clip_paths(self, user_id: str | None = None) -> list[str]:
+        """Return the paths of clips that rows name, of one user or of all.
+
+        Raises:
+            DatabaseError: the database cannot be read, or hides rows from this account.
+        """
+        from psycopg import sql
+
+        with self._cursor() as cursor:
+            if ("public", "laughter_detections", "user_id") not in _present(cursor):
+                raise DatabaseError("The database has no table public.laughter_detections. Is giggles:secrets:app:DATABASE_URL the app's?")
+            query = sql.SQL("SELECT clip_path FROM public.laughter_detections")
+            if user_id is not None:
+                cursor.execute(query + sql.SQL(" WHERE user_id = %s"), (user_id,))
+            else:
+                cursor.execute(query)
+            return [str(row[0]) for row in cursor.fetchall()]
+
+    def delete(self, user_id: str) -> dict[str, int]:
+        """Delete every row of a user in one transaction; return how many each table had.
+
+        Raises:
+            DatabaseError: not all could be deleted, and then none was.
+        """
+        from psycopg import sql
+
+        with self._cursor() as cursor:
+            tables = _present(cursor)
+            gone: dict[str, int] = {}
+            for schema, table, column in tables:
+                cursor.execute(
+                    sql.SQL("DELETE FROM {} WHERE {} = %s").format(sql.Identifier(schema, table), sql.Identifier(column)), (user_id,)
+                )
+                gone[f"{schema}.{table}"] = cursor.rowcount
+            left = [f"{schema}.{table}" for schema, table, column in tables if self._count(cursor, schema, table, column, user_id)]
+            if left:
+                raise DatabaseError(
+                    f"The database still has rows of this user in {', '.join(left)} after they were deleted; a trigger or a rule "
+                    "keeps them. Nothing was deleted. Look at the table's triggers (\\d in psql), then ask again."
+                )
+            return gone
+
+    @staticmethod
+    def _count(cursor: psycopg.Cursor[tuple[Any, ...]], schema: str, table: str, column: str, user_id: str) -> int:
+        from psycopg import sql
+
+        cursor.execute(
+            sql.SQL("SELECT count(*) FROM {} WHERE {} = %s").format(sql.Identifier(schema, table), sql.Identifier(column)), (user_id,)
+        )
+        (number,) = cursor.fetchone() or (0,)
+        return int(number)
+
+    @contextmanager
+    def _cursor(self) -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
+        import psycopg
+
+        host = urlsplit(self.url).hostname or "localhost"
+        try:
+            with (
+                psycopg.connect(
+                    self.url, connect_timeout=_CONNECT_SECONDS, options=f"-c statement_timeout={_STATEMENT_MILLISECONDS}"
+                ) as connection,
+                connection.cursor() as cursor,
+            ):
+                self._insist_on_all_rows(cursor)
+                yield cursor
+        except psycopg.OperationalError as error:
+            raise DatabaseError(
+                f"The database at {host} does not answer ({_reason(error, self.url)}). Nothing in it was changed. Check that it runs and "
+                "that giggles:secrets:app:DATABASE_URL is right (over IPv4 Supabase needs its session pooler), then ask again."
+            ) from None
+        except psycopg.Error as error:
+            raise DatabaseError(
+                f"The database at {host} refused ({_reason(error, self.url)}). Nothing in it was changed. The account of "
+                "giggles:secrets:app:DATABASE_URL has to own the app's tables and to be let into auth.users."
+            ) from None
+
+    @staticmethod
+    def _insist_on_all_rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
+        """Row level security hides rows without a word: what cannot be seen would count as not there."""
+        cursor.execute(
+            "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[])) AND row_security_active(c.oid)",
+            ([schema for schema, _, _ in _TABLES], [table for _, table, _ in _TABLES]),
+        )
+        hidden = [row[0] for row in cursor.fetchall()]
+        if hidden:
+            raise DatabaseError(
+                f"Row level security hides rows of {', '.join(hidden)} from the account of giggles:secrets:app:DATABASE_URL, so nobody "
+                "could say whether all were deleted. Nothing was changed. Use the account that owns the tables (postgres on Supabase)."
+            )
+
+
+def _present(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[str, str, str]]:
+    cursor.execute(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'p') AND n.nspname IN ('public', 'auth')"
+    )
+    there = set(cursor.fetchall())
+    return [entry for entry in _TABLES if entry[:2] in there]
+
+
+def _reason(error: Exception, url: str) -> str:
+    """Return what the server or the driver says is wrong, without anything that it may quote: values, or the address."""
+    state = getattr(error, "sqlstate", None)
+    if state:
+        return f"SQLSTATE {state}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    password = urlsplit(url).password or ""
+    if not isinstance(error, _connection_error()) or not lines or (password and password in lines[0]) or "://" in lines[0]:
+        return type(error).__name__
+    return lines[0][:160]
+
+
+def _connection_error() -> type[Exception]:
+    import psycopg
+
+    return psycopg.OperationalError

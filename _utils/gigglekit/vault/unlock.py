@@ -1,0 +1,28 @@
+"""Giving the kernel the keys that it needs, after a boot or a mount."""
+
+from __future__ import annotations
+
+from gigglekit.vault import fscrypt
+from gigglekit.vault.keyring import Keyring, fscrypt_key
+from gigglekit.vault.volume import Volume
+
+
+def locked(volume: Volume, keyring: Keyring) -> list[bytes]:
+    """Return the identifiers of the lobby's keys that the kernel does not have: with one missing, the app cannot work."""
+    return [identifier for identifier in keyring.lobby_keys() if fscrypt.status(volume.root, identifier) is not fscrypt.Status.PRESENT]
+
+
+def unlock(volume: Volume, keyring: Keyring) -> int:
+    """Give the kernel the keys of the lobby and of every vault; return how many.
+
+    Raises:
+        VaultError: a key cannot be unwrapped, or the kernel does not take it.
+    """
+    roots = [*keyring.lobby_keys().values()]
+    for vault_id in keyring.vaults():
+        root = keyring.root_key(vault_id)
+        if root is not None:
+            roots.append(root)
+    for root in roots:
+        fscrypt.add_key(volume.root, fscrypt_key(root))
+    return len(roots)
