@@ -47,7 +47,7 @@ def _mode(name, value):
     return int(text, 8)
 
 
-def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50):
+def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50, skip=()):
     """
     Every folder and file at and below a folder has one owner, one group, and one mode each.
 
@@ -62,6 +62,8 @@ def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50):
         Octal modes, in quotes.
     limit
         How many paths are named in the changes; all are counted.
+    skip
+        Names directly below the folder that other states look after.
 
     .. code-block:: yaml
 
@@ -76,7 +78,7 @@ def tree(name, user, group, dir_mode="0750", file_mode="0640", limit=50):
     modes = _mode("dir_mode", dir_mode), _mode("file_mode", file_mode)
     try:
         wanted = files_tree.Wanted(pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid, *modes)
-        report = files_tree.repair(Path(name), wanted, limit=int(limit), dry_run=test)
+        report = files_tree.repair(Path(name), wanted, limit=int(limit), dry_run=test, skip=tuple(skip))
     except (KeyError, FileNotFoundError) as error:
         if test:
             ret["comment"] = f"{name} or its owner {user}:{group} does not exist yet; nothing in it can be wrong."

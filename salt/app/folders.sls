@@ -1,5 +1,10 @@
+{%- from "map.jinja" import giggles with context %}
 include:
   - app.account
+{%- if "vault" in giggles.roles %}
+  # What it makes of the folder for uploads comes first: nothing may be put there in the clear.
+  - vault.folders
+{%- endif %}
 
 {%- set folders = [
   ("/opt/giggles", "root", "root", "0755"),
@@ -23,6 +28,9 @@ folder-{{ path }}:
     - require:
       - user: account-giggles
       - user: account-giggles-build
+{%- if path == "/var/lib/giggles/uploads" and "vault" in giggles.roles %}
+      - vault: vault-ready
+{%- endif %}
 {%- endfor %}
 
 # The app may be taken over, and this runs as root below a folder of its own: nothing here follows a link. Salt's own
@@ -46,5 +54,6 @@ uploads-private:
     - group: giggles
     - dir_mode: '0750'
     - file_mode: '0640'
+    - skip: [vaults, lost+found, .lobby]
     - require:
       - file: folder-/var/lib/giggles/uploads

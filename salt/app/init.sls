@@ -1,4 +1,5 @@
 include:
+  - common.failures
   - app.packages
   - app.account
   - app.folders

@@ -1,3 +1,4 @@
 include:
+  - common.failures
   - nightly.job
   - nightly.schedule

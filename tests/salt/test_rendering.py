@@ -66,7 +66,7 @@ def found(low: list[dict[str, Any]], kind: str, name: str) -> bool:
 
 def test_the_highstate_compiles_and_holds_every_concern(chunks: list[dict[str, Any]]) -> None:
     concerns = {chunk["__sls__"].split(".")[0] for chunk in chunks}
-    assert concerns == {"common", "hardening", "app", "web", "nightly"}
+    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly"}
 
 
 def test_every_requisite_names_a_state_of_the_run(chunks: list[dict[str, Any]]) -> None:

@@ -9,6 +9,8 @@ from . import neighbourhood
 from .record import Record
 
 PATH = "/root/giggles-answers.yaml"
+VOLUME_MB = 1024
+"""Room for the clips of some tests; all of it is taken from this machine's disk."""
 
 
 def pillar(trial: Record) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def pillar(trial: Record) -> dict[str, Any]:
                 "name": "operator",
                 "ssh_keys": [trial.place.private_key.with_suffix(".pub").read_text().strip()],
             },
+            "vault": {"size_mb": VOLUME_MB},
             "web": {
                 "acme": {
                     "email": f"operator@{trial.domain}",

@@ -19,7 +19,7 @@ import secrets
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,19 +69,20 @@ class Drained:
         return self.busy == 0
 
 
-def copy(source: int, target: int, owner: Owner) -> Drained:
+def copy(source: int, target: int, owner: Owner, *, only: Callable[[str], bool] | None = None) -> Drained:
     """Copy everything from one folder into another and make it durable; the source keeps it.
 
     Arguments:
         source: descriptor of the folder to copy from.
         target: descriptor of the folder to copy to.
         owner: whose the copies shall be.
+        only: which entries of the source are copied, by their names; all, if None.
 
     Raises:
         OSError: the disk is full or broken. What has been copied so far stays; copying again goes on.
     """
     report = Drained()
-    _copy_folder(source, target, owner, "", report)
+    _copy_folder(source, target, owner, "", report, only)
     sync(target)
     return report
 
@@ -163,12 +164,14 @@ def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _copy_folder(source: int, target: int, owner: Owner, path: str, report: Drained) -> None:
+def _copy_folder(source: int, target: int, owner: Owner, path: str, report: Drained, only: Callable[[str], bool] | None = None) -> None:
     for name in _names(target):
         if name.startswith(_UNFINISHED):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=target)
     for name in _names(source):
+        if only is not None and not only(name):
+            continue
         below = f"{path}/{name}"
         try:
             kind = os.stat(name, dir_fd=source, follow_symlinks=False).st_mode
@@ -287,7 +290,8 @@ def _remove_copied(source: int, path: str, once: Drained, total: Drained) -> Non
                 with contextlib.suppress(OSError):
                     os.rmdir(name, dir_fd=source)
             elif stat.S_ISREG(status.st_mode):
-                if _may_go(source, name, once._copied.get(below)):
+                # What a killed copy has left is no file of anybody's; its original is where it was copied from.
+                if name.startswith(_UNFINISHED) or _may_go(source, name, once._copied.get(below)):
                     os.unlink(name, dir_fd=source)
                 else:
                     total.busy += 1

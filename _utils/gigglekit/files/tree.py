@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,8 @@ class Report:
 
 
 class _Walk:
-    def __init__(self, wanted: Wanted, limit: int, dry_run: bool) -> None:
+    def __init__(self, wanted: Wanted, limit: int, dry_run: bool, skip: frozenset[str]) -> None:
+        self.skip = skip
         self.wanted = wanted
         self.limit = limit
         self.dry_run = dry_run
@@ -109,6 +111,8 @@ class _Walk:
         with os.scandir(descriptor) as entries:
             names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for name, looks_like_folder in names:
+            if depth == 0 and name in self.skip:
+                continue
             below = f"{path}/{name}"
             try:
                 if looks_like_folder:
@@ -156,7 +160,7 @@ class _Walk:
             os.close(descriptor)
 
 
-def repair(root: Path, wanted: Wanted, *, limit: int = 50, dry_run: bool = False) -> Report:
+def repair(root: Path, wanted: Wanted, *, limit: int = 50, dry_run: bool = False, skip: Collection[str] = ()) -> Report:
     """Give every folder and regular file at and below `root` the wanted owner, group and mode.
 
     Symbolic links are neither followed nor changed. Files with more than one name (hard links), devices, sockets,
@@ -167,6 +171,7 @@ def repair(root: Path, wanted: Wanted, *, limit: int = 50, dry_run: bool = False
         wanted: owner, group and modes.
         limit: how many entries of each kind the report names; all are counted.
         dry_run: look only.
+        skip: names directly below `root` that are somebody else's to look after.
 
     Returns:
         What was put right and what was refused.
@@ -176,7 +181,7 @@ def repair(root: Path, wanted: Wanted, *, limit: int = 50, dry_run: bool = False
 
     Source: openat(2), O_PATH and O_NOFOLLOW in open(2), proc(5) for /proc/self/fd.
     """
-    walk = _Walk(wanted, limit, dry_run)
+    walk = _Walk(wanted, limit, dry_run, frozenset(skip))
     descriptor = os.open(root, _FOLDER)
     try:
         walk.device = os.fstat(descriptor).st_dev

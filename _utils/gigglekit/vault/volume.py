@@ -83,6 +83,13 @@ class Volume:
                     if not dry_run:
                         os.fchown(folder, uid, gid)
                         os.fchmod(folder, mode)
+        status = os.fstat(self.root)
+        if (status.st_uid, status.st_gid, status.st_mode & 0o7777) != (self.owner.uid, self.owner.gid, self.owner.folder_mode):
+            done.append("owner and mode of the root put right")
+            if not dry_run:
+                with self.open_root():
+                    os.fchown(self.root, self.owner.uid, self.owner.gid)
+                    os.fchmod(self.root, self.owner.folder_mode)
         if not self.is_closed():
             done.append("root closed (chattr +i)")
             if not dry_run:

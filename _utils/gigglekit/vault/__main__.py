@@ -1,0 +1,122 @@
+"""What the units of the vault run: `python -m gigglekit.vault COMMAND`. Operators use salt-call giggles.* instead."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from gigglekit.vault.errors import VaultError
+from gigglekit.vault.watch import WAITING
+
+_LOBBY_TRIES, _LOBBY_SECONDS, _LOBBY_PAUSE = 20, 5.0, 30.0
+_APP_UNITS = ("giggles.service",)
+
+
+def _unlock() -> int:
+    from gigglekit.vault import places, unlock
+    from gigglekit.vault.keyring import Keyring
+    from gigglekit.vault.volume import mounted
+
+    here = places.Places()
+    if not here.is_encrypted():
+        print(f"Clips lie unencrypted on this droplet ({here.reason()}); there is nothing to unlock.")
+        return 0
+    with here.locked(), mounted(here) as volume:
+        print(f"{unlock.unlock(volume, Keyring(here))} keys given to the kernel.")
+    return 0
+
+
+def _adopt() -> int:
+    from gigglekit.vault import adopt, places
+    from gigglekit.vault.keyring import Keyring
+    from gigglekit.vault.ledger import Ledger
+    from gigglekit.vault.volume import mounted
+
+    here = places.Places()
+    with here.locked(), mounted(here) as volume:
+        done = adopt.adopt_all(volume, Keyring(here), Ledger(here))
+    if done.folders or done.refused:
+        print(f"{done.folders} folders with {done.files} files adopted; {done.refused} of erased users refused.")
+    for problem in done.problems:
+        print(problem, file=sys.stderr)
+    return 1 if done.problems else WAITING if done.waiting else 0
+
+
+def _watch() -> int:
+    from gigglekit.vault.watch import watch
+
+    watch(Path("/var/lib/giggles/uploads"), [sys.executable, "-s", "-m", "gigglekit.vault", "adopt"])
+    return 0
+
+
+def _renew_lobby() -> int:
+    from gigglekit.vault import lobby, places
+    from gigglekit.vault.keyring import Keyring
+    from gigglekit.vault.ledger import Ledger
+    from gigglekit.vault.volume import mounted
+
+    here = places.Places()
+    if not here.is_encrypted():
+        return 0
+    for attempt in range(_LOBBY_TRIES):
+        # Not locked all the time: an erasure does not wait for somebody who is slow to close a file.
+        time.sleep(_LOBBY_PAUSE if attempt else 0)
+        with here.locked(), mounted(here) as volume:
+            renewed = lobby.renew(volume, Keyring(here), Ledger(here), seconds=_LOBBY_SECONDS)
+        if renewed.complete:
+            break
+    else:
+        print(f"The lobby's old key is still needed for {renewed.waiting_for}; the next run tries again.", file=sys.stderr)
+        return 1
+    print("The lobby has a new key, and the old one is gone.")
+    return 0
+
+
+def _switch(device: str) -> int:
+    from gigglekit.command import run
+    from gigglekit.vault import migrate, places
+
+    here = places.Places()
+
+    def system(*arguments: str) -> None:
+        done = run(["systemctl", *arguments], seconds=300)
+        if done.code != 0:
+            raise VaultError(f"systemctl {' '.join(arguments)} failed: {done.last_words}. Look at its journal, then apply again.")
+
+    with here.locked():
+        migrate.switch(
+            here,
+            Path(device),
+            Path("/opt/giggles/nightly.lock"),
+            stop_app=lambda: system("stop", *_APP_UNITS),
+            mount=lambda: system("start", "var-lib-giggles-uploads.mount"),
+        )
+    return 0
+
+
+def main() -> int:
+    """Run the command that the process arguments name; errors are one paragraph on standard error."""
+    parser = argparse.ArgumentParser(prog="vault", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("unlock", "adopt", "watch", "renew-lobby"):
+        commands.add_parser(name)
+    commands.add_parser("switch").add_argument("device")
+    given = parser.parse_args()
+    try:
+        if given.command == "switch":
+            return _switch(given.device)
+        return {"unlock": _unlock, "adopt": _adopt, "watch": _watch, "renew-lobby": _renew_lobby}[given.command]()
+    except VaultError as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        print(
+            f"{error.filename or 'The vault'}: {error.strerror}. Look at df, dmesg and systemctl status giggles-vault-unlock.",
+            file=sys.stderr,
+        )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,4 @@
+include:
+  - vault.volume
+  - vault.folders
+  - vault.units
