@@ -1,0 +1,49 @@
+"""What tests of the vault need: a volume of their own, which is gone afterwards whatever happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit import vault_volume
+
+
+@pytest.fixture
+def droplet() -> Iterator[vault_volume.Droplet]:
+    """A droplet with an empty encrypted vault."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    with vault_volume.droplet() as made:
+        yield made
+
+
+@pytest.fixture
+def plain_droplet() -> Iterator[vault_volume.Droplet]:
+    """A droplet whose kernel cannot encrypt folders."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    with vault_volume.droplet(features="^encrypt") as made:
+        made.places.configure("plain")
+        made.receipts.prepare()
+        for kind in ("clips", "audio", "temp"):
+            (made.disk.place / kind).mkdir()
+        yield made
+
+
+@pytest.fixture
+def a_disk() -> Iterator[vault_volume.Disk]:
+    """A small unencrypted disk."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    with vault_volume.base() as folder, vault_volume.disk(folder, features="^encrypt") as made:
+        yield made
+
+
+@pytest.fixture
+def a_folder() -> Iterator[Path]:
+    """An empty folder that any account can reach."""
+    with vault_volume.base() as folder:
+        yield folder
