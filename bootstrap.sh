@@ -7,8 +7,10 @@ readonly HOME_OF_TREE=/srv/giggles-salt
 readonly SALT_HOME=/opt/salt
 readonly UV_HOME=/opt/giggles-tools/uv
 readonly DROPLET_PILLAR=/etc/giggles/pillar/droplet.sls
-# Packages 1 GB, swap 3 GB, one release with TensorFlow 2 GB and uv's cache of it 2 GB, Salt and slack 1 GB.
+# Packages 1 GB, swap 3 GB, one release with TensorFlow 2 GB and uv's cache of it 2 GB, Salt and slack 1 GB. The volume for
+# clips comes on top of it.
 readonly MIN_DISK_MB=9000
+readonly DEFAULT_VOLUME_MB=10240
 readonly MIN_MEMORY_MB=1700
 readonly MAX_CLOCK_SKEW=300
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -135,11 +137,17 @@ check_system() {
   esac
   [ -d /run/systemd/system ] || problem "systemd is not running here (a container or a chroot?), and every service of this server is a systemd unit. Use a droplet, or try ./bootstrap.sh --trial on this machine."
   command -v python3 >/dev/null || problem "python3 is missing, which every supported image brings along. Install it with: apt-get install python3"
-  local free memory
+  local free memory volume needed
   # A second run needs less: what takes the room is there already.
   free=$(df --output=avail -m / | tail -n 1 | tr -d ' ')
-  if [ "$free" -lt "$MIN_DISK_MB" ] && [ ! -L /opt/giggles/current ]; then
-    problem "The root disk has $free MB free and $MIN_DISK_MB MB are needed. Remove what is not needed, or use a larger disk."
+  volume=0
+  if [ -z "$(look_up device)" ] && [ ! -e /var/lib/giggles/vault.img ]; then
+    volume=$(look_up size_mb)
+    volume=${volume:-$DEFAULT_VOLUME_MB}
+  fi
+  needed=$((MIN_DISK_MB + volume))
+  if [ "$free" -lt "$needed" ] && [ ! -L /opt/giggles/current ]; then
+    problem "The root disk has $free MB free and $needed MB are needed, $volume of them for the encrypted volume with clips. Remove what is not needed, use a larger disk, or choose a smaller giggles:vault:size_mb."
   elif [ "$free" -lt 500 ]; then
     problem "The root disk has only $free MB free; 500 MB are needed to converge. See 'The disk is full' in docs/TROUBLESHOOTING.md."
   fi
@@ -371,6 +379,13 @@ report() {
     esac
   else
     row certificate MISSING "salt-call state.apply web"
+  fi
+  if grep -qs '"mode": "plain"' /etc/giggles/vault.json; then
+    row clips PLAIN "not encrypted: this kernel cannot. Erasing a user overwrites files instead"
+  elif findmnt --noheadings /var/lib/giggles/uploads >/dev/null; then
+    service_row clips giggles-vault-unlock "encrypted, one key per user; erase one: salt-call giggles.shred user_id=..."
+  else
+    row clips MISSING "salt-call state.apply vault"
   fi
   if [ -e /etc/cron.d/giggles-nightly ]; then row nightly up "/etc/cron.d/giggles-nightly; log in /var/log/giggles"; else row nightly MISSING "salt-call state.apply nightly"; fi
   echo

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from gigglekit.release import manifest
 from gigglekit.release.settings import COMMIT, Layout
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "giggles"
 
@@ -79,13 +79,15 @@ def previous():
 
 @contextmanager
 def _errors():
-    """Turn the library's errors into Salt's: what was asked for makes no sense, or what failed at run time."""
-    from gigglekit.vault.errors import RefusedError, VaultError
+    """Turn the library's errors into Salt's.
+
+    Not SaltInvocationError for a wrong argument: salt-call would print the function's whole help before the one paragraph
+    that somebody needs.
+    """
+    from gigglekit.vault.errors import VaultError
 
     try:
         yield
-    except RefusedError as error:
-        raise SaltInvocationError(str(error)) from None
     except VaultError as error:
         raise CommandExecutionError(str(error)) from None
     except OSError as error:
@@ -206,7 +208,7 @@ def _number(value):
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise SaltInvocationError("Name a receipt by its number; salt-call giggles.receipts lists them.") from None
+        raise CommandExecutionError("Name a receipt by its number; salt-call giggles.receipts lists them.") from None
 
 
 def vaults(holders=True):
@@ -266,7 +268,7 @@ def renew_lobby():
     with _errors():
         places = _places()
         if not places.is_encrypted():
-            raise SaltInvocationError(f"Clips lie unencrypted on this droplet ({places.reason()}), so there is no key to replace.")
+            raise CommandExecutionError(f"Clips lie unencrypted on this droplet ({places.reason()}), so there is no key to replace.")
         with places.locked(), mounted(places) as volume:
             renewed = lobby.renew(volume, Keyring(places), Ledger(places), seconds=30)
         if not renewed.complete:
@@ -305,7 +307,7 @@ def sweep(dry_run=False, anyway=False, older_than_days=None):
     chosen = __pillar__.get("giggles", {}).get("vault", {}).get("sweep_after_days", 30)
     days = chosen if older_than_days is None else older_than_days
     if not isinstance(days, int | float) or days < 0:
-        raise SaltInvocationError("older_than_days is a number of days, 0 or more.")
+        raise CommandExecutionError("older_than_days is a number of days, 0 or more.")
     with _errors():
         swept = vault_sweep.sweep(_places(), database, older_than_days=days, dry_run=bool(dry_run), anyway=bool(anyway))
     return dataclasses.asdict(swept)
