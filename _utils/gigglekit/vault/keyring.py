@@ -62,12 +62,14 @@ class Keyring:
             self.tidy()
             return False
         names = self._folder / _NAMES
-        if names.exists() and any(_RING.fullmatch(entry.name) and _whole(entry) for entry in self._folder.iterdir()):
+        # A ring without keys is what a killed run of this function has left; nothing was ever encrypted by it.
+        if names.exists() and any(_whole(entry) and any(entry.glob(f"*/*{_SUFFIX}")) for entry in self._rings()):
             raise VaultError(
                 f"{self._link} is gone, and with it the way to every user's key, although a ring lies beside it. Nothing was changed. "
                 f"Point it at the ring with the highest number again: ln -s ring.NNNNNN {self._link}."
             )
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tidy_unfinished(self._folder)
         if not names.exists():
             replace(names, keys.new(), 0o600)
         for entry in self._rings():
@@ -76,11 +78,19 @@ class Keyring:
         return True
 
     def tidy(self) -> None:
-        """Destroy what a run that was killed has left: rings that are not in force."""
+        """Destroy what a run that was killed has left: rings that are not in force, files and links that were not finished."""
         current = self._current()
         for entry in self._rings():
             if entry != current:
                 _destroy_ring(entry)
+        for folder in (self._folder, current / "vaults", current / "lobby"):
+            self._tidy_unfinished(folder)
+
+    @staticmethod
+    def _tidy_unfinished(folder: Path) -> None:
+        for entry in folder.glob(".*"):
+            if entry.is_symlink() or entry.is_file():
+                overwriting.erase(entry)
 
     def rekey(self, without: frozenset[str] = frozenset()) -> None:
         """Replace the key-encryption key, wrap every other key anew, and destroy every earlier wrapping.
