@@ -301,7 +301,7 @@ def sweep(dry_run=False, anyway=False, older_than_days=None):
 
     database = _database()
     if database is None:
-        raise SaltInvocationError(
+        raise CommandExecutionError(
             "No database is configured (giggles:secrets:app:DATABASE_URL), so nobody knows which clips are left over."
         )
     chosen = __pillar__.get("giggles", {}).get("vault", {}).get("sweep_after_days", 30)
