@@ -2,3 +2,4 @@ include:
   - common.builders
   - common.validate
   - common.minion
+  - common.failures

@@ -1,4 +1,5 @@
 include:
+  - common.failures
   - hardening.accounts
   - hardening.ssh
   - hardening.firewall

@@ -1,4 +1,5 @@
 include:
+  - common.failures
   - web.nginx
 {%- from "map.jinja" import giggles with context %}
 {%- if giggles.domain %}
