@@ -21,8 +21,6 @@ from gigglekit.vault.errors import VaultError
 from gigglekit.vault.places import Places
 
 FSCRYPT_LABEL = "giggles-salt/v1/fscrypt"
-BACKUP_LABEL = "giggles-salt/v1/backup"
-NAMES_LABEL = "giggles-salt/v1/names"
 
 _RING = re.compile(r"ring\.(\d{6,})")
 _LINK = "ring"
@@ -59,7 +57,6 @@ class Keyring:
             VaultError: there is none although there once was: a new one would not open anything.
         """
         if self.exists():
-            self.tidy()
             return False
         names = self._folder / _NAMES
         # A ring without keys is what a killed run of this function has left; nothing was ever encrypted by it.
@@ -142,7 +139,7 @@ class Keyring:
         except OSError as error:
             raise VaultError(
                 f"There are no keys in {self._folder} ({error.strerror}). On a new droplet salt-call state.apply vault makes them; on "
-                "this one, where users have vaults, put the folder back from the recovery kit."
+                "this one, where users have vaults, put the folder back from the newest snapshot of this droplet."
             ) from error
         ring = self._folder / name
         if not _RING.fullmatch(name) or not _whole(ring):
@@ -166,7 +163,7 @@ class Keyring:
         except keys.WrongKeyError as error:
             raise VaultError(
                 f"{path} cannot be unwrapped: it is damaged or was made by another key-encryption key. Nothing was changed. Put it "
-                "back from the recovery kit; without it, what it encrypts is lost."
+                "back from the newest snapshot of this droplet; without it, what it encrypts is lost."
             ) from error
 
     def _store(self, kind: str, name: str, key: bytes) -> None:

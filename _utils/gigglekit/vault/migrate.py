@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +52,13 @@ def find(places: Places) -> Old:
     return Old(files, places.before.exists())
 
 
-def copy(places: Places, device: Path) -> int:
+def copy(places: Places, device: Path, *, at_rest: bool = False) -> int:
     """Copy everything into the volume, which nobody else uses yet; return how many files were copied.
 
     Arguments:
         places: where everything lies.
         device: the formatted image or block device.
+        at_rest: nobody writes meanwhile, so that nothing may be missing at the end.
 
     Raises:
         VaultError: it cannot be mounted, or is too small.
@@ -66,7 +68,10 @@ def copy(places: Places, device: Path) -> int:
     with _staged(places, device), mounted(places, places.staging) as volume:
         volume.prepare(keyring)
         unlock(volume, keyring)
-        return sum(_carry(places, volume, keyring, ledger, kind) for kind in LOBBY)
+        copied = sum(_carry(places, volume, keyring, ledger, kind) for kind in LOBBY)
+        if at_rest:
+            _insist_on_all(places, volume, keyring, ledger)
+    return copied
 
 
 @contextlib.contextmanager
@@ -92,30 +97,47 @@ def _mount(argv: list[str]) -> None:
 
 
 def _carry(places: Places, volume: Volume, keyring: Keyring, ledger: Ledger, kind: str) -> int:
-    """Have in the volume what the old folder of this kind has, no more and no less."""
-    copied = 0
-    try:
-        source = os.open(places.uploads / kind, draining.FOLDER)
-    except FileNotFoundError:
+    """Have in the volume what the old folder of this kind has, no more and no less; return how many files were copied."""
+    if not (places.uploads / kind).exists():
         return 0
-    try:
-        users = [name for name, is_folder in entries(source) if is_folder and kind in KINDS and is_user_id(name)]
-        with volume.folder(kind) as lobby:
-            copied += draining.copy(source, lobby, volume.owner, only=lambda name: name not in users).files
-            _drop_what_is_gone(source, lobby)
-            for user in users:
-                vault_id = keyring.vault_id(user)
-                if ledger.tombstone(vault_id) is not None:
-                    continue
-                volume.make_vault(vault_id, keyring)
-                with contextlib.suppress(FileExistsError):
-                    os.symlink(link_target(vault_id, kind), user, dir_fd=lobby)
-                with contextlib.suppress(FileNotFoundError), opened(user, source) as old, volume.vault(vault_id, kind) as new:
+    with opened(str(places.uploads / kind), None) as source, volume.folder(kind) as lobby:
+        users = _users(source, kind, keyring, ledger)
+        copied = draining.copy(source, lobby, volume.owner, only=lambda name: name not in users).files
+        _drop_what_is_gone(source, lobby)
+        for user, vault_id in users.items():
+            if vault_id is None:
+                continue
+            volume.make_vault(vault_id, keyring)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(link_target(vault_id, kind), user, dir_fd=lobby)
+            with volume.vault(vault_id, kind) as new, _there(user, source) as old:
+                if old is not None:
                     copied += draining.copy(old, new, volume.owner).files
                     _drop_what_is_gone(old, new)
-    finally:
-        os.close(source)
     return copied
+
+
+def _users(source: int, kind: str, keyring: Keyring, ledger: Ledger) -> dict[str, str | None]:
+    """Return the users that have a folder here, and the vault that each gets; none for a user who was erased."""
+    if kind not in KINDS:
+        return {}
+    names = [name for name, is_folder in entries(source) if is_folder and is_user_id(name)]
+    vaults = {name: keyring.vault_id(name) for name in names}
+    return {name: None if ledger.tombstone(vault_id) is not None else vault_id for name, vault_id in vaults.items()}
+
+
+@contextlib.contextmanager
+def _there(name: str, above: int) -> Iterator[int | None]:
+    """Open a folder that the app may have removed meanwhile; None then."""
+    try:
+        descriptor = os.open(name, draining.FOLDER, dir_fd=above)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _drop_what_is_gone(old: int, new: int) -> None:
@@ -124,6 +146,46 @@ def _drop_what_is_gone(old: int, new: int) -> None:
     for name, is_folder in entries(new):
         if name not in there and not is_folder:
             os.unlink(name, dir_fd=new)
+
+
+def _insist_on_all(places: Places, volume: Volume, keyring: Keyring, ledger: Ledger) -> None:
+    """Compare what is about to be left behind with what was copied, file by file. Nobody may write meanwhile.
+
+    Raises:
+        VaultError: something is missing or differs.
+    """
+    for kind in LOBBY:
+        if not (places.uploads / kind).exists():
+            continue
+        with opened(str(places.uploads / kind), None) as source, volume.folder(kind) as lobby:
+            users = _users(source, kind, keyring, ledger)
+            _compare(source, lobby, f"{places.uploads}/{kind}", skip=users)
+            for user, vault_id in users.items():
+                if vault_id is not None:
+                    with opened(user, source) as old, volume.vault(vault_id, kind) as new:
+                        _compare(old, new, f"{places.uploads}/{kind}/{user}")
+
+
+def _compare(old: int, new: int, path: str, skip: Collection[str] = ()) -> None:
+    for name, is_folder in entries(old):
+        if name in skip:
+            continue
+        if is_folder:
+            with opened(name, old) as inner, opened(name, new) as other:
+                _compare(inner, other, f"{path}/{name}")
+            continue
+        status = os.stat(name, dir_fd=old, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        try:
+            copy_of = os.stat(name, dir_fd=new, follow_symlinks=False)
+        except FileNotFoundError:
+            copy_of = None
+        if copy_of is None or (copy_of.st_size, copy_of.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+            raise VaultError(
+                f"{path}/{name} is not in the volume as it is here, although it was copied: something else than the app writes to it. The "
+                "clips stay where they are. Find out who (fuser -v, lsof), then apply again."
+            )
 
 
 def switch(places: Places, device: Path, nightly_lock: Path, stop_app: Callable[[], None], mount: Callable[[], None]) -> None:
@@ -143,7 +205,7 @@ def switch(places: Places, device: Path, nightly_lock: Path, stop_app: Callable[
     with _nightly_kept_out(nightly_lock):
         if not os.path.ismount(places.uploads) and places.uploads.exists() and not places.before.exists():
             stop_app()
-            copy(places, device)
+            copy(places, device, at_rest=True)
             places.uploads.rename(places.before)
         # Nobody but root can put anything here while nothing is mounted.
         places.uploads.mkdir(mode=0o700, exist_ok=True)
@@ -191,8 +253,8 @@ def erase_before(places: Places) -> int:
         VaultError: a file has a second name elsewhere.
     """
     try:
-        with contextlib.closing(_Descriptor(places.before)) as folder:
-            gone = plain.overwrite(folder.number)
+        with opened(str(places.before), None) as folder:
+            gone = plain.overwrite(folder)
         places.before.rmdir()
     except overwriting.SharedFileError as error:
         raise VaultError(
@@ -200,13 +262,3 @@ def erase_before(places: Places) -> int:
             f"alone. Find it with find / -xdev -links +1 -samefile FILE, remove one of the names, then apply again."
         ) from error
     return gone.files
-
-
-class _Descriptor:
-    """An open folder that `contextlib.closing` closes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.number = os.open(folder, draining.FOLDER)
-
-    def close(self) -> None:
-        os.close(self.number)

@@ -73,7 +73,7 @@ class Receipts:
                 if any(True for _ in self.numbers()):
                     raise VaultError(
                         f"{self._private} is gone, although there are receipts signed by it. Nothing was changed. Put it back from the "
-                        "recovery kit, so that new receipts can be checked by the same public key."
+                        "newest snapshot of this droplet, so that new receipts can be checked by the same public key."
                     )
                 key = Ed25519PrivateKey.generate()
                 pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -92,11 +92,11 @@ class Receipts:
             key = serialization.load_pem_private_key(self._private.read_bytes(), None)
         except (OSError, ValueError) as error:
             raise VaultError(
-                f"The key that signs receipts, {self._private}, cannot be used. Put it back from the recovery kit; on a droplet without "
-                "receipts salt-call state.apply vault makes one."
+                f"The key that signs receipts, {self._private}, cannot be used. Put it back from the newest snapshot of this "
+                "droplet; on a droplet without receipts salt-call state.apply vault makes one."
             ) from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise VaultError(f"{self._private} is no Ed25519 key. Put the right one back from the recovery kit.")
+            raise VaultError(f"{self._private} is no Ed25519 key. Put the right one back from the newest snapshot of this droplet.")
         return key
 
     def numbers(self) -> list[int]:

@@ -4,7 +4,7 @@ The journal names the user and says which steps are done; every step may be run 
 something in its way, leaves the user's tombstone, so that nothing of the user can come back meanwhile, and the next run goes
 on. Nothing is reported as erased before the last step, and no receipt is written before the kernel says that the key is gone.
 
-Source: NIST SP 800-88 Rev. 1, section 2.6 and appendix A (cryptographic erase).
+Source: NIST SP 800-88 Rev. 1, section 2.6 and appendix D (cryptographic erase).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gigglekit.vault.ledger import Ledger, now
 from gigglekit.vault.places import ENCRYPTED, KINDS, PLAIN, VAULTS, Places, user_id
 from gigglekit.vault.receipt import Receipts
 from gigglekit.vault.rows import Database, DatabaseError
-from gigglekit.vault.volume import Volume, mounted
+from gigglekit.vault.volume import BESIDE, Volume, mounted
 
 APP_SERVICE = "giggles.service"
 _FIRST_TRY_SECONDS = 1.0
@@ -316,15 +316,11 @@ def _has_something(run: _Run, volume: Volume | None) -> bool:
         return any(True for _ in plain.folders(run.places, run.user))
     if run.keyring.root_key(run.vault_id) is not None or run.vault_id in volume.vault_ids():
         return True
-    return any(True for _ in _lobby_folders(run))
-
-
-def _lobby_folders(run: _Run) -> Iterator[Path]:
-    return plain.folders(run.places, run.user)
+    return any(True for _ in plain.folders(run.places, run.user))
 
 
 def _folders(run: _Run, volume: Volume | None) -> Iterator[Path]:
-    yield from _lobby_folders(run)
+    yield from plain.folders(run.places, run.user)
     if volume is not None:
         vault = run.places.uploads / VAULTS / run.vault_id
         if vault.is_dir():

@@ -137,7 +137,7 @@ class Volume:
                 elif found != identifier:
                     raise VaultError(
                         f"The vault {vault_id} is encrypted by another key than the ring has for it. Nothing was changed. Put the ring of "
-                        f"{self.places.keys} back from the recovery kit."
+                        f"{self.places.keys} back from the newest snapshot of this droplet."
                     )
                 for kind in KINDS:
                     with contextlib.suppress(FileExistsError):
@@ -238,8 +238,8 @@ def mounted(places: Places, root: Path | None = None) -> Iterator[Volume]:
 
 
 @contextlib.contextmanager
-def opened(name: str, above: int) -> Iterator[int]:
-    """Open a folder in an open folder, without following a link.
+def opened(name: str, above: int | None) -> Iterator[int]:
+    """Open a folder in an open folder (or by its path, if `above` is None), without following a link in its place.
 
     Raises:
         VaultError: something else than a folder lies there.
