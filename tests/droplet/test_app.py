@@ -176,7 +176,7 @@ def test_nothing_in_a_release_is_called_uploads(droplet: Droplet) -> None:
 def test_erasing_everything_erases_no_clip(droplet: Droplet, user: User) -> None:
     """Even asked behind nginx's back: what the app erases does not lie where it looks."""
     stored = json.loads(user.request("POST", "/api/audio-clips").body)["clip_path"]
-    before = droplet.shell(f"find {CLIPS} -type f | sort")
+    before = droplet.shell(f"find -L {CLIPS} -type f | sort")
     assert stored in before
     assert user.request("DELETE", "/api/user-data").status == 403
     behind = droplet.exec(
@@ -196,7 +196,7 @@ def test_erasing_everything_erases_no_clip(droplet: Droplet, user: User) -> None
         stdin=f"Authorization: Bearer {user.token}".encode(),
     )
     assert behind.stdout.splitlines()[-1] == b"200", "the app was not asked, so this shows nothing"
-    assert droplet.shell(f"find {CLIPS} -type f | sort") == before
+    assert droplet.shell(f"find -L {CLIPS} -type f | sort") == before
 
 
 def provoke(droplet: Droplet) -> None:

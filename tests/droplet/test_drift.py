@@ -762,10 +762,10 @@ GONE = [
     ),
     Mutation(
         "the uploads' folder replaced",
-        "rm -rf /var/lib/giggles/uploads/temp",
+        "chattr -i /var/lib/giggles/uploads && rm -rf /var/lib/giggles/uploads/temp",
         has("giggles:giggles 750", "/var/lib/giggles/uploads/temp"),
-        "folder-/var/lib/giggles/uploads/temp",
-        "'directory': 'new'",
+        "vault-ready",
+        "temp made",
     ),
     Mutation(
         "the app's log rotation deleted", "rm /etc/logrotate.d/giggles", "test -s /etc/logrotate.d/giggles", "logs-rotated", "New file"

@@ -31,6 +31,18 @@ def test_a_request_that_names_no_python_is_refused() -> None:
         interpreter.fits("python please", (3, 11))
 
 
+def test_what_uv_leaves_for_everybody_to_write_is_closed(tmp_path: Path) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text(
+        '#!/bin/sh\nmkdir -p "$UV_PYTHON_INSTALL_DIR"; : > "$UV_PYTHON_INSTALL_DIR/.lock"; chmod 666 "$UV_PYTHON_INSTALL_DIR/.lock"; exit 2\n'
+    )
+    uv.chmod(0o755)
+    layout = Layout(tmp_path)
+    with pytest.raises(BuildError):
+        interpreter.choose("3.2", uv, layout, {})
+    assert (layout.python / ".lock").stat().st_mode & 0o777 == 0o644
+
+
 def test_an_interpreter_that_cannot_be_had_is_one_paragraph(tmp_path: Path) -> None:
     uv = tmp_path / "uv"
     uv.write_text("#!/bin/sh\necho 'error: no route to host' >&2\nexit 2\n")

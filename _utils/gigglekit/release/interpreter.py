@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -73,6 +74,10 @@ def choose(request: str, uv: Path, layout: Layout, environment: dict[str, str]) 
             return found.output.strip()
     except CommandTimeoutError as error:
         reason = str(error)
+    finally:
+        # uv makes its lock so that everybody may write it, which nobody but root has to.
+        with contextlib.suppress(FileNotFoundError):
+            (layout.python / ".lock").chmod(0o644)
     raise BuildError(
         f"The app asks for Python {request}, this system has {version[0]}.{version[1]}, and uv could not install "
         f"another ({reason}). Let the droplet reach the place uv downloads interpreters from (github.com), or set "

@@ -73,7 +73,8 @@ class Volume:
                 if name in LOBBY:
                     self._encrypt(name, identifier)
         for name, (uid, gid, mode) in wanted.items():
-            if name in missing and dry_run:
+            # Of the app's own folders only the new ones: the others are looked after where the app is.
+            if (name in missing and dry_run) or (name in LOBBY and name not in missing):
                 continue
             with self.folder(name) as folder:
                 status = os.fstat(folder)
