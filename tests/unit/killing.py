@@ -150,5 +150,6 @@ def _arm(call: int) -> _Countdown:
         setattr(os, name, counted(getattr(os, name)))
     fcntl.ioctl = counted(fcntl.ioctl, lambda _, request, *__, **___: request in _IOCTLS)
     draining.sync = counted(draining.sync)
+    draining.move_in = counted(draining.move_in)
     links.exchange_in = adopt.exchange_in = lobby.exchange_in = counted(links.exchange_in)
     return countdown

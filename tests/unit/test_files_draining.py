@@ -87,6 +87,31 @@ def test_copying_keeps_the_source_and_copying_again_copies_nothing(pair: Pair) -
     assert (pair.source / "clip").read_text() == "clip"
 
 
+def test_a_folder_is_its_owners_from_the_moment_it_can_be_seen(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(pair.source / "folder" / "clip", "clip")
+    give, seen = os.fchown, []
+
+    def look_then_give(*arguments: int) -> None:
+        if (pair.target / "folder").exists():
+            status = (pair.target / "folder").stat()
+            seen.append((status.st_uid, status.st_mode & 0o7777))
+        give(*arguments)
+
+    monkeypatch.setattr(os, "fchown", look_then_give)
+    pair.drain()
+    assert set(seen) == {(65534, 0o750)}
+
+
+def test_a_folder_that_is_there_already_is_filled_as_it_is(pair: Pair) -> None:
+    put(pair.target / "folder" / "kept", "kept")
+    put(pair.source / "folder" / "clip", "clip")
+    inode = (pair.target / "folder").stat().st_ino
+    assert pair.drain().complete
+    assert sorted(path.name for path in (pair.target / "folder").iterdir()) == ["clip", "kept"]
+    assert (pair.target / "folder").stat().st_ino == inode
+    assert [path.name for path in pair.target.iterdir()] == ["folder"]
+
+
 def test_a_setuid_file_does_not_stay_one(pair: Pair) -> None:
     put(pair.source / "tool", "x").chmod(0o4777)
     pair.drain()
@@ -307,6 +332,8 @@ def test_a_file_made_between_the_copy_and_the_removal_stays(pair: Pair, monkeypa
 def test_what_a_killed_copy_has_left_on_either_side_goes(pair: Pair) -> None:
     put(pair.target / ".copying-0123456789abcdef", "half")
     put(pair.source / ".copying-fedcba9876543210", "half")
+    (pair.target / ".copying-1111111111111111").mkdir()
+    (pair.source / ".copying-2222222222222222").mkdir()
     put(pair.source / "clip", "clip")
     assert pair.drain().complete
     assert [path.name for path in pair.target.iterdir()] == ["clip"]

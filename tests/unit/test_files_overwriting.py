@@ -21,7 +21,7 @@ def test_no_byte_of_an_erased_file_is_left_on_the_disk_and_unlinking_leaves_it(a
     erased, unlinked = MARKER + b"erased ", MARKER + b"unlinked "
     for name, marker in (("erased.wav", erased), ("unlinked.wav", unlinked)):
         (a_disk.place / name).write_bytes(clip_of(marker))
-    os.sync()
+    a_disk.sync()
     assert overwriting.erase(a_disk.place / "erased.wav") == 200_704
     (a_disk.place / "unlinked.wav").unlink()
     raw = a_disk.raw()
@@ -32,7 +32,7 @@ def test_no_byte_of_an_erased_file_is_left_on_the_disk_and_unlinking_leaves_it(a
 def test_what_a_file_held_before_it_was_shortened_goes_too(a_disk: Disk) -> None:
     clip = a_disk.place / "clip.wav"
     clip.write_bytes(clip_of(MARKER, 4096))
-    os.sync()
+    a_disk.sync()
     with clip.open("r+b") as file:
         file.truncate(10)
     assert overwriting.erase(clip) == 4096

@@ -49,8 +49,8 @@ class Ring:
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> Ring:
-    return Ring(tmp_path).fill("a", "b", "c")
+def ring(a_folder: Path) -> Ring:
+    return Ring(a_folder).fill("a", "b", "c")
 
 
 # --- what it does -------------------------------------------------------------------------------------------------------
@@ -71,6 +71,15 @@ def test_creating_again_changes_nothing(ring: Ring) -> None:
     assert not ring.keyring.create()
     assert (ring.kek(), ring.entries(), ring.keyring.vault_id("user")) == before
     assert ring.has(ring.expected)
+
+
+def test_creating_again_does_not_disturb_whoever_builds_a_new_ring(ring: Ring) -> None:
+    # An apply asks for a ring without the lock, while a shred may be rekeying.
+    (ring.folder / "ring.000002").mkdir()
+    ring.keyring.create()
+    assert (ring.folder / "ring.000002").is_dir()
+    ring.keyring.tidy()
+    assert not (ring.folder / "ring.000002").exists()
 
 
 def test_a_key_is_made_once_and_never_written_as_it_is(ring: Ring) -> None:
@@ -109,7 +118,7 @@ def test_a_damaged_key_stops_rekeying_before_anything_changed(ring: Ring) -> Non
     path = ring.in_force / "vaults" / "b.key"
     path.write_bytes(bytes(40))
     before = ring.kek(), ring.entries()
-    with pytest.raises(VaultError, match=r"b\.key cannot be unwrapped.*recovery kit"):
+    with pytest.raises(VaultError, match=r"b\.key cannot be unwrapped.*Put it back"):
         ring.keyring.rekey()
     assert (ring.kek(), ring.entries()) == before
     assert ring.keyring.root_key("a") == ring.expected["a"]
@@ -165,12 +174,12 @@ def kills(act: Callable[[], object]) -> Iterator[int]:
     assert call > 5
 
 
-def test_killed_anywhere_while_it_is_created_the_next_run_makes_a_whole_ring(tmp_path: Path) -> None:
+def test_killed_anywhere_while_it_is_created_the_next_run_makes_a_whole_ring(a_folder: Path) -> None:
     number = 0
 
     def fresh() -> Ring:
-        (tmp_path / str(number)).mkdir(exist_ok=True)
-        return Ring(tmp_path / str(number))
+        (a_folder / str(number)).mkdir(exist_ok=True)
+        return Ring(a_folder / str(number))
 
     for number in range(1, 200):
         if not killed_before(number, fresh().keyring.create):
@@ -226,7 +235,7 @@ def test_killed_anywhere_while_a_key_is_made_it_is_there_or_not(ring: Ring) -> N
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_after_rekeying_no_byte_of_a_removed_key_is_on_the_disk(a_disk: Disk) -> None:
     ring = Ring(a_disk.place).fill("kept", "removed")
-    os.sync()
+    a_disk.sync()
     gone = {"key-encryption key": ring.kek(), "wrapped key": ring.wrapped("removed"), "root key": ring.expected["removed"]}
     assert ring.kek() in Path(a_disk.image).read_bytes()
     ring.keyring.rekey(frozenset({"removed"}))
@@ -241,7 +250,7 @@ def test_writing_a_new_file_over_the_old_one_would_leave_it_there(a_disk: Disk) 
     """The control: the same scan finds what the usual way of replacing a file leaves."""
     old = keys.wrap(keys.new(), keys.new())
     replace(a_disk.place / "user.key", old)
-    os.sync()
+    a_disk.sync()
     replace(a_disk.place / "user.key", keys.wrap(keys.new(), keys.new()))
     (a_disk.place / "user.key").unlink()
     assert old in a_disk.raw()

@@ -22,11 +22,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from gigglekit.files.links import move_in
+
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _UNFINISHED = ".copying-"
 _CHUNK = 1 << 20
 _PAUSE = 0.05
+# As in files/tree.py: nobody who means well nests folders so deep.
+_DEEPEST = 32
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Drained:
     busy: int = 0
     dropped: int = 0
     _copied: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _placed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -113,6 +118,44 @@ def drain(source: int, target: int, owner: Owner, *, seconds: float) -> Drained:
         if total.busy == 0 or time.monotonic() > end:
             return total
         time.sleep(_PAUSE)
+
+
+def take_back(source: int | None, target: int, earlier: Drained) -> int:
+    """Remove copies whose originals were deleted after they had been copied: what somebody deleted must not come back.
+
+    Arguments:
+        source: descriptor of the folder that was copied from; None if it is gone altogether.
+        target: descriptor of the folder that was copied to. A copy that was touched since stays.
+        earlier: what `copy` returned.
+
+    Returns:
+        How many copies were removed.
+    """
+    removed = 0
+    for path, placed in earlier._placed.items():
+        *folders, name = path.split("/")[1:]
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            if source is not None and _status_below(source, folders, name, opened) is not None:
+                continue
+            folder = _descend(target, folders, opened)
+            if _fingerprint(os.stat(name, dir_fd=folder, follow_symlinks=False)) == placed:
+                os.unlink(name, dir_fd=folder)
+                removed += 1
+    return removed
+
+
+def _status_below(folder: int, folders: list[str], name: str, opened: contextlib.ExitStack) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=_descend(folder, folders, opened), follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _descend(folder: int, folders: list[str], opened: contextlib.ExitStack) -> int:
+    for name in folders:
+        folder = os.open(name, FOLDER, dir_fd=folder)
+        opened.callback(os.close, folder)
+    return folder
 
 
 def sync(folder: int) -> None:
@@ -167,9 +210,10 @@ def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
 def _copy_folder(source: int, target: int, owner: Owner, path: str, report: Drained, only: Callable[[str], bool] | None = None) -> None:
     for name in _names(target):
         if name.startswith(_UNFINISHED):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=target)
+            _remove_unfinished(target, name)
     for name in _names(source):
+        if name.startswith(_UNFINISHED):
+            continue
         if only is not None and not only(name):
             continue
         below = f"{path}/{name}"
@@ -180,7 +224,7 @@ def _copy_folder(source: int, target: int, owner: Owner, path: str, report: Drai
             elif stat.S_ISLNK(kind):
                 with contextlib.suppress(FileExistsError):
                     os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-            elif stat.S_ISREG(kind) and not name.startswith(_UNFINISHED):
+            elif stat.S_ISREG(kind):
                 _copy_file(source, target, name, owner, below, report)
         except FileNotFoundError:
             # The app deletes as it likes: what is gone needs no copy.
@@ -188,19 +232,42 @@ def _copy_folder(source: int, target: int, owner: Owner, path: str, report: Drai
 
 
 def _copy_subfolder(source: int, target: int, name: str, owner: Owner, path: str, report: Drained) -> None:
+    if path.count("/") > _DEEPEST:
+        raise OSError(errno.ELOOP, f"Folders are nested more than {_DEEPEST} deep")
     inner = os.open(name, FOLDER, dir_fd=source)
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=target)
+        _make_folder(target, name, owner)
         outer = os.open(name, FOLDER, dir_fd=target)
         try:
-            os.fchown(outer, owner.uid, owner.gid)
-            os.fchmod(outer, owner.folder_mode)
             _copy_folder(inner, outer, owner, path, report)
         finally:
             os.close(outer)
     finally:
         os.close(inner)
+
+
+def _make_folder(above: int, name: str, owner: Owner) -> None:
+    """Have a folder, which is its owner's from the moment it can be seen: somebody may be waiting to write into it."""
+    unfinished = f"{_UNFINISHED}{secrets.token_hex(8)}"
+    os.mkdir(unfinished, 0o700, dir_fd=above)
+    folder = os.open(unfinished, FOLDER, dir_fd=above)
+    try:
+        os.fchown(folder, owner.uid, owner.gid)
+        os.fchmod(folder, owner.folder_mode)
+    finally:
+        os.close(folder)
+    try:
+        move_in(above, unfinished, above, name)
+    except FileExistsError:
+        os.rmdir(unfinished, dir_fd=above)
+
+
+def _remove_unfinished(folder: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.unlink(name, dir_fd=folder)
+        except IsADirectoryError:
+            os.rmdir(name, dir_fd=folder)
 
 
 def _copy_file(source: int, target: int, name: str, owner: Owner, path: str, report: Drained) -> None:
@@ -223,6 +290,7 @@ def _copy_file(source: int, target: int, name: str, owner: Owner, path: str, rep
             if _digest(copy) != digest:
                 raise OSError(errno.EIO, "A copy differs from its original", path)
             os.rename(unfinished, name, src_dir_fd=target, dst_dir_fd=target)
+            report._placed[path] = _fingerprint(os.fstat(copy))
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished, dir_fd=target)

@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 _AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 
 
 def point(link: Path, target: str) -> None:
@@ -52,9 +52,25 @@ def exchange_in(first_folder: int, first: str, second_folder: int, second: str) 
     Raises:
         OSError: as `exchange`.
     """
+    _rename(first_folder, first, second_folder, second, _RENAME_EXCHANGE)
+
+
+def move_in(first_folder: int, first: str, second_folder: int, second: str) -> None:
+    """Give what lies in one open folder a name in another where nothing lies yet; the folders are not flushed.
+
+    Raises:
+        FileExistsError: something lies there; nothing was changed.
+        OSError: as `exchange`.
+
+    Source: renameat2(2), RENAME_NOREPLACE.
+    """
+    _rename(first_folder, first, second_folder, second, _RENAME_NOREPLACE)
+
+
+def _rename(first_folder: int, first: str, second_folder: int, second: str, how: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    swapped = libc.renameat2(first_folder, os.fsencode(first), second_folder, os.fsencode(second), _RENAME_EXCHANGE)
-    if swapped != 0:
+    renamed = libc.renameat2(first_folder, os.fsencode(first), second_folder, os.fsencode(second), how)
+    if renamed != 0:
         code = ctypes.get_errno() or errno.EIO
         raise OSError(code, os.strerror(code), first, None, second)
 

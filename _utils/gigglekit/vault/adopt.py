@@ -12,8 +12,10 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from gigglekit.files import draining
+from gigglekit.files.emptying import empty
 from gigglekit.files.links import exchange_in
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import Keyring
@@ -74,7 +76,8 @@ def adopt_all(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: floa
                 except (OSError, VaultError) as error:
                     # One user's trouble keeps nobody else waiting. The id stays out of the log.
                     vault_id = keyring.vault_id(user)
-                    report.problems.append(f"The {kind} of vault {vault_id} could not be adopted: {error}")
+                    said = str(error).replace(user, vault_id)
+                    report.problems.append(f"The {kind} of vault {vault_id} could not be adopted: {said}")
     return report
 
 
@@ -96,12 +99,48 @@ def _adopt(volume: Volume, keyring: Keyring, ledger: Ledger, lobby: int, kind: s
             # What a killed run has exchanged already moves first: it is older than what lies there now.
             _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
             with opened(user, lobby) as folder:
-                report.files += draining.copy(folder, vault, volume.owner).files
-            _exchange_for_link(lobby, user, link_target(vault_id, kind))
+                copied = draining.copy(folder, vault, volume.owner)
+            try:
+                _exchange_for_link(lobby, user, link_target(vault_id, kind))
+            except FileNotFoundError:
+                draining.take_back(None, vault, copied)
+                raise
+            if _is_folder(lobby, aside):
+                with opened(aside, lobby) as folder:
+                    copied.files -= draining.take_back(folder, vault, copied)
+            report.files += copied.files
             report.folders += 1
         drained = _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
         report.files += drained.files
         report.waiting += not drained.complete
+
+
+def take_in(volume: Volume, keyring: Keyring, ledger: Ledger, old: int, kind: str, seconds: float) -> bool:
+    """Empty those user folders of an old lobby whose place in the one in use is taken by a link already. The caller holds the lock.
+
+    Arguments:
+        volume, keyring, ledger, seconds: as for `adopt_all`.
+        old: descriptor of the folder of that kind in the old lobby.
+        kind: of `KINDS`.
+
+    Returns:
+        Whether they are gone; False while somebody writes into them.
+    """
+    complete = True
+    with volume.folder(kind) as lobby:
+        for name, is_folder in entries(old):
+            user = name.removeprefix(_ASIDE)
+            if not (is_folder and is_user_id(user) and _exists(lobby, name)) or _is_folder(lobby, name):
+                continue
+            vault_id = keyring.vault_id(user)
+            if ledger.tombstone(vault_id) is not None:
+                complete &= _empty(old, name, erase).complete
+                continue
+            volume.make_vault(vault_id, keyring)
+            with volume.vault(vault_id, kind) as vault:
+                drain = partial(draining.drain, target=vault, owner=volume.owner, seconds=seconds)
+                complete &= _empty(old, name, drain).complete
+    return complete
 
 
 @dataclass(frozen=True)
@@ -158,20 +197,15 @@ def block(lobby: int, kind: str, user: str, vault_id: str, by: Callable[[int], d
 def erase(folder: int) -> draining.Drained:
     """Unlink everything below an open folder, whether its key is there or not; return how much it was."""
     gone = draining.Drained()
-    for name, is_folder in entries(folder):
-        with contextlib.suppress(FileNotFoundError):
-            if is_folder:
-                with opened(name, folder) as inner:
-                    below = erase(inner)
-                gone.files += below.files
-                gone.size += below.size
-                os.rmdir(name, dir_fd=folder)
-            else:
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    gone.files += 1
-                    gone.size += status.st_size
-                os.unlink(name, dir_fd=folder)
+
+    def unlink(place: int, name: str) -> None:
+        status = os.stat(name, dir_fd=place, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode):
+            gone.files += 1
+            gone.size += status.st_size
+        os.unlink(name, dir_fd=place)
+
+    empty(folder, unlink)
     return gone
 
 

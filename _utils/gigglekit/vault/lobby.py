@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from gigglekit.files import draining
 from gigglekit.files.links import exchange_in
 from gigglekit.vault import fscrypt
-from gigglekit.vault.adopt import adopt_all
+from gigglekit.vault.adopt import adopt_all, take_in
 from gigglekit.vault.keyring import Keyring
 from gigglekit.vault.ledger import Ledger
-from gigglekit.vault.places import LOBBY
+from gigglekit.vault.places import KINDS, LOBBY
 from gigglekit.vault.volume import BESIDE, Volume, opened
 
 
@@ -46,10 +46,12 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
         VaultError: the volume is locked or not as it should be.
         OSError: the disk is full; the old lobby stays.
     """
-    if not _empty_old(volume, seconds):
+    keyring.tidy()
+    if not _empty_old(volume, keyring, ledger, seconds):
         return Renewed(False, "a file in the lobby that somebody is writing")
     adopt_all(volume, keyring, ledger, seconds=seconds)
     identifier = keyring.make_lobby_key(volume.root)
+    copied: dict[str, draining.Drained] = {}
     with volume.folder(BESIDE) as beside:
         for kind in LOBBY:
             os.mkdir(kind, 0o700, dir_fd=beside)
@@ -57,22 +59,27 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
                 fscrypt.encrypt(fresh, identifier)
                 os.fchown(fresh, volume.owner.uid, volume.owner.gid)
                 os.fchmod(fresh, volume.owner.folder_mode)
-                draining.copy(current, fresh, volume.owner)
+                copied[kind] = draining.copy(current, fresh, volume.owner)
         with volume.open_root():
             for kind in LOBBY:
                 exchange_in(volume.root, kind, beside, kind)
             os.fsync(volume.root)
-    if not _empty_old(volume, seconds):
+        for kind in LOBBY:
+            with opened(kind, beside) as old, volume.folder(kind) as current:
+                draining.take_back(old, current, copied[kind])
+    if not _empty_old(volume, keyring, ledger, seconds):
         return Renewed(False, "a file in the lobby that somebody is writing")
     return retire(volume, keyring, seconds=seconds)
 
 
-def _empty_old(volume: Volume, seconds: float) -> bool:
+def _empty_old(volume: Volume, keyring: Keyring, ledger: Ledger, seconds: float) -> bool:
     """Move what lies in the lobby beside, new or old, into the one in use, and remove it; return whether it is gone."""
     with volume.folder(BESIDE) as beside:
         for kind in LOBBY:
             with contextlib.suppress(FileNotFoundError), opened(kind, beside) as old, volume.folder(kind) as current:
                 for _ in range(5):
+                    if kind in KINDS and not take_in(volume, keyring, ledger, old, kind, seconds):
+                        return False
                     if not draining.drain(old, current, volume.owner, seconds=seconds).complete:
                         return False
                     with contextlib.suppress(OSError):

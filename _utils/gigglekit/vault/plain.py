@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gigglekit.files import draining, overwriting
+from gigglekit.files.emptying import empty
 from gigglekit.vault import adopt
 from gigglekit.vault.places import KINDS, Places
-from gigglekit.vault.volume import opened
 
 
 def folders(places: Places, user_id: str) -> Iterator[Path]:
@@ -57,15 +57,11 @@ def block(places: Places, user_id: str, vault_id: str) -> dict[str, Any]:
 def overwrite(folder: int) -> draining.Drained:
     """Overwrite and unlink everything below an open folder; return how much it was."""
     gone = draining.Drained()
-    for name, is_folder in adopt.entries(folder):
-        with contextlib.suppress(FileNotFoundError):
-            if is_folder:
-                with opened(name, folder) as inner:
-                    below = overwrite(inner)
-                gone.files, gone.size = gone.files + below.files, gone.size + below.size
-                os.rmdir(name, dir_fd=folder)
-            else:
-                gone.size += overwriting.erase_in(folder, name)
-                gone.files += 1
+
+    def erase(place: int, name: str) -> None:
+        gone.size += overwriting.erase_in(place, name)
+        gone.files += 1
+
+    empty(folder, erase)
     os.fsync(folder)
     return gone

@@ -316,12 +316,23 @@ def _has_something(run: _Run, volume: Volume | None) -> bool:
         return any(True for _ in plain.folders(run.places, run.user))
     if run.keyring.root_key(run.vault_id) is not None or run.vault_id in volume.vault_ids():
         return True
-    return any(True for _ in plain.folders(run.places, run.user))
+    return any(True for _ in _lobby_folders(run))
+
+
+def _lobby_folders(run: _Run) -> Iterator[Path]:
+    yield from plain.folders(run.places, run.user)
+    for kind in KINDS:
+        # Where a renewal of the lobby that was killed has left it.
+        beside = run.places.uploads / BESIDE / kind / run.user
+        if beside.is_dir() and not beside.is_symlink():
+            yield beside
 
 
 def _folders(run: _Run, volume: Volume | None) -> Iterator[Path]:
-    yield from plain.folders(run.places, run.user)
-    if volume is not None:
+    if volume is None:
+        yield from plain.folders(run.places, run.user)
+    else:
+        yield from _lobby_folders(run)
         vault = run.places.uploads / VAULTS / run.vault_id
         if vault.is_dir():
             yield vault
