@@ -40,8 +40,9 @@ def hindered(droplet: Droplet) -> Iterator[Converged]:
 
 def test_what_resists_is_named_and_the_rest_is_put_right_all_the_same(droplet: Droplet, hindered: Converged) -> None:
     assert hindered.code == 2
-    assert set(hindered.failed) == {"/etc/issue", "nobody-else-schedules-or-configures"}
+    assert set(hindered.failed) == {"/etc/issue", "nobody-else-schedules-or-configures", "failures-explained"}
     assert "/etc/issue" in hindered.failed["/etc/issue"]
+    assert "chattr -ia" in hindered.failed["failures-explained"], "Salt's own words name no remedy"
     strays = hindered.failed["nobody-else-schedules-or-configures"]
     assert "/etc/cron.d/stuck" in strays
     assert "lsattr" in strays, "the remedy is not named"

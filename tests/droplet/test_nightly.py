@@ -152,7 +152,7 @@ def test_a_good_night_writes_clips_that_only_the_app_reads(droplet: Droplet, use
     assert result == "success"
     assert f"✅ User {user}@example.com: Processing completed successfully" in logged
     assert re.search(r"📊 Total: \d+ users processed successfully, 0 failed", logged)
-    clips = droplet.shell(f"find {CLIPS}/{user} -type f -printf '%f %u:%g %m %s\\n'").splitlines()
+    clips = droplet.shell(f"find -L {CLIPS}/{user} -type f -printf '%f %u:%g %m %s\\n'").splitlines()
     assert len(clips) == 2
     for clip in clips:
         assert re.fullmatch(r"\d{8}_\d{6}-\d{8}_\d{6}_laughter_\d+-\d\d_\d+\.wav giggles:giggles 640 128044", clip)

@@ -33,9 +33,7 @@ def test_a_request_that_names_no_python_is_refused() -> None:
 
 def test_what_uv_leaves_for_everybody_to_write_is_closed(tmp_path: Path) -> None:
     uv = tmp_path / "uv"
-    uv.write_text(
     uv.write_text('#!/bin/sh\nmkdir -p "$UV_PYTHON_INSTALL_DIR"; cd "$UV_PYTHON_INSTALL_DIR"; : > .lock; chmod 666 .lock; exit 2\n')
-    )
     uv.chmod(0o755)
     layout = Layout(tmp_path)
     with pytest.raises(BuildError):
