@@ -1,0 +1,247 @@
+"""Clips on a booted droplet: encrypted as soon as they are stored, adopted within seconds, and never lost on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import clips
+from .clips import IMAGE, KEYS, LEDGER, UPLOADS, Written, ask, library, new_users, storing, wrong
+from .conftest import Converged, Droplet
+from .load import under_load
+from .test_app import chosen
+from .test_bad_input import paragraph
+from .test_drift import Mutation, gone, has, judge, overridden, repair, stopped, without
+
+MARKER = b"people laughing, as a thief would look for it"
+OPEN = "/usr/local/lib/giggles/vault-is-open"
+PROMISED_SECONDS = 5.0
+BOUND_SECONDS = 20.0
+"""What a machine keeps that several people use at once."""
+
+# Prints JSON: the key that each folder of the volume is encrypted by ("" if it is not), and whether the root is closed.
+_FOLDERS = """
+import json, os
+from gigglekit.vault import fscrypt
+from gigglekit.vault.places import Places
+from gigglekit.vault.volume import mounted
+found = {}
+with mounted(Places()) as volume:
+    for place, folders, _, here in os.fwalk(".", dir_fd=volume.root):
+        found[place.removeprefix("./")] = (fscrypt.identifier_of(here) or b"").hex()
+        folders[:] = [name for name in folders if name != "lost+found"]
+    print(json.dumps({"folders": found, "closed": volume.is_closed()}))
+"""
+_STATUS = """
+import json, sys
+from gigglekit.vault import fscrypt
+from gigglekit.vault.places import Places
+from gigglekit.vault.volume import mounted
+with mounted(Places()) as volume:
+    print(json.dumps([fscrypt.status(volume.root, bytes.fromhex(one)).name for one in sys.argv[1:]]))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mended(droplet: Droplet) -> Iterator[None]:
+    """At the end of all that is done to the volume, a highstate has nothing to repair."""
+    droplet.converge()
+    yield
+    assert droplet.converge().changed == {}
+    assert droplet.shell("systemctl list-units --failed --plain --no-legend 'giggles*' '*uploads*'") == ""
+
+
+@pytest.fixture(scope="module")
+def written(droplet: Droplet) -> Iterator[Written]:
+    """Have 50 users store clips while everything that works on the volume works."""
+    users = new_users(50)
+    busy = clips.start(droplet, "vaults")
+    lobby = clips.start(droplet, "renew_lobby")
+    done = clips.store(droplet, users, clips=4, size=32_000, marker=MARKER)
+    assert clips.answer(busy).code == 0
+    renewed = clips.answer(lobby)
+    assert renewed.code == 0, renewed.text
+    yield done
+    clips.forgotten(droplet, users)
+
+
+def folders(droplet: Droplet) -> dict[str, str]:
+    """Return which key each folder of the volume is encrypted by."""
+    return dict(library(droplet, _FOLDERS)["folders"])
+
+
+def links(droplet: Droplet) -> str:
+    return droplet.shell(f"find {UPLOADS}/clips {UPLOADS}/audio -type l -printf '%p %l\\n' | sort")
+
+
+# --- storing ----------------------------------------------------------------------------------------------------------
+
+
+def test_clips_of_fifty_users_are_adopted_while_they_are_stored(droplet: Droplet, written: Written) -> None:
+    assert written.failed == []
+    assert len(written.written) == 200
+    assert all(row for *_, row in written.written), "a clip has no row"
+    slowest = max(written.adopted.values())
+    typical = sorted(written.adopted.values())[len(written.adopted) // 2]
+    late = sum(seconds > PROMISED_SECONDS for seconds in written.adopted.values())
+    print(f"50 users adopted after {typical:.2f} s (median), {slowest:.2f} s at most, {late} of them later than 5 s after the first request")
+    assert len(written.adopted) == 50
+    assert slowest < BOUND_SECONDS
+    assert clips.adopted(droplet, *written.users)
+
+
+def test_every_clip_is_there_by_the_apps_own_ways(droplet: Droplet, written: Written) -> None:
+    assert wrong(droplet, written) == []
+    paths = "\n".join(path for _, _, path, *_ in written.written)
+    owners = droplet.exec(["bash", "-euc", "xargs stat -Lc '%U:%G %a %h' | sort | uniq -c"], stdin=paths.encode()).stdout
+    assert owners.split() == [b"200", b"giggles:giggles", b"640", b"1"]
+
+
+def test_nothing_is_stored_twice_or_left_over(droplet: Droplet, written: Written) -> None:
+    stored = droplet.shell(f"find {UPLOADS}/vaults -type f -path '*/clips/*.wav' -printf '%f\\n'").split()
+    assert set(stored) >= {name for _, name, *_ in written.written}
+    left = f"find {UPLOADS} -mindepth 2 '(' -name '.copying-*' -o -name '.adopting-*' ')' ; find {UPLOADS}/.lobby -mindepth 1"
+    droplet.wait_for("the lobby to be tidy", lambda: droplet.shell(left) == "", seconds=BOUND_SECONDS)
+    assert droplet.shell(f"find {UPLOADS}/clips -mindepth 1 -type d") == "", "a folder was not adopted"
+
+
+def test_an_operator_sees_each_user(droplet: Droplet, written: Written) -> None:
+    shown = ask(droplet, "vaults").returned
+    assert shown["mode"] == "encrypted"
+    assert shown["reason"] == ""
+    assert set(shown["users"]) >= set(written.users)
+    for user in written.users:
+        one = shown["users"][user]
+        assert (one["state"], one["files"], one["bytes"]) == ("unlocked", 4, 4 * 32_044)
+
+
+def test_all_folders_are_encrypted_and_each_user_has_a_key_of_its_own(droplet: Droplet, written: Written) -> None:
+    found = library(droplet, _FOLDERS)
+    keys = found["folders"]
+    plain = {folder for folder, key in keys.items() if not key}
+    assert plain == {".", "vaults", ".lobby", "lost+found"} & set(keys)
+    assert found["closed"], "the root takes new entries"
+    assert len({keys["clips"], keys["audio"], keys["temp"]}) == 1
+    ids = clips.vault_ids(droplet, *written.users)
+    own = [keys[f"vaults/{vault}"] for vault in ids.values()]
+    assert len(set(own)) == 50
+    assert keys["clips"] not in own
+    for vault in ids.values():
+        assert keys[f"vaults/{vault}/clips"] == keys[f"vaults/{vault}"]
+    assert set(library(droplet, _STATUS, *own)) == {"PRESENT"}
+
+
+def test_the_app_can_make_nothing_beside_the_encrypted_folders(droplet: Droplet) -> None:
+    tries = [
+        f"{make} {UPLOADS}/{path}" for path in ("new", ".new", "vaults/new", ".lobby/new", "lost+found/new")
+        for make in ("mkdir", "touch", "ln -s /tmp")
+    ]  # fmt: skip
+    tries += [f"mv {UPLOADS}/{name} {UPLOADS}/moved" for name in ("clips", "vaults", "temp")]
+    tries += [f"chattr -i {UPLOADS}", f"rmdir {UPLOADS}/temp", f"mv {UPLOADS}/temp {UPLOADS}/clips/temp"]
+    script = "".join(f"{one} 2>/dev/null && echo {shlex.quote(one)};" for one in tries)
+    possible = droplet.shell(f"runuser -u giggles -- bash -c {shlex.quote(script + 'true')}")
+    assert possible == ""
+
+
+def test_a_thief_of_the_image_finds_neither_clips_nor_users(droplet: Droplet, written: Written) -> None:
+    """Mounted and synced; tests/audit scans it unmounted."""
+    loose, record = f"{UPLOADS}/clips/thief.wav", "/var/lib/giggles/records/thief"
+    user = written.users[0]
+    droplet.exec(["bash", "-euc", f"cat | tee {loose} > {record}; chown giggles: {loose}"], stdin=MARKER + user.encode())
+    try:
+        droplet.shell("sync")
+        root = Path(f"/proc/{droplet.info['leader_pid']}/root")
+        wanted = [MARKER, *(text.encode() for one in written.users[:10] for text in (one, f"{one}@example.com"))]
+        wanted += [name.encode() for _, name, *_ in written.written[:5]]
+        assert found_in(root / record.lstrip("/"), wanted) == {MARKER, user.encode()}, "the control is not found, so this shows nothing"
+        assert found_in(root / written.written[0][2].lstrip("/"), wanted) == {MARKER}, "the clips do not hold it"
+        assert found_in(root / IMAGE.lstrip("/"), wanted) == set()
+    finally:
+        droplet.shell(f"rm -f {loose} {record}")
+
+
+def found_in(path: Path, wanted: Sequence[bytes]) -> set[bytes]:
+    """Return which byte strings a file holds."""
+    done = subprocess.run(
+        ["grep", "--text", "--only-matching", "--fixed-strings", *(f"--regexp={os.fsdecode(one)}" for one in wanted), "--", str(path)],
+        env={**os.environ, "LC_ALL": "C"}, capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode < 2, done.stderr
+    return set(done.stdout.splitlines())
+
+
+# --- the lobby's key --------------------------------------------------------------------------------------------------
+
+
+def renewed_by_command(droplet: Droplet) -> None:
+    done = ask(droplet, "renew_lobby")
+    assert done.code == 0, done.text
+
+
+def renewed_by_night(droplet: Droplet) -> None:
+    droplet.shell("echo no-users > /var/lib/giggles/sample-nightly-behaviour; systemctl start giggles-nightly.service")
+    ran = "systemctl show -p ActiveState,Result --value giggles-vault-lobby.service | tr '\\n' ' '"
+    droplet.wait_for("the lobby's new key", lambda: droplet.shell(ran).split() in (["success", "inactive"], ["inactive", "success"]), 90)
+    droplet.shell("rm /var/lib/giggles/sample-nightly-behaviour")
+
+
+def renewed_by_failed_night(droplet: Droplet) -> None:
+    droplet.shell("echo fatal > /var/lib/giggles/sample-nightly-behaviour; systemctl start giggles-nightly.service || true")
+    droplet.shell("rm /var/lib/giggles/sample-nightly-behaviour; systemctl reset-failed giggles-nightly.service")
+
+
+@pytest.mark.parametrize("renewed", [renewed_by_command, renewed_by_night, renewed_by_failed_night])
+def test_the_lobbys_key_is_replaced_while_clips_are_stored(droplet: Droplet, written: Written, renewed: Any) -> None:
+    before, linked = folders(droplet), links(droplet)
+    users, known = new_users(6), written.users[:4]
+    began = time.monotonic()
+    with storing(droplet, users) as load:
+        time.sleep(1)
+        renewed(droplet)
+        droplet.wait_for("the new key of the lobby", lambda: folders(droplet)["clips"] != before["clips"], seconds=90)
+    print(f"{len(load.written)} clips of {len(users)} new users stored meanwhile, {time.monotonic() - began:.1f} s")
+    try:
+        after = folders(droplet)
+        assert load.failed == []
+        assert len(load.written) > 20
+        assert len({after[kind] for kind in clips_kinds()}) == 1
+        droplet.wait_for(
+            "the old key to be gone", lambda: library(droplet, _STATUS, before["clips"], after["clips"]) == ["ABSENT", "PRESENT"], seconds=120
+        )
+        droplet.wait_for("the new users to be adopted", lambda: clips.adopted(droplet, *users), seconds=BOUND_SECONDS)
+        assert set(linked.splitlines()) <= set(links(droplet).splitlines())
+        assert {folder: key for folder, key in before.items() if folder.startswith("vaults/")}.items() <= after.items()
+        assert wrong(droplet, load) == []
+        assert wrong(droplet, written.without(*set(written.users) - set(known))) == []
+    finally:
+        clips.forgotten(droplet, users)
+
+
+def clips_kinds() -> tuple[str, ...]:
+    return ("clips", "audio", "temp")
+
+
+def test_a_held_file_keeps_the_old_key_only_until_it_is_closed(droplet: Droplet) -> None:
+    old = folders(droplet)["clips"]
+    droplet.shell(
+        f"runuser -u giggles -- touch {UPLOADS}/temp/held; exec 9>> {UPLOADS}/temp/held; (sleep 60 & echo $! > /run/holder.pid) >/dev/null 2>&1"
+    )
+    try:
+        asked = ask(droplet, "renew_lobby")
+        assert asked.code != 0
+        paragraph(asked.text, "old key", "[Nn]othing is lost")
+    finally:
+        droplet.shell("kill $(cat /run/holder.pid); rm /run/holder.pid")
+    asked = ask(droplet, "renew_lobby")
+    assert asked.code == 0, asked.text
+    assert library(droplet, _STATUS, old) == ["ABSENT"]
+    assert droplet.shell(f"ls {UPLOADS}/temp/held; rm {UPLOADS}/temp/held").strip() == f"{UPLOADS}/temp/held"
