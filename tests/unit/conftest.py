@@ -27,6 +27,7 @@ def plain_droplet() -> Iterator[vault_volume.Droplet]:
         pytest.skip("mounting needs root")
     with vault_volume.droplet(features="^encrypt") as made:
         made.places.configure("plain")
+        made.keyring.create()
         made.receipts.prepare()
         for kind in ("clips", "audio", "temp"):
             (made.disk.place / kind).mkdir()

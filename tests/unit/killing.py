@@ -86,6 +86,7 @@ def calls_of(act: Callable[[], object]) -> int:
         counted = file.read()
     os.waitpid(child, 0)
     assert counted, "the operation failed"
+    print(f"calls: {counted}")
     return int(counted)
 
 

@@ -209,7 +209,12 @@ class Keyring:
 
     def drop_lobby_key(self, identifier: bytes) -> None:
         """Destroy a root key of the lobby."""
-        overwriting.erase(self._current() / "lobby" / f"{identifier.hex()}{_SUFFIX}")
+        path = self._current() / "lobby" / f"{identifier.hex()}{_SUFFIX}"
+        # Out of the ring first: a key that was overwritten and not yet unlinked would be a damaged one.
+        doomed = path.with_name(f".{path.name}")
+        path.rename(doomed)
+        _flush(path.parent)
+        overwriting.erase(doomed)
 
     # --- names ----------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,7 @@
-"""What is remembered of erased users: a tombstone for each, which says no name, and a journal while it is being done."""
+"""What is remembered of erased users: a tombstone for each, and a journal while it is being done. Neither says a name.
+
+Both are replaced by renaming, which leaves what they held before on the disk: so nothing may stand in them that has to go.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gigglekit.files import overwriting
 from gigglekit.files.replacing import replace
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.places import Places
@@ -51,10 +53,10 @@ class Ledger:
         self._write(_JOURNAL, vault_id, journal)
 
     def close(self, vault_id: str) -> None:
-        """Destroy the journal of a finished erasure: it names the user."""
+        """Remove the journal of a finished erasure."""
         path = self._path(_JOURNAL, vault_id)
-        if path.exists():
-            overwriting.erase(path)
+        self._tidy(path)
+        path.unlink(missing_ok=True)
 
     def _path(self, kind: str, vault_id: str) -> Path:
         return self._folder / kind / f"{vault_id}{_SUFFIX}"
@@ -87,7 +89,14 @@ class Ledger:
         path = self._path(kind, vault_id)
         for folder in (self._folder, path.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tidy(path)
         replace(path, json.dumps(content, sort_keys=True).encode() + b"\n", 0o600)
+
+    @staticmethod
+    def _tidy(path: Path) -> None:
+        """Remove what a run that was killed while it wrote this file has left."""
+        for unfinished in path.parent.glob(f".{path.name}.*"):
+            unfinished.unlink(missing_ok=True)
 
 
 def now() -> str:

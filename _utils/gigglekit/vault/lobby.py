@@ -46,7 +46,6 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
         VaultError: the volume is locked or not as it should be.
         OSError: the disk is full; the old lobby stays.
     """
-    keyring.tidy()
     if not _empty_old(volume, keyring, ledger, seconds):
         return Renewed(False, "a file in the lobby that somebody is writing")
     adopt_all(volume, keyring, ledger, seconds=seconds)

@@ -129,10 +129,12 @@ class Receipts:
             The receipt's number.
         """
         numbers = self.numbers()
+        for number in reversed(numbers):
+            # Others may have been erased since that run was killed.
+            if {**self.read(number), "number": 0, "previous": ""} == {**content, "format": FORMAT, "number": 0, "previous": ""}:
+                return number
         number = (numbers[-1] if numbers else 0) + 1
         before = (self._folder / f"{numbers[-1]:06d}" / _CONTENT).read_bytes() if numbers else b""
-        if numbers and {**json.loads(before), "number": 0, "previous": ""} == {**content, "format": FORMAT, "number": 0, "previous": ""}:
-            return numbers[-1]
         previous = hashlib.sha256(before).hexdigest() if numbers else ""
         text = canonical({**content, "format": FORMAT, "number": number, "previous": previous})
         unfinished = self._folder / f".{number:06d}"

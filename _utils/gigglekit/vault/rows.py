@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -42,7 +42,7 @@ class Database:
         url: `postgresql://…`, as the app gets it. It holds a password and is never shown.
     """
 
-    url: str
+    url: str = field(repr=False)
 
     def count(self, user_id: str) -> dict[str, int]:
         """Return how many rows of a user each table has, by the table's name; tables that are not there are left out."""

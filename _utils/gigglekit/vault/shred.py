@@ -1,6 +1,6 @@
 """Erasing one user, as one transaction that can be resumed after every step.
 
-The journal names the user and says which steps are done; every step may be run again. A run that is killed, or that finds
+The journal says which steps are done; every step may be run again. A run that is killed, or that finds
 something in its way, leaves the user's tombstone, so that nothing of the user can come back meanwhile, and the next run goes
 on. Nothing is reported as erased before the last step, and no receipt is written before the kernel says that the key is gone.
 
@@ -23,7 +23,7 @@ from gigglekit.vault import adopt, fscrypt, holders, lobby, plain
 from gigglekit.vault.errors import BusyError, RefusedError, VaultError
 from gigglekit.vault.keyring import Keyring, fscrypt_key
 from gigglekit.vault.ledger import Ledger, now
-from gigglekit.vault.places import ENCRYPTED, KINDS, PLAIN, VAULTS, Places, user_id
+from gigglekit.vault.places import ENCRYPTED, KINDS, PLAIN, VAULTS, Places, is_user_id, user_id
 from gigglekit.vault.receipt import Receipts
 from gigglekit.vault.rows import Database, DatabaseError
 from gigglekit.vault.volume import BESIDE, Volume, mounted
@@ -155,7 +155,7 @@ def examine(places: Places, given: object, database: Database | None) -> Found:
         for folder in _folders(run, volume):
             more = _measure(folder)
             files, size = files + more[0], size + more[1]
-        legacy = sum(1 for name in legacy_names(places, paths) if (places.uploads / "clips" / name).is_file())
+        legacy = sum(1 for name in legacy_names(places, paths) if _is_file(places.uploads / "clips" / name))
         there = bool(files or legacy or any((rows or {}).values())) or _has_something(run, volume)
     tombstone = run.ledger.tombstone(run.vault_id)
     if run.ledger.journal(run.vault_id) is not None or (tombstone and (there or "receipt" not in tombstone)):
@@ -190,7 +190,7 @@ def shred(places: Places, given: object, database: Database | None, restart_app:
             confirmed = _confirm_or_refuse(run, volume)
             if confirmed is not None:
                 return confirmed
-            journal = {"user_id": user, "started": now(), "done": {}}
+            journal = {"started": now(), "done": {}}
         else:
             _refuse(run, volume)
         run.journal = journal
@@ -265,12 +265,20 @@ def _refuse(run: _Run, volume: Volume | None) -> None:
             )
         return
     identifier = _identifier(run, volume)
-    for name, is_folder in adopt.entries(volume.root):
-        if not is_folder and identifier is not None and _policy(volume.root, name) in (identifier, b"locked"):
-            raise RefusedError(
-                f"{places.uploads / name} is a second name of a file in this user's vault (a hard link that leads out of it). Nothing was "
-                "erased. Remove it (chattr -i the folder first), then ask again."
-            )
+    for path in _names_outside(run, volume, identifier) if identifier is not None else ():
+        raise RefusedError(
+            f"{path} is a second name of a file in this user's vault (a hard link that leads out of it). Nothing was "
+            "erased. Remove it (chattr -i the folder first), then ask again."
+        )
+
+
+def _names_outside(run: _Run, volume: Volume, identifier: bytes) -> Iterator[Path]:
+    """Yield files that are, or may be, encrypted by this key and lie in a folder that is not: nowhere else can a link lead."""
+    with volume.folder(VAULTS) as vaults, volume.folder(BESIDE) as beside:
+        for folder, path in ((volume.root, "."), (vaults, VAULTS), (beside, BESIDE)):
+            for name, is_folder in adopt.entries(folder):
+                if not is_folder and _policy(folder, name) in (identifier, b"locked"):
+                    yield run.places.uploads / path / name
 
 
 def _mount_points() -> list[str]:
@@ -354,10 +362,20 @@ def _fragment(run: _Run) -> str:
 
 
 def legacy_names(places: Places, paths: list[str]) -> list[str]:
-    """Return the names of clips that lie directly below `clips/`, out of the paths that the database has for a user."""
+    """Return the names of clips that lie directly below `clips/`, out of the paths that the database has for a user.
+
+    Whoever may write rows may write any path: what else lies there is another user's folder, or the link to it.
+    """
     above = f"{places.uploads}/clips/"
     names = (path.removeprefix(above) for path in paths if path.startswith(above))
-    return sorted({name for name in names if name and "/" not in name and not name.startswith(".")})
+    return sorted({name for name in names if name and "/" not in name and not name.startswith(".") and not is_user_id(name)})
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------------
@@ -440,7 +458,7 @@ def _remove_legacy(run: _Run, volume: Volume) -> dict[str, Any]:
             for name in legacy_names(run.places, run.database.clip_paths(run.user)):
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=clips, follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
+                    if not stat.S_ISREG(status.st_mode):
                         continue
                     os.unlink(name, dir_fd=clips)
                     files, size = files + 1, size + status.st_size
@@ -487,6 +505,8 @@ def _overwrite_legacy(run: _Run) -> dict[str, Any]:
     files = size = 0
     for name in legacy_names(run.places, run.database.clip_paths(run.user)) if run.database else []:
         with contextlib.suppress(FileNotFoundError):
+            if not _is_file(run.places.uploads / "clips" / name):
+                continue
             try:
                 size += overwriting.erase(run.places.uploads / "clips" / name)
             except overwriting.SharedFileError as error:
