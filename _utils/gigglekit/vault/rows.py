@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gigglekit.vault.errors import VaultError
 
@@ -105,7 +105,7 @@ class Database:
     def _cursor(self) -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
         import psycopg
 
-        host = urlsplit(self.url).hostname or "localhost"
+        host, _ = _host_and_password(self.url)
         try:
             with (
                 psycopg.connect(
@@ -157,10 +157,20 @@ def _reason(error: Exception, url: str) -> str:
     if state:
         return f"SQLSTATE {state}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    password = urlsplit(url).password or ""
-    if not isinstance(error, _connection_error()) or not lines or (password and password in lines[0]) or "://" in lines[0]:
+    _, password = _host_and_password(url)
+    quotes = "://" in lines[0] or any(form and form in lines[0] for form in (password, unquote(password))) if lines else True
+    if not isinstance(error, _connection_error()) or quotes:
         return type(error).__name__
     return lines[0][:160]
+
+
+def _host_and_password(url: str) -> tuple[str, str]:
+    """Return the two as the address has them, so that the first can be told and the second cannot."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "localhost", parts.password or ""
+    except ValueError:
+        return "an address that is none", ""
 
 
 def _connection_error() -> type[Exception]:
