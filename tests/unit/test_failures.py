@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,12 @@ def test_no_free_text_is_taken_over(case: str) -> None:
     assert SECRET not in paragraph
 
 
+def test_of_an_address_the_host_alone_is_named() -> None:
+    address = f"http://somebody:{SECRET}@mirror.example.org:8080/x/logrotate_3_amd64.deb"
+    assert ": mirror.example.org did not hand it out" in explain(f"E: Failed to fetch {address}  403  Forbidden")
+    assert ": the package server did not hand it out" in explain("E: Failed to fetch http://$(reboot)/x  403  Forbidden")
+
+
 @pytest.mark.parametrize("said", ["", 'Command "nginx -q -t" run', "Unable to manage file: none of the specified sources were found"])
 def test_what_is_not_known_is_not_guessed(said: str) -> None:
     assert explanation.explain([Failure("x", "x", said)]) == []
@@ -123,13 +130,13 @@ def test_one_paragraph_for_a_cause_whatever_it_broke() -> None:
 def test_why_dpkg_failed_is_read_where_it_says_so(tmp_path: Path) -> None:
     log = tmp_path / "term.log"
     log.write_text(
-        "Log started: 2026-11-24  14:11:54\n failed to write (Input/output error)\nLog ended: 2026-11-24  14:11:55\n\n"
+        "Log started: 2026-11-24  14:11:54\n failed to write (No space left on device)\nLog ended: 2026-11-24  14:11:55\n\n"
         "Log started: 2026-11-24  14:13:19\nUnpacking logrotate (3.21.0-1) ...\ndpkg: error processing archive\n"
-        " cannot copy extracted data to '/etc/cron.daily/logrotate.dpkg-new': failed to write (No space left on device)\n"
+        " cannot copy extracted data to '/etc/cron.daily/logrotate.dpkg-new': failed to write (Input/output error)\n"
         "Log ended: 2026-11-24  14:13:19\n"
     )
     failure = Failure("packages", "packages", SAID["script"][0])
-    assert "too little room" in explanation.explain([failure], log)[0]
+    assert "could not be read or written" in explanation.explain([failure], log)[0]
     # Of another failure it says nothing.
     assert explanation.explain([Failure("packages", "packages", "E: something else")], log) == []
     assert "term.log" in explanation.explain([failure], tmp_path / "nowhere")[0]
@@ -138,29 +145,38 @@ def test_why_dpkg_failed_is_read_where_it_says_so(tmp_path: Path) -> None:
 # --- file systems --------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def mounted(place: Path, *options: str) -> Iterator[Path]:
+    """Have something mounted at a new folder."""
+    place.mkdir()
+    subprocess.run(["mount", *options, place], check=True, timeout=30)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True, timeout=30)
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KB and 20 files."""
-    place = tmp_path / "a small one"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=20", "small", place], check=True, timeout=30)
-    yield place
-    subprocess.run(["umount", place], check=True, timeout=30)
+    with mounted(tmp_path / "small one", "-t", "tmpfs", "-o", "size=256k,nr_inodes=20", "small") as place:
+        yield place
 
 
 def test_a_full_file_system_is_named_with_what_is_free(small: Path) -> None:
     (small / "filler").write_bytes(bytes(256 * 1024))
-    paragraph = explain(f"[Errno 28] No space left on device: '/tmp/x' -> '{small}/new/file'", name=f"{small}/new/file")
-    assert f"{small} (0 KB of 256 KB free)" in paragraph
+    paragraph = explain("[Errno 28] No space left on device", name=f"{small}/new/file")
+    assert f": {small} (0 KB of 256 KB free)." in paragraph
     assert f"du -xh --max-depth=2 '{small}'" in paragraph
 
 
-def test_a_file_system_without_inodes_is_named_with_them(small: Path) -> None:
-    for number in range(19):
-        (small / str(number)).touch()
-    paragraph = explain("[Errno 28] No space left on device", name=f"{small}/file")
-    assert f"{small} (room for 0 of 20 files, however small)" in paragraph
-    assert f"du -x --inodes --max-depth=2 '{small}'" in paragraph
+def test_a_file_system_without_inodes_is_named_with_them(small: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path / "big", "-t", "tmpfs", "-o", "size=2g,nr_inodes=20", "big") as big:
+        for number in range(19):
+            (big / str(number)).touch()
+        paragraph = explain(f"[Errno 28] No space left on device: '{big}/file'", name=f"{small}/file")
+    assert f": {big} (room for 0 of 20 files, however small)." in paragraph
+    assert f"du -x --inodes --max-depth=2 {big}" in paragraph
 
 
 def test_what_has_room_again_is_named_with_it(small: Path) -> None:
@@ -176,16 +192,13 @@ def test_a_read_only_file_system_is_named_and_not_called_full(small: Path) -> No
     assert f"nothing can be written to {small}:" in explain("[Errno 30] Read-only file system", name=f"{small}/file")
 
 
-def test_a_folder_mounted_elsewhere_is_a_place_of_its_own(small: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    subprocess.run(["mount", "--bind", tmp_path, other], check=True, timeout=30)
-    try:
-        found = filesystem.holding(str(other / "x"))
-    finally:
-        subprocess.run(["umount", other], check=True, timeout=30)
+def test_a_folder_mounted_elsewhere_is_a_place_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with mounted(tmp_path / "elsewhere", "--bind", str(folder)) as elsewhere:
+        found = filesystem.holding(str(elsewhere / "x"))
     assert found is not None
-    assert found.mount == str(other)
+    assert found.mount == str(elsewhere)
 
 
 # --- what failed ---------------------------------------------------------------------------------------------------------
