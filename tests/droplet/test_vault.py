@@ -245,3 +245,104 @@ def test_a_held_file_keeps_the_old_key_only_until_it_is_closed(droplet: Droplet)
     assert asked.code == 0, asked.text
     assert library(droplet, _STATUS, old) == ["ABSENT"]
     assert droplet.shell(f"ls {UPLOADS}/temp/held; rm {UPLOADS}/temp/held").strip() == f"{UPLOADS}/temp/held"
+
+
+# --- volume and keys ----------------------------------------------------------------------------------------------------
+
+
+def test_new_keys_open_everything_after_the_volume_was_mounted_anew(droplet: Droplet, written: Written) -> None:
+    ring = droplet.shell(f"readlink {KEYS}/ring")
+    asked = ask(droplet, "rekey")
+    assert asked.code == 0, asked.text
+    assert asked.returned["vaults"] >= 50
+    assert droplet.shell(f"readlink {KEYS}/ring") != ring
+    assert droplet.shell(f"ls -d {KEYS}/ring.*").split() == [f"{KEYS}/{droplet.shell(f'readlink {KEYS}/ring').strip()}"]
+    with under_load(droplet) as load:
+        droplet.shell("systemctl stop giggles.service; systemctl restart var-lib-giggles-uploads.mount; systemctl start giggles.service")
+        droplet.wait_for("the app after the volume came back", droplet.healthy, seconds=60)
+    print(f"{load.answers.total()} requests, the slowest {load.slowest:.1f} s")
+    assert load.lost == {}
+    assert wrong(droplet, written) == []
+    droplet.wait_for("adoption to run again", lambda: droplet.shell("systemctl is-active giggles-vault-adopt || true").strip() == "active")
+
+
+def test_without_its_keys_the_app_waits_and_writes_nothing_in_the_clear(droplet: Droplet, written: Written) -> None:
+    droplet.shell(
+        f"mv {KEYS}/ring {KEYS}/ring.away; systemctl stop giggles.service giggles-vault-adopt giggles-vault-unlock; "
+        "systemctl stop var-lib-giggles-uploads.mount; systemctl start --no-block giggles.service"
+    )
+    try:
+        journal = "journalctl -u giggles-vault-unlock -n 20 -o cat --no-pager"
+        droplet.wait_for("the keys to be missed", lambda: f"There are no keys in {KEYS}" in droplet.shell(journal), seconds=60)
+        # Mounted and locked, then not mounted at all.
+        for away in ("true", f"umount {UPLOADS}"):
+            droplet.shell(away)
+            gate = droplet.exec(["runuser", "-u", "giggles", "--", OPEN], check=False)
+            assert gate.returncode != 0
+            paragraph(gate.stderr.decode(), "app waits", "systemctl status .*giggles-vault-unlock", "salt-call state.apply vault")
+            assert app_pid(droplet) == "0"
+            assert droplet.exec(["runuser", "-u", "giggles", "--", "touch", f"{UPLOADS}/clips/clear"], check=False).returncode != 0
+        assert droplet.shell(f"findmnt {UPLOADS} || ls -A {UPLOADS}") == "", "something lies below where the volume is mounted"
+        told = droplet.apply("vault")
+        assert told.code == 2
+        (comment,) = [comment for comment in told.failed.values() if "requisite" not in comment]
+        paragraph(comment, f"{KEYS}/ring is gone")
+        assert app_pid(droplet) == "0"
+    finally:
+        droplet.shell(f"mv {KEYS}/ring.away {KEYS}/ring")
+    droplet.wait_for("the app to come up by itself", droplet.healthy, seconds=60)
+    assert wrong(droplet, written) == []
+    droplet.wait_for("adoption to run again", lambda: droplet.shell("systemctl is-active giggles-vault-adopt || true").strip() == "active")
+
+
+def app_pid(droplet: Droplet) -> str:
+    return droplet.shell("systemctl show -p MainPID --value giggles.service").strip()
+
+
+def test_a_full_volume_refuses_clips_and_still_plays_them(droplet: Droplet, written: Written) -> None:
+    user = new_users(1)[0]
+    try:
+        # What root fills, the app could not even have a block of.
+        droplet.shell(f"cat /dev/zero > {UPLOADS}/temp/filler 2>/dev/null || true; systemctl restart giggles.service")
+        droplet.wait_for("the app on a full volume", droplet.healthy, seconds=60)
+        some = written.without(*written.users[5:])
+        assert wrong(droplet, some) == []
+        refused = clips.store(droplet, [user], clips=3, size=64_000, adopted=False)
+        assert [failure[1:3] for failure in refused.failed] == [["POST", 500]] * 3
+    finally:
+        droplet.shell(f"rm -f {UPLOADS}/temp/filler")
+    try:
+        stored = clips.store(droplet, [user], clips=1)
+        assert stored.failed == []
+        assert wrong(droplet, stored) == []
+        # What could not be written whole was never a clip, and no row names it.
+        droplet.shell(f"find {UPLOADS}/clips/{user}/ -type f -size -64000c -delete")
+    finally:
+        clips.forgotten(droplet, [user])
+
+
+def test_everything_is_unlocked_before_the_app_serves_after_a_restart(droplet: Droplet, written: Written) -> None:
+    boot = droplet.shell("cat /proc/sys/kernel/random/boot_id")
+    began = time.monotonic()
+    done = droplet.driver("restart", check=False)
+    vars(droplet).pop("info", None)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    droplet.wait_for("the app after the restart", droplet.healthy, seconds=120)
+    print(f"the app answered {time.monotonic() - began:.1f} s after the restart began")
+    assert droplet.shell("cat /proc/sys/kernel/random/boot_id") != boot
+
+    def when(moment: str, unit: str) -> int:
+        return int(droplet.shell(f"systemctl show -p {moment} --value {unit}"))
+
+    unlocked = when("ExecMainExitTimestampMonotonic", "giggles-vault-unlock.service")
+    assert 0 < unlocked <= when("ExecMainStartTimestampMonotonic", "giggles.service")
+    assert when("ActiveEnterTimestampMonotonic", "var-lib-giggles-uploads.mount") <= unlocked
+    print(f"keys given to the kernel in {(unlocked - when('ExecMainStartTimestampMonotonic', 'giggles-vault-unlock.service')) / 1e6:.2f} s")
+    assert wrong(droplet, written) == []
+    assert set(library(droplet, _STATUS, *{key for key in folders(droplet).values() if key})) == {"PRESENT"}
+    outcome = droplet.converge()
+    assert outcome.changed == {}
+    new = clips.store(droplet, new_users(2), clips=2)
+    clips.forgotten(droplet, new.users)
+    assert new.failed == []
+    assert clips.adopted(droplet, *new.users)

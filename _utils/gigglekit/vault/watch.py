@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _KINDS = ("clips", "audio")
-_CREATE, _MOVED_TO, _ONLYDIR, _ISDIR, _OVERFLOW = 0x100, 0x80, 0x01000000, 0x40000000, 0x4000
+_CREATE, _MOVED_TO, _ONLYDIR, _ISDIR, _OVERFLOW, _UNMOUNT = 0x100, 0x80, 0x01000000, 0x40000000, 0x4000, 0x2000
 _EVENT = struct.Struct("iIII")
 _SETTLE_SECONDS = 0.3
 _AGAIN_SECONDS = 1.0
@@ -56,7 +56,7 @@ class Watch:
                 raise OSError(code, os.strerror(code), str(folder))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until a folder appears or is exchanged; return False if none did in that time."""
+        """Wait until a folder appears, is exchanged or goes with its volume; return False if none did in that time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([self._descriptor], [], [], left)[0] and self._folder_came():
@@ -74,7 +74,7 @@ class Watch:
         while place < len(events):
             _, mask, _, length = _EVENT.unpack_from(events, place)
             place += _EVENT.size + length
-            came = came or bool(mask & (_ISDIR | _OVERFLOW))
+            came = came or bool(mask & (_ISDIR | _OVERFLOW | _UNMOUNT))
         return came
 
 
