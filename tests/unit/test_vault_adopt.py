@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from gigglekit.files import draining
 from gigglekit.files.links import exchange_in
-from gigglekit.vault import adopt, fscrypt, lobby
+from gigglekit.vault import adopt, fscrypt, lobby, unlock
 from gigglekit.vault.keyring import fscrypt_key
 from gigglekit.vault.places import KINDS
 
@@ -460,6 +460,10 @@ def test_a_reader_of_the_old_lobby_keeps_it_from_being_complete_until_it_ends(dr
     with Holder(scratch):
         renewed = droplet.renew(seconds=0.2)
         assert (renewed.complete, renewed.waiting_for) == (False, "an open file of an earlier lobby")
+        with droplet.volume() as volume:
+            # Nobody has to unlock anything: the lobby in use can be.
+            assert unlock.locked(volume, droplet.keyring) == []
+        assert droplet.adopt().problems == []
         assert old in droplet.keyring.lobby_keys()
     assert droplet.renew().complete
     assert len(droplet.keyring.lobby_keys()) == 1

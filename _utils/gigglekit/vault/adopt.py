@@ -64,6 +64,7 @@ def adopt_all(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: floa
     Raises:
         VaultError: the volume is locked or not as it should be.
     """
+    volume.insist_on_keys()
     keyring.tidy()
     report = Adopted()
     for kind in KINDS:

@@ -46,6 +46,7 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
         VaultError: the volume is locked or not as it should be.
         OSError: the disk is full; the old lobby stays.
     """
+    volume.insist_on_keys()
     if not _empty_old(volume, keyring, ledger, seconds):
         return Renewed(False, "a file in the lobby that somebody is writing")
     adopt_all(volume, keyring, ledger, seconds=seconds)
@@ -92,11 +93,7 @@ def _empty_old(volume: Volume, keyring: Keyring, ledger: Ledger, seconds: float)
 
 def retire(volume: Volume, keyring: Keyring, *, seconds: float) -> Renewed:
     """Have kernel and ring forget every key of the lobby by which no folder is encrypted any more."""
-    used = {volume.identifier(kind) for kind in LOBBY}
-    with volume.folder(BESIDE) as beside:
-        for kind in LOBBY:
-            with contextlib.suppress(FileNotFoundError), opened(kind, beside) as folder:
-                used.add(fscrypt.identifier_of(folder))
+    used = volume.lobby_identifiers()
     for identifier in keyring.lobby_keys():
         if identifier in used:
             continue

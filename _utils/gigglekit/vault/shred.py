@@ -264,6 +264,7 @@ def _refuse(run: _Run, volume: Volume | None) -> None:
                 "too. Nothing was erased. Find it with find / -xdev -samefile FILE, remove one of the names, then ask again."
             )
         return
+    volume.insist_on_keys()
     identifier = _identifier(run, volume)
     for path in _names_outside(run, volume, identifier) if identifier is not None else ():
         raise RefusedError(

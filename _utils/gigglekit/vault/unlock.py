@@ -8,8 +8,16 @@ from gigglekit.vault.volume import Volume
 
 
 def locked(volume: Volume, keyring: Keyring) -> list[bytes]:
-    """Return the identifiers of the lobby's keys that the kernel does not have: with one missing, the app cannot work."""
-    return [identifier for identifier in keyring.lobby_keys() if fscrypt.status(volume.root, identifier) is not fscrypt.Status.PRESENT]
+    """Return the identifiers of the lobby's keys that the kernel does not have: with one missing, the app cannot work.
+
+    One that nothing is encrypted by any more, and that is only kept until the last file is closed, does not count.
+    """
+    used = volume.lobby_identifiers()
+    return [
+        identifier
+        for identifier in keyring.lobby_keys()
+        if identifier in used and fscrypt.status(volume.root, identifier) is not fscrypt.Status.PRESENT
+    ]
 
 
 def unlock(volume: Volume, keyring: Keyring) -> int:

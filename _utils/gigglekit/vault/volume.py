@@ -102,6 +102,27 @@ class Volume:
         found = [self.identifier(name) for name in LOBBY if self._has(name)]
         return next((identifier for identifier in found if identifier), None)
 
+    def lobby_identifiers(self) -> set[bytes]:
+        """Return the keys that anything of the lobby is encrypted by, what a renewal has beside it included."""
+        found = {self.identifier(name) for name in LOBBY if self._has(name)}
+        with contextlib.suppress(FileNotFoundError), self.folder(BESIDE) as beside:
+            for kind in LOBBY:
+                with contextlib.suppress(FileNotFoundError), opened(kind, beside) as folder:
+                    found.add(fscrypt.identifier_of(folder))
+        return {identifier for identifier in found if identifier}
+
+    def insist_on_keys(self) -> None:
+        """Go on only if the lobby can be read: without its key names look like others, and links as if they led elsewhere.
+
+        Raises:
+            VaultError: the kernel does not have its key.
+        """
+        if any(fscrypt.status(self.root, identifier) is not fscrypt.Status.PRESENT for identifier in self.lobby_identifiers()):
+            raise VaultError(
+                "The volume is locked: the kernel does not have the lobby's key. Nothing was changed. Unlock it: systemctl start "
+                "giggles-vault-unlock; its journal says why it could not be."
+            )
+
     def identifier(self, name: str) -> bytes | None:
         """Return which key a folder in the root is encrypted by, None if it is not."""
         with self.folder(name) as folder:
