@@ -317,6 +317,23 @@ def test_a_change_between_the_copy_and_the_removal_is_copied_again(pair: Pair, m
     assert (pair.target / "clip").read_text() == "after!"
 
 
+def test_a_file_opened_for_writing_between_the_copy_and_the_removal_stays(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(pair.source / "clip", "clip")
+    sync, opened = draining.sync, []
+
+    def and_open(folder: int) -> None:
+        sync(folder)
+        opened.append(os.open(pair.source / "clip", os.O_WRONLY | os.O_APPEND))
+
+    monkeypatch.setattr(draining, "sync", and_open)
+    assert pair.drain().busy == 1
+    monkeypatch.undo()
+    os.write(opened[0], b" and more")
+    os.close(opened[0])
+    assert pair.drain().complete
+    assert (pair.target / "clip").read_text() == "clip and more"
+
+
 def test_a_file_made_between_the_copy_and_the_removal_stays(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     sync = draining.sync
 

@@ -125,10 +125,14 @@ def test_what_the_app_deletes_between_copy_and_exchange_does_not_come_back(dropl
     nested.mkdir()
     (nested / "0.ogg").write_bytes(b"audio")
 
+    exchanged = 0
+
     def delete_then_exchange(*arguments: object) -> None:
-        if not droplet.path("audio", user).is_symlink():
-            droplet.path("audio", user, "0.wav").unlink(missing_ok=True)
-            (nested / "0.ogg").unlink(missing_ok=True)
+        nonlocal exchanged
+        exchanged += 1
+        if exchanged == KINDS.index("audio") + 1:
+            droplet.path("audio", user, "0.wav").unlink()
+            (nested / "0.ogg").unlink()
         exchange_in(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(adopt, "exchange_in", delete_then_exchange)
@@ -142,12 +146,17 @@ def test_a_folder_that_the_app_deletes_between_copy_and_exchange_does_not_come_b
 ) -> None:
     user = droplet.write_clips()
 
+    exchanged = 0
+
     def delete_then_exchange(*arguments: object) -> None:
-        shutil.rmtree(droplet.path("audio", user))
+        nonlocal exchanged
+        exchanged += 1
+        if exchanged == KINDS.index("audio") + 1:
+            shutil.rmtree(droplet.path("audio", user))
         exchange_in(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(adopt, "exchange_in", delete_then_exchange)
-    droplet.adopt()
+    assert len(droplet.adopt().problems) == 1
     monkeypatch.undo()
     droplet.write_clips(user, count=1)
     droplet.adopt()

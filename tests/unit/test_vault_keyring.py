@@ -229,6 +229,23 @@ def test_killed_anywhere_while_a_key_is_made_it_is_there_or_not(ring: Ring) -> N
         ring.keyring.rekey(frozenset({"new"}))
 
 
+def test_killed_anywhere_while_a_key_of_the_lobby_is_dropped_no_key_is_damaged(ring: Ring) -> None:
+    doomed, kept = bytes(16), bytes([1]) * 16
+    ring.keyring._store("lobby", kept.hex(), keys.new())
+    call, killed = 0, True
+    while killed:
+        call += 1
+        ring.keyring._store("lobby", doomed.hex(), keys.new())
+        killed = killed_before(call, lambda: ring.keyring.drop_lobby_key(doomed))
+        assert kept in ring.keyring.lobby_keys(), f"killed before call {call}"
+        if doomed in ring.keyring.lobby_keys():
+            ring.keyring.drop_lobby_key(doomed)
+        ring.keyring.tidy()
+        assert list(ring.keyring.lobby_keys()) == [kept]
+        assert list(ring.folder.rglob("*00000000*")) == []
+    assert call > 5
+
+
 # --- on the disk ------------------------------------------------------------------------------------------------------------
 
 

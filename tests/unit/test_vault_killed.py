@@ -182,8 +182,11 @@ def test_killed_anywhere_while_the_lobby_is_renewed_every_file_stays_where_the_a
         assert (droplet.disk.place / "temp" / "scratch").read_bytes() == b"scratch", where
         assert (droplet.disk.place / "clips" / "legacy.wav").read_bytes() == b"legacy", where
 
+    first = droplet.write_clips(count=1)
     calls = calls_of(droplet.renew)
-    for call in spread(calls, 50):
+    droplet.shred(first)
+    forget_links(droplet, first)
+    for call in spread(calls, 60):
         new = droplet.write_clips(count=1)
         before[new] = droplet.contents(new)
         killed_before(call, droplet.renew)

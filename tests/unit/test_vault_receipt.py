@@ -159,6 +159,18 @@ def test_a_receipt_signed_by_another_key_is_found(book: Book, tmp_path: Path) ->
     assert any("Receipt 4" in problem for problem in book.problems())
 
 
+def test_a_receipt_of_another_history_signed_by_the_same_key_is_found(book: Book, tmp_path: Path) -> None:
+    (tmp_path / "earlier").mkdir()
+    earlier = Places(keys=book.places.keys, ledger=tmp_path / "earlier" / "ledger")
+    shutil.copytree(book.places.ledger, earlier.ledger)
+    for number in (3, 4):
+        shutil.rmtree(earlier.ledger / "receipts" / f"{number:06d}")
+    assert Receipts(earlier).issue({"subject": "somebody else", "copies": []}) == 3
+    shutil.rmtree(book.file(3, ""))
+    shutil.copytree(earlier.ledger / "receipts" / "000003", book.file(3, ""))
+    assert book.problems() == ("Receipt 4 does not follow the one before it: one was taken out, put in or exchanged.",)
+
+
 def test_the_same_content_gets_no_second_receipt_even_after_others(book: Book) -> None:
     assert book.receipts.issue({"subject": f"{2:032x}", "copies": []}) == 2
     assert book.receipts.numbers() == [1, 2, 3, 4]
