@@ -16,7 +16,7 @@ from gigglekit.failures.failure import Failure, unexplained
 URL = "http://deb.debian.org/debian/pool/main/l/logrotate/logrotate_3.21.0-1_amd64.deb"
 SECRET = "correct-horse-battery-staple"
 
-# What was really said, by salt 3008, apt 2.6 and 3.0, dpkg 1.21; the state it was said of; and what the explanation must say.
+# What is said, in the words of Python, salt 3008, apt 2.6 and dpkg 1.21, and what the explanation must say.
 SAID: dict[str, tuple[str, list[str]]] = {
     "full": (
         "Failed to commit change: [Errno 28] No space left on device: '/tmp/__salt.tmp.xh9h3_ko' -> '/nowhere/gigglesjdrwql_v'",
@@ -97,7 +97,7 @@ def test_a_known_cause_is_one_paragraph_with_cause_and_remedy(case: str) -> None
     assert "{" not in paragraph
 
 
-def test_every_cause_is_known_by_what_was_really_said() -> None:
+def test_every_cause_is_known_by_what_is_said() -> None:
     hit = {next(cause for cause in CAUSES if cause.is_behind(said)) for said, _ in SAID.values()}
     assert [cause.pattern for cause in CAUSES if cause not in hit] == []
 
