@@ -1,4 +1,5 @@
 include:
+  - common.failures
   - vault.volume
   - vault.folders
   - vault.units
