@@ -187,7 +187,14 @@ def _order(users: Sequence[str], clips: int | None, size: int, threads: int, pau
 
 
 def store(
-    droplet: Droplet, users: Sequence[str], clips: int = 2, *, size: int = 128_000, marker: bytes = b"", threads: int = 4, adopted: bool = True
+    droplet: Droplet,
+    users: Sequence[str],
+    clips: int = 2,
+    *,
+    size: int = 128_000,
+    marker: bytes = b"",
+    threads: int = 4,
+    adopted: bool = True,
 ) -> Written:
     """Have users sign up and store clips; return when all are stored, and the users are adopted (if they shall be)."""
     order = _order(users, clips, size, threads, 0, marker, adopted)
@@ -204,7 +211,8 @@ def storing(droplet: Droplet, users: Sequence[str], *, size: int = 16_000, threa
         stdout=subprocess.PIPE,
     )
     try:
-        assert writer.stdin and writer.stdout
+        assert writer.stdin
+        assert writer.stdout
         writer.stdin.write(_order(users, None, size, threads, pause, b"", False))
         writer.stdin.flush()
         assert writer.stdout.readline() == b"ready\n"
@@ -289,12 +297,20 @@ def vault_ids(droplet: Droplet, *users: str) -> dict[str, str]:
 def adopted(droplet: Droplet, *users: str) -> bool:
     """Tell whether the clips of all these users lie in vaults."""
     paths = " ".join(f"{UPLOADS}/clips/{user}" for user in users)
-    return droplet.shell(f"for path in {paths}; do test -L $path || echo $path; done; ls -d {UPLOADS}/*/.adopting-* 2>/dev/null || true") == ""
+    left = f"for path in {paths}; do test -L $path || echo $path; done; ls -d {UPLOADS}/*/.adopting-* 2>/dev/null || true"
+    return droplet.shell(left) == ""
 
 
-def sql(droplet: Droplet, statement: str) -> str:
-    """Have the neighbour's PostgreSQL do something, as its administrator, and return the rows."""
-    return neighbour(droplet, f"runuser -u postgres -- psql -qAt -v ON_ERROR_STOP=1 -d giggles -c {shlex.quote(statement)}").strip()
+def sql(droplet: Droplet, statement: str, **values: str) -> str:
+    """Have the neighbour's PostgreSQL do something, as its administrator, and return the rows.
+
+    Args:
+        values: what `:'name'` in the statement stands for.
+    """
+    given = " ".join(f"-v {name}={shlex.quote(value)}" for name, value in values.items())
+    return neighbour(
+        droplet, f"cd /; runuser -u postgres -- psql -qAt -v ON_ERROR_STOP=1 {given} -d giggles <<'SQL'\n{statement};\nSQL"
+    ).strip()
 
 
 def neighbour(droplet: Droplet, script: str) -> str:
@@ -302,24 +318,36 @@ def neighbour(droplet: Droplet, script: str) -> str:
     return droplet.driver("exec", "--role", "neighbours", "--", "bash", "-euc", script).stdout.decode()
 
 
-_TABLES = {
-    "auth.users": "id",
-    "public.users": "id",
-    "public.limitless_keys": "user_id",
-    "public.audio_segments": "user_id",
-    "public.laughter_detections": "user_id",
-    "public.processing_logs": "user_id",
-}
+_COUNT = """
+SELECT 'auth.users', count(*) FROM auth.users WHERE id = :'user'
+UNION ALL SELECT 'public.users', count(*) FROM public.users WHERE id = :'user'
+UNION ALL SELECT 'public.limitless_keys', count(*) FROM public.limitless_keys WHERE user_id = :'user'
+UNION ALL SELECT 'public.audio_segments', count(*) FROM public.audio_segments WHERE user_id = :'user'
+UNION ALL SELECT 'public.laughter_detections', count(*) FROM public.laughter_detections WHERE user_id = :'user'
+UNION ALL SELECT 'public.processing_logs', count(*) FROM public.processing_logs WHERE user_id = :'user'
+"""
 
 
 def rows(droplet: Droplet, user: str) -> dict[str, int]:
     """Return how many rows of a user each table has."""
-    counts = ", ".join(f"(SELECT count(*) FROM {table} WHERE {column} = '{user}')" for table, column in _TABLES.items())
-    return dict(zip(_TABLES, map(int, sql(droplet, f"SELECT {counts}").split("|")), strict=True))
+    counted = (line.split("|") for line in sql(droplet, _COUNT, user=user).splitlines())
+    return {table: int(number) for table, number in counted}
+
+
+def add_log(droplet: Droplet, user: str) -> None:
+    """Give a user a row in the table that the app's routes do not write."""
+    sql(droplet, "INSERT INTO public.processing_logs (user_id, date, status) VALUES (:'user', now(), 'completed')", user=user)
+
+
+def add_detection(droplet: Droplet, user: str, path: str) -> None:
+    """Give a user a further row that names a clip."""
+    statement = (
+        "INSERT INTO public.laughter_detections (user_id, audio_segment_id, timestamp, probability, clip_path) "
+        "SELECT user_id, id, now(), 0.5, :'path' FROM public.audio_segments WHERE user_id = :'user' LIMIT 1"
+    )
+    sql(droplet, statement, user=user, path=path)
 
 
 def forgotten(droplet: Droplet, users: Sequence[str]) -> None:
     """Take users out of the database, so that a later nightly job or sweep of another test does not meet them."""
-    listed = ", ".join(f"'{user}'" for user in users)
-    if users:
-        sql(droplet, f"DELETE FROM auth.users WHERE id IN ({listed})")
+    sql(droplet, "DELETE FROM auth.users WHERE id = ANY (string_to_array(:'users', ',')::uuid[])", users=",".join(users))

@@ -22,9 +22,9 @@ NO_IDS = {
     "''": "empty",
     "6F1C1B1E-1111-4222-8333-944445555666": "upper-case",
     "[6f1c1b1e-1111-4222-8333-944445555666]": "list",
-    "{a: b}": "dict",
-    "17": "int",
-    "null": "NoneType",
+    "{a: b}": "one text",
+    "17": "number",
+    "null": "none was given",
 }
 
 

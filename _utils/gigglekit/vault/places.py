@@ -154,7 +154,7 @@ def user_id(value: object) -> str:
     elif isinstance(value, str):
         why = "it is no UUID"
     else:
-        why = f"it is a {type(value).__name__}, and one id is needed"
+        why = "none was given" if value is None else "it is a list, a number or the like, and one text is needed"
     raise RefusedError(
         f"This is no user's id: {why}. Nothing was erased. Give it as the app's database has it, for example "
         "user_id=6f1c1b1e-1111-4222-8333-944445555666; salt-call giggles.vaults lists those that have a vault."

@@ -138,7 +138,7 @@ class Database:
         if hidden:
             raise DatabaseError(
                 f"Row level security hides rows of {', '.join(hidden)} from the account of giggles:secrets:app:DATABASE_URL, so nobody "
-                "could say whether all were deleted. Nothing was changed. Use the account that owns the tables (postgres on Supabase)."
+                "could say whether all were deleted. Nothing in it was changed. Use the account that owns the tables (Supabase: postgres)."
             )
 
 
