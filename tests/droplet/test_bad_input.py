@@ -138,10 +138,10 @@ def no_names(droplet: Droplet) -> Iterator[None]:
     """Let no name outside of the trial have an address: what a droplet without a network mostly looks like."""
     nothing = "/etc/dnsmasq.d/nothing.conf"
     try:
-        neighbours(droplet, f"printf 'local=/%s/\\n' org com net io > {nothing}; systemctl restart dnsmasq")
+        neighbours(droplet, f"printf 'local=/%s/\\n' org com net io > {nothing}; systemctl reset-failed dnsmasq; systemctl restart dnsmasq")
         yield
     finally:
-        neighbours(droplet, f"rm -f {nothing}; systemctl restart dnsmasq")
+        neighbours(droplet, f"rm -f {nothing}; systemctl reset-failed dnsmasq; systemctl restart dnsmasq")
 
 
 @contextmanager
@@ -682,9 +682,12 @@ def test_a_killed_bootstrap_can_be_run_again(droplet: Droplet, good: Pillar, tol
             [str(DRIVER), "exec", "--name", droplet.name, "--", BOOTSTRAP, "--non-interactive"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        droplet.wait_for("Salt to converge", lambda: droplet.exec(["pgrep", "-f", "[s]alt-call.*state.apply"], check=False).returncode == 0)
-        time.sleep(1.5)
-        droplet.shell("kill -9 $(pgrep -f '[s]alt-call.*state.apply') $(pgrep -f '[b]ootstrap.sh --non-interactive')")
+        # In the middle of it: the first of the two files is back.
+        half = "[ -e /etc/sysctl.d/99-zz-giggles.conf ]"
+        droplet.shell(
+            f"for _ in $(seq 6000); do if {half}; then break; fi; sleep 0.01; done; {half}; "
+            "kill -9 $(pgrep -f '[s]alt-call.*state.apply') $(pgrep -f '[b]ootstrap.sh --non-interactive')"
+        )
         said, _ = run.communicate(timeout=60)
         code, text = bootstrap(droplet, "--non-interactive")
     told += [said, text]

@@ -19,7 +19,7 @@ from .leaking import leaks, secrets_of, watched
 BOOTSTRAP = "/srv/giggles-salt/bootstrap.sh"
 DROPLET_PILLAR = "/etc/giggles/pillar/droplet.sls"
 ANSWERS = "/root/giggles-answers.yaml"
-ROWS = ("ssh", "firewall", "bans", "web", "app", "certificate", "nightly")
+ROWS = ("ssh", "firewall", "bans", "web", "app", "certificate", "clips", "nightly")
 GENERATED = ("SECRET_KEY", "ENCRYPTION_KEY")
 KEY = re.compile(r"(?m)^  (\S+) +(up|DOWN|MISSING) ")
 

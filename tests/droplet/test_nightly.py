@@ -156,9 +156,9 @@ def test_a_good_night_writes_clips_that_only_the_app_reads(droplet: Droplet, use
     assert len(clips) == 2
     for clip in clips:
         assert re.fullmatch(r"\d{8}_\d{6}-\d{8}_\d{6}_laughter_\d+-\d\d_\d+\.wav giggles:giggles 640 128044", clip)
-    folders = droplet.shell(f"stat -c '%U:%G %a' {CLIPS} {CLIPS}/{user} {CLIPS}/../audio/{user}").splitlines()
+    folders = droplet.shell(f"stat -L -c '%U:%G %a' {CLIPS} {CLIPS}/{user} {CLIPS}/../audio/{user}").splitlines()
     assert folders == ["giggles:giggles 750"] * 3
-    assert droplet.shell(f"ls {CLIPS}/../audio/{user}") == "", "a recording is erased once it is processed"
+    assert droplet.shell(f"ls {CLIPS}/../audio/{user}/") == "", "a recording is erased once it is processed"
     # What the job writes is how the states want it: they have nothing to put right.
     assert droplet.apply("app.folders").changed == {}
 
