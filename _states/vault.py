@@ -17,9 +17,10 @@ Where the kernel cannot encrypt folders, ``vault.formed`` says so, and the other
 from pathlib import Path
 
 from gigglekit.files import tree as files_tree
+from gigglekit.kernel import mounts
 from gigglekit.vault import device as vault_device
 from gigglekit.vault.errors import VaultError
-from gigglekit.vault.places import ENCRYPTED, KINDS, PLAIN, VAULTS, Places
+from gigglekit.vault.places import ENCRYPTED, KINDS, LOBBY, PLAIN, VAULTS, Places
 
 
 def __virtual__():
@@ -108,7 +109,7 @@ def filled(name, device):
 
     places, test = Places(), __opts__["test"]
     try:
-        if places.mode() != ENCRYPTED:
+        if not _encrypted(places, test):
             return ret
         old = migrate.find(places)
         if not old.files and not old.leftover:
@@ -165,9 +166,9 @@ def ready(name):
             done.append("keys made")
         if receipts.prepare(dry_run=test):
             done.append("signing key made")
-        if places.mode() == ENCRYPTED:
+        if _encrypted(places, test):
             done += _ready_inside(places, keyring, test)
-    except VaultError as error:
+    except (VaultError, mounts.MountError) as error:
         ret.update(result=False, comment=str(error))
         return ret
     except OSError as error:
@@ -180,6 +181,11 @@ def ready(name):
     return ret
 
 
+def _encrypted(places, test):
+    # With test=True, what ``vault.formed`` would write down is not there yet.
+    return not vault_device.unsupported() if test else places.mode() == ENCRYPTED
+
+
 def _ready_inside(places, keyring, test):
     from gigglekit.vault import lobby, unlock
     from gigglekit.vault.ledger import Ledger
@@ -189,15 +195,20 @@ def _ready_inside(places, keyring, test):
         return ["folders made"]
     done = []
     with places.locked(), mounted(places) as volume:
+        lacking = mounts.missing(str(places.uploads), vault_device.MOUNT_OPTIONS)
+        if lacking:
+            done.append(f"mounted {', '.join(lacking)}")
+            if not test:
+                mounts.remount(str(places.uploads), vault_device.MOUNT_OPTIONS)
         if unlock.locked(volume, keyring):
             done.append("unlocked")
             if not test:
-                unlock.unlock(volume, keyring)
+                unlock.unlock(volume, keyring, Ledger(places))
         try:
             done += volume.prepare(keyring, dry_run=test)
         except VaultError:
             # Something has content and is not encrypted: a new lobby takes it in.
-            if not lobby.renew(volume, keyring, Ledger(places), seconds=10).complete:
+            if test or not lobby.renew(volume, keyring, Ledger(places), seconds=10).complete:
                 raise
             done += [*volume.prepare(keyring), "what lay unencrypted in the lobby was moved into an encrypted one"]
     return done
@@ -205,7 +216,7 @@ def _ready_inside(places, keyring, test):
 
 def private(name, user, group, limit=50):
     """
-    Everything in the vaults belongs to the app and nobody else can read it.
+    Everything in the vaults belongs to the app and nobody else can read it, and nothing lies beside them unencrypted.
 
     name
         Not used; any text.
@@ -230,7 +241,7 @@ def private(name, user, group, limit=50):
         owner = places.owner()
         wanted = files_tree.Wanted(owner.uid, owner.gid, owner.folder_mode, owner.file_mode)
         around = files_tree.Wanted(0, owner.gid, owner.folder_mode, owner.file_mode)
-        refused, more = [], 0
+        refused, more = [f"{path}, which is not encrypted" for path in _strangers(places)], 0
         for vault in sorted(entry for entry in vaults.iterdir() if entry.is_dir() and not entry.is_symlink()):
             kinds = [kind for kind in KINDS if (vault / kind).is_dir() and not (vault / kind).is_symlink()]
             reports = [files_tree.repair(vault / kind, wanted, limit=limit, dry_run=test) for kind in kinds]
@@ -253,3 +264,11 @@ def private(name, user, group, limit=50):
         ret["result"] = False
         ret["comment"] += f" {len(refused)} were left alone: {'; '.join(refused[:5])}. Find out who made them, then remove or replace them."
     return ret
+
+
+def _strangers(places):
+    """Return what lies in the root of the volume, where nothing is encrypted, and does not belong there."""
+    from gigglekit.vault.volume import BESIDE
+
+    known = {VAULTS, BESIDE, "lost+found", *LOBBY}
+    return sorted(str(entry) for entry in places.uploads.iterdir() if entry.name not in known)

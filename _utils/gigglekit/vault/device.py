@@ -13,6 +13,7 @@ from gigglekit.command import CommandTimeoutError, Outcome, run
 from gigglekit.vault.errors import RefusedError, VaultError
 
 LABEL = "giggles-vault"
+MOUNT_OPTIONS = ("nodev", "nosuid", "noexec", "noatime")
 _MEBIBYTE = 1024**2
 _RESERVE_MB = 1024
 """Room that an image leaves on the file system it lies on."""

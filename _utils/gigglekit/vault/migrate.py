@@ -19,6 +19,7 @@ from gigglekit.command import CommandTimeoutError, run
 from gigglekit.files import draining, overwriting
 from gigglekit.vault import plain
 from gigglekit.vault.adopt import entries, link_target
+from gigglekit.vault.device import MOUNT_OPTIONS
 from gigglekit.vault.errors import BusyError, VaultError
 from gigglekit.vault.keyring import Keyring
 from gigglekit.vault.ledger import Ledger
@@ -26,7 +27,6 @@ from gigglekit.vault.places import KINDS, LOBBY, Places, is_user_id
 from gigglekit.vault.unlock import unlock
 from gigglekit.vault.volume import Volume, mounted, opened
 
-MOUNT_OPTIONS = "nodev,nosuid,noexec,noatime"
 _MOUNT_SECONDS = 60.0
 _SWITCH, _SWITCH_SECONDS = "giggles-vault-switch.service", 3700.0
 
@@ -67,7 +67,7 @@ def copy(places: Places, device: Path, *, at_rest: bool = False) -> int:
     keyring.create()
     with _staged(places, device), mounted(places, places.staging) as volume:
         volume.prepare(keyring)
-        unlock(volume, keyring)
+        unlock(volume, keyring, ledger)
         copied = sum(_carry(places, volume, keyring, ledger, kind) for kind in LOBBY)
         if at_rest:
             _insist_on_all(places, volume, keyring, ledger)
@@ -78,7 +78,7 @@ def copy(places: Places, device: Path, *, at_rest: bool = False) -> int:
 def _staged(places: Places, device: Path) -> Iterator[None]:
     places.staging.mkdir(mode=0o700, exist_ok=True)
     if not os.path.ismount(places.staging):
-        options = MOUNT_OPTIONS if device.is_block_device() else f"loop,{MOUNT_OPTIONS}"
+        options = ",".join(MOUNT_OPTIONS) if device.is_block_device() else f"loop,{','.join(MOUNT_OPTIONS)}"
         _mount(["mount", "-t", "ext4", "-o", options, str(device), str(places.staging)])
     try:
         yield
