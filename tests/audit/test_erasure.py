@@ -385,7 +385,7 @@ def test_with_all_keys_that_are_left_only_the_others_clips_can_be_read(shredded:
         shredded.volume.mount()
         shredded.key_disk.mount()
         with droplet.volume() as volume:
-            unlock.unlock(volume, droplet.keyring)
+            unlock.unlock(volume, droplet.keyring, droplet.ledger)
             assert droplet.vault_id(shredded.erased) not in volume.vault_ids()
         gone = {shredded.erased, shredded.users[3]}
         read = [digest(path.read_bytes()) for path in droplet.disk.place.glob("vaults/*/*/*.wav")]

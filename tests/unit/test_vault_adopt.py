@@ -92,15 +92,20 @@ def test_the_app_cannot_put_anything_where_it_would_not_be_encrypted(droplet: Dr
         pass
 
 
-def test_a_file_that_is_being_written_is_waited_for(droplet: Droplet) -> None:
+def test_a_file_that_is_being_written_is_waited_for_and_never_there_in_part(droplet: Droplet) -> None:
     user = droplet.write_clips()
-    with droplet.path("clips", user, "0.wav").open("ab") as file:
+    path = droplet.path("clips", user, "0.wav")
+    with path.open("ab", buffering=0) as file:
         report = droplet.adopt(seconds=0)
         assert (report.waiting, report.problems) == (1, [])
-        assert droplet.path("clips", user).is_symlink()
         file.write(b"the end")
+        assert path.read_bytes().endswith(b"the end")
+        assert not droplet.path("clips", user).is_symlink()
+        # Nobody waits for it in the other folder.
+        assert droplet.path("audio", user).is_symlink()
     assert droplet.adopt().waiting == 0
-    assert droplet.path("clips", user, "0.wav").read_bytes().endswith(b"the end")
+    assert droplet.path("clips", user).is_symlink()
+    assert path.read_bytes().endswith(b"the end")
     assert users_of(droplet.disk.place / "clips") == [user]
 
 

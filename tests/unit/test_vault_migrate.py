@@ -73,7 +73,7 @@ class Server:
             migrate.erase_before(self.places)
         keyring = Keyring(self.places)
         with volume.mounted(self.places) as opened:
-            unlock.unlock(opened, keyring)
+            unlock.unlock(opened, keyring, Ledger(self.places))
             opened.prepare(keyring)
 
     def contents(self) -> dict[str, str]:

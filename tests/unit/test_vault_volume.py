@@ -14,6 +14,7 @@ from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import fscrypt_key
 from gigglekit.vault.ledger import Ledger
 from gigglekit.vault.places import LOBBY, Places, is_user_id
+from gigglekit.vault.shred import HeldOpenError
 
 from tests.unit import vault_volume
 from tests.unit.vault_volume import NOBODY, AsApp, Droplet, Holder
@@ -116,9 +117,9 @@ def test_after_a_mount_everything_is_locked_until_it_is_unlocked(droplet: Drople
     assert not droplet.path("clips", users[0]).exists()
     with droplet.volume() as volume:
         assert unlock.locked(volume, droplet.keyring) == list(droplet.keyring.lobby_keys())
-        assert unlock.unlock(volume, droplet.keyring) == 3
+        assert unlock.unlock(volume, droplet.keyring, droplet.ledger) == 3
         assert unlock.locked(volume, droplet.keyring) == []
-        assert unlock.unlock(volume, droplet.keyring) == 3
+        assert unlock.unlock(volume, droplet.keyring, droplet.ledger) == 3
     assert {user: droplet.contents(user) for user in users} == before
 
 
@@ -150,7 +151,7 @@ def test_on_a_locked_volume_nothing_is_adopted_renewed_or_erased(droplet: Drople
         with pytest.raises(VaultError, match="is locked"):
             act()
     with droplet.volume() as volume:
-        unlock.unlock(volume, droplet.keyring)
+        unlock.unlock(volume, droplet.keyring, droplet.ledger)
     assert droplet.contents(user) == before
     assert droplet.adopt().problems == []
     assert droplet.renew().complete
@@ -161,7 +162,7 @@ def test_a_key_that_cannot_be_unwrapped_is_an_error_and_no_key_is_told(droplet: 
     (user,) = droplet.adopted()
     next(droplet.places.keys.rglob(f"{droplet.vault_id(user)}.key")).write_bytes(bytes(40))
     with droplet.volume() as volume, pytest.raises(VaultError, match="cannot be unwrapped"):
-        unlock.unlock(volume, droplet.keyring)
+        unlock.unlock(volume, droplet.keyring, droplet.ledger)
 
 
 def test_an_erased_user_is_not_unlocked_again(droplet: Droplet) -> None:
@@ -170,7 +171,7 @@ def test_an_erased_user_is_not_unlocked_again(droplet: Droplet) -> None:
     assert root is not None
     droplet.shred(user)
     with droplet.volume() as volume:
-        assert unlock.unlock(volume, droplet.keyring) == 2
+        assert unlock.unlock(volume, droplet.keyring, droplet.ledger) == 2
         assert fscrypt.status(volume.root, fscrypt.identifier_for(fscrypt_key(root))) is fscrypt.Status.ABSENT
     assert droplet.contents(other)
 
@@ -257,3 +258,16 @@ def test_a_damaged_configuration_is_an_error_and_never_plain(tmp_path: Path, con
 def test_an_id_is_a_uuid_in_lower_case_and_nothing_else(text: str) -> None:
     assert is_user_id("6f1c1b1e-1111-4222-8333-944445555666")
     assert not is_user_id(text)
+
+
+def test_unlocking_does_not_undo_an_erasure_that_is_held_up(droplet: Droplet) -> None:
+    user, other = droplet.adopted(2)
+    with Holder(droplet.path("clips", user, "0.wav")), pytest.raises(HeldOpenError):
+        droplet.shred(user)
+    droplet.disk.unmount()
+    droplet.disk.mount()
+    with droplet.volume() as volume:
+        unlock.unlock(volume, droplet.keyring, droplet.ledger)
+    assert not droplet.path("clips", user, "0.wav").exists()
+    assert droplet.path("clips", other, "0.wav").exists()
+    assert droplet.shred(user).receipt == 1

@@ -185,6 +185,22 @@ def is_being_written(file: int) -> bool:
     return False
 
 
+def is_quiet(folder: int) -> bool:
+    """Tell whether nobody has a file that lies directly in an open folder open for writing."""
+    for name in _names(folder):
+        try:
+            file = os.open(name, _READ, dir_fd=folder)
+        except OSError:
+            # Gone, or no file that could be written to.
+            continue
+        try:
+            if stat.S_ISREG(os.fstat(file).st_mode) and is_being_written(file):
+                return False
+        finally:
+            os.close(file)
+    return True
+
+
 @contextlib.contextmanager
 def _leases_break_quietly() -> Iterator[None]:
     # Whoever opens the file for writing in the microseconds of our lease has the kernel send us SIGIO, which would end us.

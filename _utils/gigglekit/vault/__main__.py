@@ -17,6 +17,7 @@ _APP_UNITS = ("giggles.service",)
 def _unlock() -> int:
     from gigglekit.vault import places, unlock
     from gigglekit.vault.keyring import Keyring
+    from gigglekit.vault.ledger import Ledger
     from gigglekit.vault.volume import mounted
 
     here = places.Places()
@@ -24,7 +25,7 @@ def _unlock() -> int:
         print(f"Clips lie unencrypted on this droplet ({here.reason()}); there is nothing to unlock.")
         return 0
     with here.locked(), mounted(here) as volume:
-        print(f"{unlock.unlock(volume, Keyring(here))} keys given to the kernel.")
+        print(f"{unlock.unlock(volume, Keyring(here), Ledger(here))} keys given to the kernel.")
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from gigglekit.vault.volume import Volume, opened
 _ASIDE = ".adopting-"
 """Before a user's id: the link that is about to take the folder's place, then the folder that it has been exchanged for."""
 _WRITER_SECONDS = 3.0
+_PAUSE = 0.02
 
 
 @dataclass
@@ -101,7 +103,11 @@ def _adopt(volume: Volume, keyring: Keyring, ledger: Ledger, lobby: int, kind: s
             # What a killed run has exchanged already moves first: it is older than what lies there now.
             _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
             with opened(user, lobby) as folder:
-                copied = draining.copy(folder, vault, volume.owner)
+                copied = _copy_when_quiet(folder, vault, volume.owner, seconds)
+            if copied is None:
+                # It is encrypted where it lies; the next round comes in a second.
+                report.waiting += 1
+                return
             try:
                 _exchange_for_link(lobby, user, link_target(vault_id, kind))
             except FileNotFoundError:
@@ -115,6 +121,23 @@ def _adopt(volume: Volume, keyring: Keyring, ledger: Ledger, lobby: int, kind: s
         drained = _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
         report.files += drained.files
         report.waiting += not drained.complete
+
+
+def _copy_when_quiet(folder: int, vault: int, owner: draining.Owner, seconds: float) -> draining.Drained | None:
+    """Copy a folder while nobody has a file of it open for writing; None if somebody always had.
+
+    A file that is exchanged for its copy while it is written would be there only in part until it is moved after it.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        if draining.is_quiet(folder):
+            copied = draining.copy(folder, vault, owner)
+            if draining.is_quiet(folder):
+                return copied
+            draining.take_back(None, vault, copied)
+        if time.monotonic() > end:
+            return None
+        time.sleep(_PAUSE)
 
 
 def take_in(volume: Volume, keyring: Keyring, ledger: Ledger, old: int, kind: str, seconds: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gigglekit.vault import fscrypt
 from gigglekit.vault.keyring import Keyring, fscrypt_key
+from gigglekit.vault.ledger import Ledger
 from gigglekit.vault.volume import Volume
 
 
@@ -20,8 +21,10 @@ def locked(volume: Volume, keyring: Keyring) -> list[bytes]:
     ]
 
 
-def unlock(volume: Volume, keyring: Keyring) -> int:
+def unlock(volume: Volume, keyring: Keyring, ledger: Ledger) -> int:
     """Give the kernel the keys of the lobby and of every vault; return how many.
+
+    Not those of users who were asked to be erased: an erasure that was held up must not be undone by a reboot.
 
     Raises:
         VaultError: a key cannot be unwrapped, or the kernel does not take it.
@@ -29,7 +32,7 @@ def unlock(volume: Volume, keyring: Keyring) -> int:
     roots = [*keyring.lobby_keys().values()]
     for vault_id in keyring.vaults():
         root = keyring.root_key(vault_id)
-        if root is not None:
+        if root is not None and ledger.tombstone(vault_id) is None:
             roots.append(root)
     for root in roots:
         fscrypt.add_key(volume.root, fscrypt_key(root))
