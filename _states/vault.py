@@ -104,8 +104,8 @@ def filled(name, device):
             - device: /var/lib/giggles/vault.img
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "No clip lies outside the volume."}
-    # What moves and overwrites is imported only where there is something to move: this runs with every converge.
     from gigglekit.vault import migrate
+    from gigglekit.vault.keyring import Keyring
 
     places, test = Places(), __opts__["test"]
     try:
@@ -120,6 +120,8 @@ def filled(name, device):
             )
             return ret
         if old.files:
+            with places.locked():
+                Keyring(places).create()
             migrate.copy(places, Path(device))
             migrate.start_switch()
             ret["changes"]["moved"] = old.files
@@ -162,10 +164,11 @@ def ready(name):
         if test and not keyring.exists():
             ret.update(result=None, changes={"keys": "new"}, comment="Keys and folders would be made.")
             return ret
-        if not test and keyring.create():
-            done.append("keys made")
-        if receipts.prepare(dry_run=test):
-            done.append("signing key made")
+        with places.locked():
+            if not test and keyring.create():
+                done.append("keys made")
+            if receipts.prepare(dry_run=test):
+                done.append("signing key made")
         if _encrypted(places, test):
             done += _ready_inside(places, keyring, test)
     except (VaultError, mounts.MountError) as error:
