@@ -57,7 +57,7 @@ def formed(name, size_mb, device=None):
                 f"Clips are to lie encrypted on this droplet, and now {reason}. Nothing was changed, and the app does not start without "
                 "its volume. Boot the kernel that was there before, or install what is missing, then apply again."
             )
-        todo = [] if reason else vault_device.missing(wanted)
+        todo = [] if reason else vault_device.missing(wanted, places.uploads)
         if mode != before:
             ret["changes"]["mode"] = {"old": before, "new": mode}
         if todo:

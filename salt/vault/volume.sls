@@ -58,6 +58,8 @@ vault-formed:
     - follow_symlinks: False
     - check_cmd: /usr/local/lib/giggles/verify-unit {{ unit }}
     - require:
+      # A choice that is refused is not written down: at the next boot it would be mounted.
+      - vault: vault-formed
       - file: unit-verifier-installed
       - file: vault-installed
       - file: vault-is-open-installed

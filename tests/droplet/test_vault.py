@@ -16,6 +16,7 @@ from . import clips
 from .clips import IMAGE, KEYS, LEDGER, UPLOADS, Written, ask, library, new_users, storing, wrong
 from .conftest import Droplet
 from .load import under_load
+from .test_app import chosen
 from .test_bad_input import paragraph
 from .test_drift import Mutation, gone, has, judge, repair, stopped
 
@@ -504,4 +505,50 @@ def test_what_lies_unencrypted_beside_the_vaults_is_for_somebody_to_decide(dropl
         assert droplet.shell(f"cat {foreign}/clip.wav") == "clear\n"
     finally:
         droplet.shell(f"chattr -i {UPLOADS}; rm -rf {foreign}; chattr +i {UPLOADS}")
+    assert droplet.converge().changed == {}
+
+
+# --- what somebody may choose -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def devices(droplet: Droplet) -> Iterator[dict[str, str]]:
+    """Return block devices by what lies on them."""
+    made = {
+        "ext4": "mkfs.ext4 -q $file",
+        "random": "head -c 65536 /dev/urandom | dd of=$file conv=notrunc bs=1M seek=1 status=none",
+        "empty": "true",
+    }
+    found = {}
+    for name, fill in made.items():
+        file = f"/root/device-{name}"
+        found[name] = droplet.shell(f"file={file}; truncate -s 64M $file; {fill}; losetup --find --show $file").strip()
+    yield found
+    droplet.shell("".join(f"losetup -d {device}; rm /root/device-{name};" for name, device in found.items()))
+
+
+def test_a_wrong_choice_is_refused_and_harms_nothing(droplet: Droplet, written: Written, devices: dict[str, str]) -> None:
+    wrong_choices: dict[str, tuple[dict[str, Any], str]] = {
+        "smaller": ({"size_mb": 512}, "never shrunk.*nothing was changed.*1024 or more"),
+        "no room": ({"size_mb": 16_000_000}, "MB free.*Nothing was changed.*size_mb"),
+        "missing": ({"device": "/dev/disk/by-id/none"}, "names /dev/disk/by-id/none, which is not there.*ls /dev/disk/by-id"),
+        "no device": ({"device": "/dev/null"}, "no block device"),
+        "with ext4": ({"device": devices["ext4"]}, "holds data.*never formatted; nothing was changed"),
+        "with bytes": ({"device": devices["random"]}, "holds data.*never formatted; nothing was changed"),
+        "empty": ({"device": devices["empty"]}, f"lie on {IMAGE}.*nothing was changed"),
+    }  # fmt: skip
+    kept = f"/etc/giggles/vault.json {UNITS}/var-lib-giggles-uploads.mount {UNITS}/giggles-vault-*"
+    sums = f"sha256sum {' '.join(devices.values())} {kept}; stat -c '%n %s %i' {IMAGE}"
+    before = droplet.shell(sums)
+    with under_load(droplet, clients=1) as load:
+        for name, (choice, words) in wrong_choices.items():
+            with chosen(droplet, lambda top, choice=choice: top["vault"].update(choice)):
+                looked, told = droplet.apply("vault", "test=True"), droplet.apply("vault")
+            print(f"--- {name}")
+            assert told.code == 2, told.text
+            assert looked.failed["vault-formed"] == told.failed["vault-formed"]
+            paragraph(told.failed["vault-formed"], words)
+    assert droplet.shell(sums) == before
+    assert load.lost == {}
+    assert wrong(droplet, written.without(*written.users[5:])) == []
     assert droplet.converge().changed == {}

@@ -84,16 +84,42 @@ def superblock(path: Path) -> Superblock | None:
     return Superblock(label, bool(incompatible & _ENCRYPT), blocks * (1024 << log_size))
 
 
-def missing(wanted: Wanted) -> list[str]:
+def mounted_from(place: Path, mounts: Path = Path("/proc/self/mountinfo"), blocks: Path = Path("/sys/dev/block")) -> Path | None:
+    """Return the image file or block device that is mounted at a place, None if nothing is.
+
+    Source: proc(5) on mountinfo; Documentation/ABI/testing/sysfs-block-loop of Linux.
+    """
+    found = None
+    for line in mounts.read_text().splitlines():
+        fields = line.split()
+        if fields[4] == str(place):
+            # Of several mounts on one place the last one is on top.
+            found = (fields[2], fields[fields.index("-") + 2])
+    if found is None:
+        return None
+    number, source = found
+    try:
+        return Path((blocks / number / "loop/backing_file").read_text().strip())
+    except OSError:
+        return Path(source)
+
+
+def missing(wanted: Wanted, place: Path) -> list[str]:
     """Return, in words, what has to be done so that the volume can be mounted; an empty list if nothing has.
 
+    Arguments:
+        wanted: what the volume shall lie on.
+        place: where it is mounted.
+
     Raises:
-        RefusedError: it would destroy data, or shrink the volume.
+        RefusedError: it would destroy data, shrink the volume, or leave the clips behind on another one.
         VaultError: there is no room for it.
     """
     found = superblock(wanted.path)
+    todo = _missing_on_device(wanted, found) if wanted.device else []
+    _insist_on_the_same(wanted, place)
     if wanted.device:
-        return _missing_on_device(wanted, found)
+        return todo
     if not wanted.image.exists():
         _insist_on_room(wanted, wanted.size_mb)
         return [f"{wanted.image} made, {wanted.size_mb} MB"]
@@ -112,6 +138,20 @@ def missing(wanted: Wanted) -> list[str]:
         _insist_on_room(wanted, wanted.size_mb - size_mb)
         return [f"{wanted.image} grown from {size_mb} to {wanted.size_mb} MB"]
     return []
+
+
+def _insist_on_the_same(wanted: Wanted, place: Path) -> None:
+    current = mounted_from(place)
+    if current is None and wanted.device and wanted.image.exists():
+        # After the next boot it would have been the device.
+        current = wanted.image
+    if current is not None and current.resolve() != wanted.path.resolve():
+        raise RefusedError(
+            f"The clips of this droplet lie on {current}, and the pillar now names {wanted.path}. Clips do not move from one volume to "
+            "another by themselves, so nothing was changed. Set giggles:vault:device back. To move: stop giggles.service and "
+            f"var-lib-giggles-uploads.mount, copy the volume as a whole (dd if={current} of={wanted.path} bs=4M conv=fsync), move the "
+            "old one away, change the pillar and apply."
+        )
 
 
 def _missing_on_device(wanted: Wanted, found: Superblock | None) -> list[str]:
