@@ -46,7 +46,10 @@ _RISKS = {
     ),
     "lobby": "None beyond those of the key ring.",
     "legacy clips": "None beyond those of the lobby.",
-    "plain files": "A disk that moves blocks, or a snapshot of this droplet, may hold earlier copies: delete snapshots from before.",
+    "plain files": (
+        "The name of the user's folder, which is the user's id, stays taken by a link. A disk that moves blocks, or a snapshot of this "
+        "droplet, may hold earlier copies: delete snapshots from before."
+    ),
     "database": "Its provider's own backups and logs keep the rows until they expire.",
     "backup": "No backup is made by this droplet. A copy made by other means is not reached.",
 }
@@ -92,7 +95,7 @@ class Outcome:
         receipt: number of the receipt.
         confirmed: the user had been erased before, and nothing has come back.
         copies: what the receipt says of each copy.
-        key_destroyed_after: seconds from the call until the last key was destroyed; None if an earlier run did that.
+        key_destroyed_after: seconds from the call until the key was destroyed on every disk; None if an earlier run did that.
     """
 
     vault_id: str
@@ -190,7 +193,9 @@ def shred(places: Places, given: object, database: Database | None, restart_app:
             confirmed = _confirm_or_refuse(run, volume)
             if confirmed is not None:
                 return confirmed
-            journal = {"started": now(), "done": {}}
+            identifier = _identifier(run, volume) if volume is not None else None
+            # Kept, since the ring will not know it any more when the kernel is asked. It tells nothing of the key.
+            journal = {"started": now(), "identifier": (identifier or b"").hex(), "done": {}}
         else:
             _refuse(run, volume)
         run.journal = journal
@@ -384,8 +389,9 @@ def _is_file(path: Path) -> bool:
 
 def _erase_encrypted(run: _Run, volume: Volume) -> None:
     run.step("links", lambda: _block(run, volume))
-    run.step("key", lambda: _forget_key(run, volume))
+    # From here on nothing on any disk opens the user's clips, however long the kernel takes to clear what it has in memory.
     run.step("key ring", lambda: _destroy_wrapped(run))
+    run.step("key", lambda: _forget_key(run, volume))
     run.step("ciphertext", lambda: _remove_ciphertext(run, volume))
     trouble: DatabaseError | None = None
     try:
@@ -417,8 +423,8 @@ def _block(run: _Run, volume: Volume) -> dict[str, Any]:
 
 
 def _forget_key(run: _Run, volume: Volume) -> dict[str, Any]:
-    identifier = _identifier(run, volume)
-    if identifier is None:
+    identifier = bytes.fromhex(run.journal["identifier"])
+    if not identifier:
         return {"found": 0}
     found = fscrypt.forget(volume.root, identifier, seconds=_FIRST_TRY_SECONDS)
     if found is not fscrypt.Status.ABSENT and any(holder.service == APP_SERVICE for holder in holders.of_path(_fragment(run))):
@@ -429,7 +435,8 @@ def _forget_key(run: _Run, volume: Volume) -> dict[str, Any]:
         raise HeldOpenError(
             "This user is not erased: the kernel still has the key, since files of the user are open in "
             + (", ".join(map(str, held)) or "a process that cannot be seen from here")
-            + ". New files of the user are refused already. End what holds them, then ask again, which goes on where this stopped."
+            + ". On the disk nothing opens them any more, and new files of the user are refused. End what holds them, then ask again, "
+            "which goes on where this stopped."
         )
     return {"found": 1}
 
