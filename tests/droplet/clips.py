@@ -31,7 +31,7 @@ import hashlib, http.client, json, os, socket, struct, sys, threading, time
 order = json.loads(sys.stdin.readline())
 marker = bytes.fromhex(order["marker"])
 stop, lock = threading.Event(), threading.Lock()
-written, failed, tokens, adopted = [], [], {}, {}
+written, failed, tokens, adopted, unanswered = [], [], {}, {}, []
 
 class App(http.client.HTTPConnection):
     def connect(self):
@@ -39,7 +39,17 @@ class App(http.client.HTTPConnection):
         self.sock.settimeout(120)
         self.sock.connect("/run/giggles.sock")
 
-def ask(method, path, body=None, token=None, kind="audio/wav"):
+def ask(*arguments):
+    # A connection that the app had taken when it was told to stop ends without an answer; whoever asked asks again.
+    for last in (False, True):
+        try:
+            return ask_once(*arguments)
+        except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected):
+            unanswered.append(time.monotonic())
+            if last:
+                raise
+
+def ask_once(method, path, body=None, token=None, kind="audio/wav"):
     app = App("localhost", timeout=120)
     headers = {"Content-Type": kind}
     if token:
@@ -116,7 +126,7 @@ for thread in threads:
 end = time.monotonic() + 60
 while order["adopted"] and len(adopted) < len(tokens) and time.monotonic() < end:
     time.sleep(0.1)
-print(json.dumps({"written": written, "failed": failed, "tokens": tokens, "adopted": adopted}))
+print(json.dumps({"written": written, "failed": failed, "tokens": tokens, "adopted": adopted, "unanswered": len(unanswered)}))
 """
 
 # Reads clips by the app and by their paths; prints JSON: what is not as it was.
@@ -155,12 +165,14 @@ class Written:
         failed: what did not go well, with user, request and status.
         tokens: what each user signs in with, by user id.
         adopted: seconds from a user's first request until the folder was a link, by user id.
+        unanswered: how many requests ended without an answer and were asked again.
     """
 
     written: list[list[str]] = dataclasses.field(default_factory=list)
     failed: list[list[Any]] = dataclasses.field(default_factory=list)
     tokens: dict[str, str] = dataclasses.field(default_factory=dict)
     adopted: dict[str, float] = dataclasses.field(default_factory=dict)
+    unanswered: int = 0
 
     @property
     def users(self) -> list[str]:

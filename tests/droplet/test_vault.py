@@ -86,6 +86,7 @@ def links(droplet: Droplet) -> str:
 
 def test_clips_of_fifty_users_are_adopted_while_they_are_stored(droplet: Droplet, written: Written) -> None:
     assert written.failed == []
+    assert written.unanswered == 0
     assert len(written.written) == 200
     assert all(row for *_, row in written.written), "a clip has no row"
     slowest = max(written.adopted.values())
@@ -210,6 +211,7 @@ def test_the_lobbys_key_is_replaced_while_clips_are_stored(droplet: Droplet, wri
     try:
         after = folders(droplet)
         assert load.failed == []
+        assert load.unanswered == 0
         assert len(load.written) > 20
         assert len({after[kind] for kind in clips_kinds()}) == 1
         keys = before["clips"], after["clips"]
@@ -552,3 +554,100 @@ def test_a_wrong_choice_is_refused_and_harms_nothing(droplet: Droplet, written: 
     assert load.lost == {}
     assert wrong(droplet, written.without(*written.users[5:])) == []
     assert droplet.converge().changed == {}
+
+
+# --- clips from before the volume ---------------------------------------------------------------------------------------
+
+# Applies, and kills the apply (and what it has started) as soon as a condition holds; prints whether it came to that.
+_KILLED = """
+import os, signal, subprocess, sys, time
+begun = subprocess.Popen(["salt-call", "--local", "--log-level=error", "state.apply", "vault"], stdin=subprocess.DEVNULL,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+found = False
+while not found and begun.poll() is None:
+    found = subprocess.run(["sh", "-c", sys.argv[1]], stdin=subprocess.DEVNULL).returncode == 0
+if found:
+    if sys.argv[2]:
+        subprocess.run(["systemctl", "kill", "--signal=KILL", sys.argv[2]])
+    os.killpg(begun.pid, signal.SIGKILL)
+begun.wait(300)
+print("killed" if found else "ended")
+"""
+_SWITCH = "giggles-vault-switch"
+_SWITCHING = f"systemctl show -p ActiveState --value {_SWITCH} | grep -qx activating"
+MOMENTS = {
+    "while clips are copied": (f"test $(ls {UPLOADS}.new/vaults 2>/dev/null | wc -l) -gt 3", ""),
+    "while the app is stopped": (f"{_SWITCHING} && ! systemctl -q is-active giggles.service", _SWITCH),
+    "after the folders changed places": (f"test -d {UPLOADS}.before", _SWITCH),
+    "while the old clips are overwritten": (f"test -d {UPLOADS}.before && ! test -d {UPLOADS}.before/audio", ""),
+}
+
+
+@pytest.fixture
+def plain(droplet: Droplet) -> Iterator[Written]:
+    """Turn the droplet into one of before: no volume, no keys, and clips that the app has stored in plain folders."""
+    units = "giggles-vault-adopt giggles-vault-lobby.timer giggles-vault-sweep.timer giggles-vault-unlock var-lib-giggles-uploads.mount"
+    users = new_users(8)
+    droplet.shell(
+        f"systemctl stop giggles.service giggles-nightly.service; systemctl -q disable --now {units}; "
+        f"rm -rf {IMAGE} {UPLOADS} /etc/giggles/vault.json {KEYS} {LEDGER} {UNITS}/*giggles-vault-* {UNITS}/var-lib-giggles-uploads.mount; "
+        "systemctl daemon-reload"
+    )
+    with chosen(droplet, lambda top: top.update(roles=["hardening", "app", "web", "nightly"])):
+        outcome = droplet.apply()
+        assert outcome.code == 0, outcome.failed
+    assert droplet.shell(f"findmnt {UPLOADS} || stat -c %U:%a {UPLOADS}").strip() == "giggles:750"
+    done = clips.store(droplet, users, clips=6, size=64_000, marker=MARKER, adopted=False)
+    assert done.failed == []
+    more = {f"clips/legacy-{number}.wav": os.urandom(30_000).hex() for number in range(4)}
+    more |= {f"audio/{users[0]}/20260101_000000-20260101_003000.ogg": os.urandom(900).hex(), "temp/scratch": "half done"}
+    for name, content in more.items():
+        path = f"{UPLOADS}/{name}"
+        droplet.exec(
+            ["bash", "-euc", f"mkdir -p $(dirname {path}); cat > {path}; chown -R giggles: $(dirname {path})"], stdin=content.encode()
+        )
+    yield done
+    clips.forgotten(droplet, users)
+
+
+def fingerprint(droplet: Droplet) -> dict[str, str]:
+    """Return the hash of every file below the upload folder, by the path that the app has it by."""
+    hashes = droplet.shell(f"cd {UPLOADS}; find -L clips audio temp -type f -print0 | sort -z | xargs -0 -r sha256sum")
+    return {path: digest for digest, path in (line.split("  ", 1) for line in hashes.splitlines())}
+
+
+def test_clips_from_before_the_volume_move_into_it_while_the_app_goes_on(droplet: Droplet, plain: Written) -> None:
+    before = fingerprint(droplet)
+    assert len(before) >= 54
+    new = new_users(2)
+    with under_load(droplet, clients=2) as load, storing(droplet, [*new, *plain.users[:2]]) as more:
+        for name, (condition, unit) in MOMENTS.items():
+            ended = droplet.exec(["/usr/bin/python3", "-c", _KILLED, condition, unit]).stdout.decode().strip()
+            print(f"killed {name}: {ended}")
+            where = droplet.shell(f"findmnt -no SOURCE {UPLOADS} || echo folder; ls -d {UPLOADS}.* 2>/dev/null || true").split()
+            print(f"then the clips lay in {where}")
+            droplet.wait_for("the app", droplet.healthy, seconds=60)
+            assert {path: digest for path, digest in fingerprint(droplet).items() if path in before} == before
+        droplet.shell(f"systemctl reset-failed {_SWITCH}")
+        outcome = droplet.apply()
+        assert outcome.code == 0, outcome.failed or outcome.text
+    try:
+        print(f"{load.answers.total()} requests, the slowest {load.slowest:.1f} s; {len(more.written)} clips stored meanwhile")
+        print(f"{more.unanswered} connections that the app had taken when it was stopped were asked again")
+        assert load.lost == {}
+        assert more.failed == []
+        assert more.unanswered <= len(MOMENTS)
+        assert wrong(droplet, more) == []
+        assert wrong(droplet, plain) == []
+        after = fingerprint(droplet)
+        assert {path: digest for path, digest in after.items() if path in before} == before
+        # Nothing plain is left, on the root disk or in the volume.
+        assert droplet.shell(f"ls -d {UPLOADS}.* 2>/dev/null || true") == ""
+        assert {folder for folder, key in folders(droplet).items() if not key} <= {".", "vaults", ".lobby", "lost+found"}
+        droplet.wait_for("the new users to be adopted", lambda: clips.adopted(droplet, *plain.users, *new), seconds=BOUND_SECONDS)
+        again = droplet.converge()
+        assert again.changed == {}
+        droplet.shell("sync")
+        assert found_in(Path(f"/proc/{droplet.info['leader_pid']}/root{IMAGE}"), [MARKER]) == set()
+    finally:
+        clips.forgotten(droplet, new)

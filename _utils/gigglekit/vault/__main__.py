@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from gigglekit.vault.watch import WAITING
 
 _LOBBY_TRIES, _LOBBY_SECONDS, _LOBBY_PAUSE = 20, 5.0, 30.0
 _APP_UNITS = ("giggles.service",)
+_MOUNT_UNIT = "var-lib-giggles-uploads.mount"
 
 
 def _unlock() -> int:
@@ -76,39 +78,51 @@ def _renew_lobby() -> int:
 
 
 def _switch(device: str) -> int:
-    from gigglekit.command import run
     from gigglekit.vault import migrate, places
 
     here = places.Places()
-
-    def system(*arguments: str) -> None:
-        done = run(["systemctl", *arguments], seconds=300)
-        if done.code != 0:
-            raise VaultError(f"systemctl {' '.join(arguments)} failed: {done.last_words}. Look at its journal, then apply again.")
-
     with here.locked():
         migrate.switch(
             here,
             Path(device),
             Path("/opt/giggles/nightly.lock"),
-            stop_app=lambda: system("stop", *_APP_UNITS),
-            mount=lambda: system("start", "var-lib-giggles-uploads.mount"),
+            stop_app=lambda: _system("stop", *_APP_UNITS),
+            mount=lambda: _system("start", _MOUNT_UNIT),
         )
     return 0
+
+
+def _after_switch() -> int:
+    """However far the switch came, leave the app with its clips."""
+    from gigglekit.vault import places
+
+    here = places.Places()
+    if here.before.exists() and not os.path.ismount(here.uploads):
+        _system("start", _MOUNT_UNIT)
+    return _unlock() if os.path.ismount(here.uploads) else 0
+
+
+def _system(*arguments: str) -> None:
+    from gigglekit.command import run
+
+    done = run(["systemctl", *arguments], seconds=300)
+    if done.code != 0:
+        raise VaultError(f"systemctl {' '.join(arguments)} failed: {done.last_words}. Look at its journal, then apply again.")
 
 
 def main() -> int:
     """Run the command that the process arguments name; errors are one paragraph on standard error."""
     parser = argparse.ArgumentParser(prog="vault", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("unlock", "adopt", "watch", "renew-lobby"):
+    for name in ("unlock", "adopt", "watch", "renew-lobby", "after-switch"):
         commands.add_parser(name)
     commands.add_parser("switch").add_argument("device")
     given = parser.parse_args()
     try:
         if given.command == "switch":
             return _switch(given.device)
-        return {"unlock": _unlock, "adopt": _adopt, "watch": _watch, "renew-lobby": _renew_lobby}[given.command]()
+        acts = {"unlock": _unlock, "adopt": _adopt, "watch": _watch, "renew-lobby": _renew_lobby, "after-switch": _after_switch}
+        return acts[given.command]()
     except VaultError as error:
         print(error, file=sys.stderr)
     except OSError as error:

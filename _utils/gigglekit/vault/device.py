@@ -18,7 +18,13 @@ _MEBIBYTE = 1024**2
 _RESERVE_MB = 1024
 """Room that an image leaves on the file system it lies on."""
 _LOOKED_AT = 4 * _MEBIBYTE
+_ROUNDING = 16 * _MEBIBYTE
+"""A file system may end before its file does: ext4 leaves out a last group that its own tables would fill."""
 _FORMAT_SECONDS = 600.0
+
+# As sysfs marks the name of a file that has none any more.
+_DELETED = " (deleted)"
+_MOUNTS = Path("/proc/self/mountinfo")
 
 # Documentation/filesystems/ext4/super.rst: offsets in the superblock, which begins 1,024 bytes into the volume.
 _SUPERBLOCK, _MAGIC, _ENCRYPT = 1024, 0xEF53, 0x10000
@@ -84,17 +90,12 @@ def superblock(path: Path) -> Superblock | None:
     return Superblock(label, bool(incompatible & _ENCRYPT), blocks * (1024 << log_size))
 
 
-def mounted_from(place: Path, mounts: Path = Path("/proc/self/mountinfo"), blocks: Path = Path("/sys/dev/block")) -> Path | None:
+def mounted_from(place: Path, mounts: Path = _MOUNTS, blocks: Path = Path("/sys/dev/block")) -> Path | None:
     """Return the image file or block device that is mounted at a place, None if nothing is.
 
     Source: proc(5) on mountinfo; Documentation/ABI/testing/sysfs-block-loop of Linux.
     """
-    found = None
-    for line in mounts.read_text().splitlines():
-        fields = line.split()
-        if fields[4] == str(place):
-            # Of several mounts on one place the last one is on top.
-            found = (fields[2], fields[fields.index("-") + 2])
+    found = _mounted(place, mounts)
     if found is None:
         return None
     number, source = found
@@ -102,6 +103,17 @@ def mounted_from(place: Path, mounts: Path = Path("/proc/self/mountinfo"), block
         return Path((blocks / number / "loop/backing_file").read_text().strip())
     except OSError:
         return Path(source)
+
+
+def _mounted(place: Path, mounts: Path) -> tuple[str, str] | None:
+    """Return number and name of the block device that is mounted at a place."""
+    found = None
+    for line in mounts.read_text().splitlines():
+        fields = line.split()
+        if fields[4] == str(place):
+            # Of several mounts on one place the last one is on top.
+            found = (fields[2], fields[fields.index("-") + 2])
+    return found
 
 
 def missing(wanted: Wanted, place: Path) -> list[str]:
@@ -128,7 +140,8 @@ def missing(wanted: Wanted, place: Path) -> list[str]:
             f"{wanted.image} is there, and is not an encrypted volume of this project, so it was left alone. It may be a damaged one: look "
             f"with file {wanted.image} and e2fsck -n {wanted.image}; move it away if nobody needs it, then apply again."
         )
-    size_mb = wanted.image.stat().st_size // _MEBIBYTE
+    size = wanted.image.stat().st_size
+    size_mb = size // _MEBIBYTE
     if size_mb > wanted.size_mb:
         raise RefusedError(
             f"{wanted.image} has {size_mb} MB, and giggles:vault:size_mb asks for {wanted.size_mb}. A volume in use is never shrunk; "
@@ -137,6 +150,11 @@ def missing(wanted: Wanted, place: Path) -> list[str]:
     if size_mb < wanted.size_mb:
         _insist_on_room(wanted, wanted.size_mb - size_mb)
         return [f"{wanted.image} grown from {size_mb} to {wanted.size_mb} MB"]
+    current = _mounted(place, _MOUNTS)
+    # What is mounted is known to its device before it is written to the image.
+    inside = superblock(Path(current[1])) if current else found
+    if inside is not None and inside.size + _ROUNDING < size:
+        return [f"the file system on {wanted.image} grown from {inside.size // _MEBIBYTE} to {size_mb} MB"]
     return []
 
 
@@ -145,6 +163,15 @@ def _insist_on_the_same(wanted: Wanted, place: Path) -> None:
     if current is None and wanted.device and wanted.image.exists():
         # After the next boot it would have been the device.
         current = wanted.image
+    mounted = _mounted(place, _MOUNTS)
+    if mounted is not None and str(current).endswith(_DELETED):
+        image = str(current).removesuffix(_DELETED)
+        raise RefusedError(
+            f"{image} was deleted while it is in use: the clips can still be read, and the next restart would lose them. Nothing was "
+            f"changed. Save them now: systemctl stop giggles.service; mount -o remount,ro {place}; dd if={mounted[1]} of={image} bs=4M "
+            f"conv=fsync; chmod 600 {image}; systemctl restart var-lib-giggles-uploads.mount; systemctl start giggles.service. Then apply "
+            "again."
+        )
     if current is not None and current.resolve() != wanted.path.resolve():
         raise RefusedError(
             f"The clips of this droplet lie on {current}, and the pillar now names {wanted.path}. Clips do not move from one volume to "
@@ -233,16 +260,21 @@ def _grow(wanted: Wanted) -> None:
     finally:
         os.close(descriptor)
     listed = run(["losetup", "--associated", str(wanted.image), "--noheadings", "--output", "NAME"], seconds=20)
-    for device in listed.output.split():
+    devices = listed.output.split()
+    for device in devices:
         _call(["losetup", "--set-capacity", device], "grown")
         _call(["resize2fs", device], "grown")
+    if not devices:
+        # resize2fs insists on a check of what is not mounted.
+        _call(["e2fsck", "-f", "-p", str(wanted.image)], "grown", fine=(0, 1))
+        _call(["resize2fs", str(wanted.image)], "grown")
 
 
-def _call(argv: list[str], what: str) -> Outcome:
+def _call(argv: list[str], what: str, fine: tuple[int, ...] = (0,)) -> Outcome:
     try:
         done = run(argv, seconds=_FORMAT_SECONDS, environment={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
     except (OSError, CommandTimeoutError) as error:
         raise VaultError(f"The volume could not be {what}: {argv[0]} did not run ({error}). Install e2fsprogs, apply again.") from error
-    if done.code != 0:
+    if done.code not in fine:
         raise VaultError(f"The volume could not be {what}: {argv[0]} says: {done.last_words}. Look at dmesg, then apply again.")
     return done
