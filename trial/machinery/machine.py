@@ -364,6 +364,9 @@ def _loop_devices_of(tree: Path) -> list[str]:
 
 
 def _detach(device: str) -> None:
+    # The kernel frees a device by itself when the last mount of it goes, which may be at this moment.
+    if subprocess.run(["losetup", device], capture_output=True, env=CLEAN_ENVIRONMENT, check=False).returncode != 0:
+        return
     run(
         ["losetup", "--detach", device],
         why=f"{device} could not be freed",
