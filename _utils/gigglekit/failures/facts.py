@@ -67,7 +67,7 @@ def _hosts(failures: Sequence[Failure]) -> str:
 
 
 def _host(failures: Sequence[Failure]) -> str:
-    return next(_asked(failures), "deb.debian.org")
+    return next(_asked(failures), "SERVER")
 
 
 def _asked(failures: Sequence[Failure]) -> Iterator[str]:
