@@ -13,7 +13,7 @@ from gigglekit.failures import explanation, filesystem
 from gigglekit.failures.causes import CAUSES
 from gigglekit.failures.failure import Failure, unexplained
 
-URL = "http://packages.example.org/debian/pool/main/l/logrotate/logrotate_3.21.0-1_amd64.deb"
+URL = "http://apt.example.org/debian/pool/main/l/logrotate/logrotate_3.21.0-1_amd64.deb"
 SECRET = "correct-horse-battery-staple"
 
 # What is said, in the words of Python, salt 3008, apt 2.6 and dpkg 1.21, and what the explanation must say.
@@ -39,9 +39,9 @@ SAID: dict[str, tuple[str, list[str]]] = {
         "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem.",
         ["interrupted", "dpkg --configure -a"],
     ),
-    "hash": (f"E: Failed to fetch {URL}  Hash Sum mismatch\n   Hashes of expected file:", ["packages.example.org", "promise", "apt-get update"]),
+    "hash": (f"E: Failed to fetch {URL}  Hash Sum mismatch\n   Hashes of expected file:", ["apt.example.org", "promise", "apt-get update"]),
     "clock": (
-        "E: Release file for http://packages.example.org/debian/dists/bookworm/InRelease is not valid yet (invalid for another 3h)",
+        "E: Release file for http://apt.example.org/debian/dists/bookworm/InRelease is not valid yet (invalid for another 3h)",
         ["clock", "timedatectl"],
     ),
     "signature": (
@@ -49,16 +49,16 @@ SAID: dict[str, tuple[str, list[str]]] = {
         ["not signed", "sources.list.d", "Do not let apt skip"],
     ),
     "no name server": (
-        f"E: Failed to fetch {URL}  Could not resolve 'packages.example.org'\nE: Unable to fetch some archives, maybe run apt-get update",
-        ["logrotate could not be fetched", "no address for the name packages.example.org", "getent hosts packages.example.org", "resolv.conf"],
+        f"E: Failed to fetch {URL}  Could not resolve 'apt.example.org'\nE: Unable to fetch some archives, maybe run apt-get update",
+        ["logrotate could not be fetched", "no address for the name apt.example.org", "getent hosts apt.example.org", "resolv.conf"],
     ),
     "no name server, temporarily": (f"E: Failed to fetch {URL}  Temporary failure resolving 'mirror.example.org'", ["mirror.example.org"]),
     "no connection": (
         f"E: Failed to fetch {URL}  Could not connect to 10.0.0.9:3128 (10.0.0.9). - connect (111: Connection refused)",
         ["logrotate", "10.0.0.9 does not let", "proxy", "firewall"],
     ),
-    "no way": (f"E: Failed to fetch {URL}  Cannot initiate the connection to packages.example.org:80 (2a04::644). - connect "
-               "(101: Network is unreachable) [IP: 2a04::644 80]", ["packages.example.org does not let", "ip route"]),
+    "no way": (f"E: Failed to fetch {URL}  Cannot initiate the connection to apt.example.org:80 (2a04::644). - connect "
+               "(101: Network is unreachable) [IP: 2a04::644 80]", ["apt.example.org does not let", "ip route"]),
     "gone": (f"E: Failed to fetch {URL}  404  Not Found [IP: 10.0.0.1 80]", ["older than what it offers", "apt-get update"]),
     "refused": (f"E: Failed to fetch {URL}  403  Forbidden [IP: 10.0.0.1 80]", ["did not hand it out", "proxy"]),
     "contradiction": ("E: Unmet dependencies. Try 'apt --fix-broken install' with no packages", ["contradict", "--fix-broken install"]),
