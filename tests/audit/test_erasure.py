@@ -99,6 +99,9 @@ class Story:
         """Return how many whole clips of a user, and how many files with any part of one, a tool has brought back."""
         whole, parts = set(), 0
         for path in folder.rglob("*"):
+            # Brought back as a link with whatever its encrypted target says, which may be no path at all.
+            if path.is_symlink():
+                continue
             if path.is_symlink() or not path.is_file():
                 continue
             content = read_sparse(path)

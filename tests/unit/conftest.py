@@ -7,8 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gigglekit.vault import adopt
 
 from tests.unit import vault_volume
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare hundreds of killed runs the wait for programs that are held up; a test about those sets its own."""
+    monkeypatch.setattr(adopt, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(adopt, "_STILL_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from gigglekit.vault import adopt, fscrypt, lobby, unlock
 from gigglekit.vault.keyring import fscrypt_key
 from gigglekit.vault.places import KINDS
 
+from tests.unit import vault_volume
 from tests.unit.vault_volume import NOBODY, AsApp, Droplet, Holder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -201,6 +202,9 @@ def test_one_users_trouble_keeps_nobody_else_waiting_and_no_id_is_told(droplet: 
 # --- fifty users ----------------------------------------------------------------------------------------------------------
 
 
+_GRACE_SECONDS, _STILL_SECONDS = adopt.GRACE_SECONDS, adopt._STILL_SECONDS
+
+
 def write_as_the_app(droplet: Droplet, users: list[str], said: Path) -> None:
     """Write clips for all users, and say what failed, what should be there, and how often a clip was not there yet."""
     os.umask(0o027)
@@ -230,7 +234,16 @@ def write_as_the_app(droplet: Droplet, users: list[str], said: Path) -> None:
     said.write_text(json.dumps({"failed": failed, "written": written, "waited": waited}))
 
 
-def test_fifty_users_appear_while_adoption_and_renewal_run_and_no_clip_is_lost(droplet: Droplet) -> None:
+def test_fifty_users_appear_while_adoption_and_renewal_run_and_no_clip_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A fifth of the real one, so that there are many rounds.
+    monkeypatch.setattr(adopt, "GRACE_SECONDS", _GRACE_SECONDS / 5)
+    monkeypatch.setattr(adopt, "_STILL_SECONDS", _STILL_SECONDS)
+    # For a moment there are two copies of everything.
+    with vault_volume.droplet(size="64M") as droplet:
+        fifty_users_appear(droplet)
+
+
+def fifty_users_appear(droplet: Droplet) -> None:
     users = [str(uuid.uuid4()) for _ in range(50)]
     said = droplet.folder / "said"
     said.touch()

@@ -73,6 +73,13 @@ class Drained:
         """Whether the source is empty."""
         return self.busy == 0
 
+    def add(self, later: Drained) -> None:
+        """Count what a later copy of the same folders has copied."""
+        self.files += later.files
+        self.size += later.size
+        self._copied |= later._copied
+        self._placed |= later._placed
+
 
 def copy(source: int, target: int, owner: Owner, *, only: Callable[[str], bool] | None = None) -> Drained:
     """Copy everything from one folder into another and make it durable; the source keeps it.

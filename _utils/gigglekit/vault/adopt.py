@@ -28,6 +28,9 @@ _ASIDE = ".adopting-"
 """Before a user's id: the link that is about to take the folder's place, then the folder that it has been exchanged for."""
 _WRITER_SECONDS = 3.0
 _PAUSE = 0.02
+_STILL_SECONDS = 0.05
+GRACE_SECONDS = 0.5
+"""How long a folder that was exchanged stays: a program that was on its way into it by then may have been held up."""
 
 
 @dataclass
@@ -69,20 +72,28 @@ def adopt_all(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: floa
     volume.insist_on_keys()
     keyring.tidy()
     report = Adopted()
+    step = partial(_for_each_user, volume, keyring, report)
+    step(lambda lobby, kind, user: _adopt(volume, keyring, ledger, lobby, kind, user, report, seconds))
+    if report.folders:
+        time.sleep(GRACE_SECONDS)
+    step(lambda lobby, kind, user: _empty_aside(volume, keyring, lobby, kind, user, report, seconds))
+    return report
+
+
+def _for_each_user(volume: Volume, keyring: Keyring, report: Adopted, act: Callable[[int, str, str], None]) -> None:
+    """Do something for every user who has a folder in the lobby, or one aside. One user's trouble keeps nobody else waiting."""
     for kind in KINDS:
         with volume.folder(kind) as lobby:
-            for name, is_folder in entries(lobby):
-                user = name.removeprefix(_ASIDE)
-                if not is_user_id(user) or not (is_folder or name.startswith(_ASIDE)):
-                    continue
+            found = entries(lobby)
+            users = [name.removeprefix(_ASIDE) for name, is_folder in found if is_folder or name.startswith(_ASIDE)]
+            for user in sorted({user for user in users if is_user_id(user)}):
                 try:
-                    _adopt(volume, keyring, ledger, lobby, kind, user, report, seconds)
+                    act(lobby, kind, user)
                 except (OSError, VaultError) as error:
-                    # One user's trouble keeps nobody else waiting. The id stays out of the log.
+                    # The id stays out of the log.
                     vault_id = keyring.vault_id(user)
                     said = str(error).replace(user, vault_id)
                     report.problems.append(f"The {kind} of vault {vault_id} could not be adopted: {said}")
-    return report
 
 
 def entries(folder: int) -> list[tuple[str, bool]]:
@@ -116,28 +127,51 @@ def _adopt(volume: Volume, keyring: Keyring, ledger: Ledger, lobby: int, kind: s
             if _is_folder(lobby, aside):
                 with opened(aside, lobby) as folder:
                     copied.files -= draining.take_back(folder, vault, copied)
+                    # What has come since; the folder itself stays for a while.
+                    copied.files += draining.copy(folder, vault, volume.owner).files
             report.files += copied.files
             report.folders += 1
+
+
+def _empty_aside(volume: Volume, keyring: Keyring, lobby: int, kind: str, user: str, report: Adopted, seconds: float) -> None:
+    """Move what is left of a user's folder after the link that has taken its place."""
+    aside = f"{_ASIDE}{user}"
+    if _is_folder(lobby, user) or not _exists(lobby, aside):
+        return
+    with volume.vault(keyring.vault_id(user), kind) as vault:
         drained = _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
-        report.files += drained.files
-        report.waiting += not drained.complete
+    report.files += drained.files
+    report.waiting += not drained.complete
 
 
 def _copy_when_quiet(folder: int, vault: int, owner: draining.Owner, seconds: float) -> draining.Drained | None:
-    """Copy a folder while nobody has a file of it open for writing; None if somebody always had.
+    """Copy a folder while nobody writes in it; None if somebody always did.
 
-    A file that is exchanged for its copy while it is written would be there only in part until it is moved after it.
+    A file that is exchanged for its copy while it is written would be there only in part until it is moved after it, and one
+    that was made between copy and exchange not at all.
     """
     end = time.monotonic() + seconds
     while True:
-        if draining.is_quiet(folder):
+        before = last_change(folder)
+        if draining.is_quiet(folder) and is_still(folder):
             copied = draining.copy(folder, vault, owner)
-            if draining.is_quiet(folder):
+            if draining.is_quiet(folder) and last_change(folder) == before:
                 return copied
             draining.take_back(None, vault, copied)
         if time.monotonic() > end:
             return None
         time.sleep(_PAUSE)
+
+
+def last_change(folder: int) -> int:
+    """Return when an entry of an open folder was last made, removed or renamed, in nanoseconds since 1970."""
+    return os.fstat(folder).st_mtime_ns
+
+
+def is_still(folder: int) -> bool:
+    """Tell whether no entry of an open folder has come or gone in the last moments, so that nobody is about to use a new one."""
+    # A time in the future is a clock that was set back: it says nothing.
+    return abs(time.time_ns() - last_change(folder)) > _STILL_SECONDS * 1e9
 
 
 def take_in(volume: Volume, keyring: Keyring, ledger: Ledger, old: int, kind: str, seconds: float) -> bool:

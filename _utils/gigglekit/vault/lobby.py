@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass
 
 from gigglekit.files import draining
 from gigglekit.files.links import exchange_in
-from gigglekit.vault import fscrypt
+from gigglekit.vault import adopt, fscrypt
 from gigglekit.vault.adopt import adopt_all, take_in
 from gigglekit.vault.keyring import Keyring
 from gigglekit.vault.ledger import Ledger
 from gigglekit.vault.places import KINDS, LOBBY
 from gigglekit.vault.volume import BESIDE, Volume, opened
+
+_PAUSE = 0.02
+_SOMEBODY_WRITES = "a file in the lobby that somebody is writing"
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
     """
     volume.insist_on_keys()
     if not _empty_old(volume, keyring, ledger, seconds):
-        return Renewed(False, "a file in the lobby that somebody is writing")
-    adopt_all(volume, keyring, ledger, seconds=seconds)
+        return Renewed(False, _SOMEBODY_WRITES)
+    if adopt_all(volume, keyring, ledger, seconds=seconds).waiting:
+        return Renewed(False, _SOMEBODY_WRITES)
     identifier = keyring.make_lobby_key(volume.root)
     copied: dict[str, draining.Drained] = {}
     with volume.folder(BESIDE) as beside:
@@ -60,6 +65,7 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
                 os.fchown(fresh, volume.owner.uid, volume.owner.gid)
                 os.fchmod(fresh, volume.owner.folder_mode)
                 copied[kind] = draining.copy(current, fresh, volume.owner)
+        _follow_until_still(volume, beside, copied, seconds)
         with volume.open_root():
             for kind in LOBBY:
                 exchange_in(volume.root, kind, beside, kind)
@@ -67,9 +73,27 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
         for kind in LOBBY:
             with opened(kind, beside) as old, volume.folder(kind) as current:
                 draining.take_back(old, current, copied[kind])
+                # What has come since. The old folders stay for a while, for those who were on their way into them.
+                draining.copy(old, current, volume.owner)
+    time.sleep(adopt.GRACE_SECONDS)
     if not _empty_old(volume, keyring, ledger, seconds):
-        return Renewed(False, "a file in the lobby that somebody is writing")
+        return Renewed(False, _SOMEBODY_WRITES)
     return retire(volume, keyring, seconds=seconds)
+
+
+def _follow_until_still(volume: Volume, beside: int, copied: dict[str, draining.Drained], seconds: float) -> None:
+    """Copy what comes into the lobby, until for a moment nothing does: who has just made a folder is about to write into it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        still = True
+        for kind in LOBBY:
+            with opened(kind, beside) as fresh, volume.folder(kind) as current:
+                before = adopt.last_change(current)
+                copied[kind].add(draining.copy(current, fresh, volume.owner))
+                still = still and adopt.is_still(current) and adopt.last_change(current) == before
+        if still:
+            return
+        time.sleep(_PAUSE)
 
 
 def _empty_old(volume: Volume, keyring: Keyring, ledger: Ledger, seconds: float) -> bool:
