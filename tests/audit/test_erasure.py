@@ -98,10 +98,8 @@ class Story:
     def recovered(self, folder: Path, user: str) -> tuple[int, int]:
         """Return how many whole clips of a user, and how many files with any part of one, a tool has brought back."""
         whole, parts = set(), 0
-        for path in folder.rglob("*"):
-            # Brought back as a link with whatever its encrypted target says, which may be no path at all.
-            if path.is_symlink():
-                continue
+        # Path.rglob would stumble over a link that is brought back with whatever its encrypted target says: no path at all.
+        for path in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
             if path.is_symlink() or not path.is_file():
                 continue
             content = read_sparse(path)
