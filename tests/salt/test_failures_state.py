@@ -32,7 +32,8 @@ def apply(minion: Minion, states: dict[str, Any], *arguments: str) -> tuple[int,
     return done.returncode, sorted(returned, key=lambda tag: returned[tag]["__run_num__"]), returned[EXPLAINED]
 
 
-NO_ROOM = {"no-room": {"cmd.run": [{"name": "echo much > /dev/full"}]}}
+# head says what the kernel said; the echo of some shells says "I/O error" whatever it was.
+NO_ROOM = {"no-room": {"cmd.run": [{"name": "head -c 1 /dev/zero > /dev/full"}]}}
 LAST = {"last": {"test.succeed_without_changes": [{"order": "last"}]}, "zzz-units": {"test.nop": [{"order": "last"}]}}
 
 
