@@ -17,10 +17,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
+from gigglekit.crypto import signing
 from gigglekit.files.replacing import replace
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.ledger import Ledger
@@ -75,29 +72,23 @@ class Receipts:
                         f"{self._private} is gone, although there are receipts signed by it. Nothing was changed. Put it back from the "
                         "newest snapshot of this droplet, so that new receipts can be checked by the same public key."
                     )
-                key = Ed25519PrivateKey.generate()
-                pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
                 self._private.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                replace(self._private, pem, 0o600)
+                replace(self._private, signing.private_pem(signing.new()), 0o600)
             replace(self._public, self.public_key(), 0o600)
         return True
 
     def public_key(self) -> bytes:
         """Return the public key that checks the receipts, as PEM."""
-        public = self._key().public_key()
-        return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return signing.public_pem(signing.public_of(self._key()))
 
-    def _key(self) -> Ed25519PrivateKey:
+    def _key(self) -> bytes:
         try:
-            key = serialization.load_pem_private_key(self._private.read_bytes(), None)
-        except (OSError, ValueError) as error:
+            return signing.from_private_pem(self._private.read_bytes())
+        except (OSError, signing.NoKeyError) as error:
             raise VaultError(
                 f"The key that signs receipts, {self._private}, cannot be used. Put it back from the newest snapshot of this "
                 "droplet; on a droplet without receipts salt-call state.apply vault makes one."
             ) from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise VaultError(f"{self._private} is no Ed25519 key. Put the right one back from the newest snapshot of this droplet.")
-        return key
 
     def numbers(self) -> list[int]:
         """Return the numbers of all receipts, ascending."""
@@ -142,7 +133,7 @@ class Receipts:
             shutil.rmtree(unfinished)
         unfinished.mkdir(mode=0o700, parents=True)
         replace(unfinished / _CONTENT, text, 0o600)
-        replace(unfinished / _SIGNATURE, self._key().sign(text), 0o600)
+        replace(unfinished / _SIGNATURE, signing.sign(self._key(), text), 0o600)
         unfinished.rename(self._folder / f"{number:06d}")
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -155,7 +146,7 @@ class Receipts:
         """Check every receipt: its signature, its number, its link to the one before, and that none is missing."""
         problems: list[str] = []
         numbers = self.numbers()
-        public = self._key().public_key()
+        public = signing.public_of(self._key())
         previous = ""
         for expected, number in enumerate(numbers, start=1):
             if number != expected:
@@ -173,15 +164,15 @@ class Receipts:
                 problems.append(f"Receipt {known} is missing, although a user was erased with it.")
         return Verdict(len(numbers), tuple(dict.fromkeys(problems)))
 
-    def _faults(self, number: int, previous: str, public: Ed25519PublicKey) -> list[str]:
+    def _faults(self, number: int, previous: str, public: bytes) -> list[str]:
         folder = self._folder / f"{number:06d}"
         try:
             text, signature = (folder / _CONTENT).read_bytes(), (folder / _SIGNATURE).read_bytes()
         except OSError as error:
             return [f"cannot be read: {error.strerror}."]
         try:
-            public.verify(signature, text)
-        except InvalidSignature:
+            signing.verify(public, signature, text)
+        except signing.WrongSignatureError:
             return ["is not as it was signed: it, or its signature, was changed."]
         content = json.loads(text)
         faults = []
