@@ -26,11 +26,26 @@ def derive(root: bytes, label: str, length: int = KEY_BYTES) -> bytes:
     """Return a key for one purpose, from which neither the root key nor one for another purpose can be worked out.
 
     Arguments:
-        root: a uniformly random key of `KEY_BYTES` bytes.
+        root: uniformly random, `KEY_BYTES` bytes or more.
         label: the purpose; the info of HKDF-SHA512, which gets no salt.
         length: of the result in bytes.
     """
     return HKDF(algorithm=hashes.SHA512(), length=length, salt=None, info=label.encode()).derive(root)
+
+
+def combine(first: bytes, second: bytes, label: str) -> bytes:
+    """Return a key for one purpose, of which neither of two shares by itself tells anything.
+
+    Arguments:
+        first, second: uniformly random, `KEY_BYTES` bytes each; HKDF-SHA512 gets one after the other.
+        label: as for `derive`.
+
+    Raises:
+        ValueError: a share has another length, and where one ends would not be fixed.
+    """
+    if len(first) != KEY_BYTES or len(second) != KEY_BYTES:
+        raise ValueError(f"a share has {KEY_BYTES} bytes")
+    return derive(first + second, label)
 
 
 def wrap(key: bytes, by: bytes) -> bytes:

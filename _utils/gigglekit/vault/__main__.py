@@ -7,9 +7,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.watch import WAITING
+
+if TYPE_CHECKING:
+    from gigglekit.vault.keyring import Keyring
 
 _LOBBY_TRIES, _LOBBY_SECONDS, _LOBBY_PAUSE = 20, 5.0, 30.0
 _APP_UNITS = ("giggles.service",)
@@ -26,9 +30,25 @@ def _unlock() -> int:
     if not here.is_encrypted():
         print(f"Clips lie unencrypted on this droplet ({here.reason()}); there is nothing to unlock.")
         return 0
+    keyring = Keyring(here)
+    if keyring.lacks_share():
+        # Not with the lock: whoever has it need not wait for the network.
+        _fetch_share(keyring)
     with here.locked(), mounted(here) as volume:
-        print(f"{unlock.unlock(volume, Keyring(here), Ledger(here))} keys given to the kernel.")
+        print(f"{unlock.unlock(volume, keyring, Ledger(here))} keys given to the kernel.")
     return 0
+
+
+def _fetch_share(keyring: Keyring) -> None:
+    # An entry point may know both; the vault itself knows nothing of the backup.
+    from gigglekit.backup.shares import open_shares
+    from gigglekit.vault.share import NoBucketError
+
+    shares = open_shares()
+    if shares is None:
+        raise NoBucketError
+    keyring.fetch_share(shares)
+    print(f"The share of the key was fetched from {shares.place}.")
 
 
 def _adopt() -> int:

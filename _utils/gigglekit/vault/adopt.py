@@ -22,6 +22,7 @@ from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import Keyring
 from gigglekit.vault.ledger import Ledger
 from gigglekit.vault.places import KINDS, VAULTS, is_user_id
+from gigglekit.vault.share import ShareMissingError
 from gigglekit.vault.volume import Volume, opened
 
 _ASIDE = ".adopting-"
@@ -68,6 +69,7 @@ def adopt_all(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: floa
 
     Raises:
         VaultError: the volume is locked or not as it should be.
+        ShareMissingError: there is somebody to adopt, and the bucket's share of the key is not in memory; everything stays as it is.
     """
     volume.insist_on_keys()
     keyring.tidy()
@@ -89,6 +91,9 @@ def _for_each_user(volume: Volume, keyring: Keyring, report: Adopted, act: Calla
             for user in sorted({user for user in users if is_user_id(user)}):
                 try:
                     act(lobby, kind, user)
+                except ShareMissingError:
+                    # The same for everybody: said once, and not as somebody's trouble.
+                    raise
                 except (OSError, VaultError) as error:
                     # The id stays out of the log.
                     vault_id = keyring.vault_id(user)

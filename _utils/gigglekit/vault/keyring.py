@@ -4,12 +4,16 @@ All of them lie in one folder, the ring: `ring` is a link to `ring.NNNNNN`, and 
 changed. To replace the key-encryption key, a new ring is built beside the old one with every key wrapped anew, the link
 is pointed at it in one step, and the old ring is overwritten and removed. So at any moment, power cuts included, there is
 one whole ring in force, and whatever else lies there is a leftover that goes with the next touch.
+
+With a bucket configured, what lies in a ring is only the droplet's share of the key-encryption key. The file `share` names
+the bucket's share, which is fetched into memory once after a boot: a disk or a snapshot of it opens nothing by itself.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +22,17 @@ from gigglekit.files import links, overwriting
 from gigglekit.files.replacing import replace
 from gigglekit.vault import fscrypt
 from gigglekit.vault.errors import VaultError
+from gigglekit.vault.memory import Memory
 from gigglekit.vault.places import Places
+from gigglekit.vault.share import LABEL, Share, ShareGoneError, ShareMissingError, Shares, droplet_of
 
 FSCRYPT_LABEL = "giggles-salt/v1/fscrypt"
 
 _RING = re.compile(r"ring\.(\d{6,})")
 _LINK = "ring"
 _KEK = "key-encryption-key"
+_SHARE = "share"
+_DROPLET = "droplet"
 _NAMES = "names.key"
 _SUFFIX = ".key"
 
@@ -39,10 +47,12 @@ class Keyring:
 
     Arguments:
         places: where they lie.
+        memory: where the bucket's share is kept while the droplet runs; that of `places` if None.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, memory: Memory | None = None) -> None:
         self._folder = places.keys
+        self._memory = memory or Memory(places.memory)
 
     # --- the ring ---------------------------------------------------------------------------------------------------
 
@@ -50,11 +60,15 @@ class Keyring:
         """Tell whether there are keys at all."""
         return self._link.is_symlink()
 
-    def create(self) -> bool:
+    def create(self, shares: Shares | None = None) -> bool:
         """Make an empty ring if there is none; return whether it was made.
+
+        Arguments:
+            shares: the bucket that gets the other share of its key; with None it has only one.
 
         Raises:
             VaultError: there is none although there once was: a new one would not open anything.
+            ShareUnreachableError: the bucket takes no share; there is no ring yet.
         """
         if self.exists():
             return False
@@ -71,7 +85,7 @@ class Keyring:
             replace(names, keys.new(), 0o600)
         for entry in self._rings():
             _destroy_ring(entry)
-        self._build(1, {})
+        self._build(1, {}, self._new_share(shares) if shares is not None else None)
         return True
 
     def tidy(self) -> None:
@@ -80,6 +94,8 @@ class Keyring:
         for entry in self._rings():
             if entry != current:
                 _destroy_ring(entry)
+        share = _share_of(current)
+        self._memory.keep_only(*((share.id,) if share else ()))
         for folder in (self._folder, current / "vaults", current / "lobby"):
             self._tidy_unfinished(folder)
 
@@ -89,37 +105,63 @@ class Keyring:
             if entry.is_symlink() or entry.is_file():
                 overwriting.erase(entry)
 
-    def rekey(self, without: frozenset[str] = frozenset()) -> None:
+    def rekey(self, without: frozenset[str] = frozenset(), shares: Shares | None = None) -> None:
         """Replace the key-encryption key, wrap every other key anew, and destroy every earlier wrapping.
+
+        Killed at any point, one whole ring is in force, and its share lies in the bucket.
 
         Arguments:
             without: vault ids whose keys are not taken over. After this they are in no ring.
+            shares: the bucket, which gets a new share, and in which every other share of this droplet is destroyed. With None only
+                the droplet's share is replaced, so that no network is needed, and there are as many shares as before.
 
         Raises:
             VaultError: a key cannot be unwrapped; nothing was changed then.
+            ShareMissingError: the bucket's share is not in memory; nothing was changed then.
+            ShareUnreachableError: the bucket does not answer. Either nothing was changed, or the new ring is in force and earlier
+                shares are left in the bucket; asking again is right for both.
             OSError: the disk is full; the ring in force stays.
         """
-        current = self._current()
-        kept = {
-            f"{kind}/{name}{_SUFFIX}": self._unwrap(kind, name)
+        if shares is not None:
+            self.fetch_share(shares)
+        share = _share_of(self._current())
+        content = self._unwrapped(without)
+        if shares is not None:
+            fresh: tuple[Share, bytes] | None = self._new_share(shares)
+        else:
+            fresh = (share, self._secret(share)) if share else None
+        self._switch(content, fresh)
+        if shares is not None:
+            self.tidy_shares(shares)
+
+    def _unwrapped(self, without: frozenset[str] = frozenset()) -> dict[str, bytes]:
+        kek = self._kek(self._current())
+        return {
+            f"{kind}/{name}{_SUFFIX}": self._unwrap(kind, name, kek)
             for kind in ("vaults", "lobby")
             for name in self._list(kind)
             if not (kind == "vaults" and name in without)
         }
-        match = _RING.fullmatch(current.name)
-        self._build(int(match[1]) + 1 if match else 1, kept)
+
+    def _switch(self, content: dict[str, bytes], share: tuple[Share, bytes] | None) -> None:
+        match = _RING.fullmatch(self._current().name)
+        self._build(int(match[1]) + 1 if match else 1, content, share)
         self.tidy()
 
-    def _build(self, number: int, content: dict[str, bytes]) -> None:
+    def _build(self, number: int, content: dict[str, bytes], share: tuple[Share, bytes] | None) -> None:
         ring = self._folder / f"ring.{number:06d}"
         if ring.exists():
             _destroy_ring(ring)
-        kek = keys.new()
+        kept = keys.new()
+        kek = keys.combine(kept, share[1], LABEL) if share else kept
         for folder in (ring, ring / "vaults", ring / "lobby"):
             folder.mkdir(mode=0o700)
+        if share:
+            # Before the key: a ring that is whole knows how many shares it has.
+            _write(ring / _SHARE, f"{share[0].id}\n{share[0].place}\n".encode())
         for name, key in content.items():
             _write(ring / name, keys.wrap(key, kek))
-        _write(ring / _KEK, kek)
+        _write(ring / _KEK, kept)
         for folder in (ring / "vaults", ring / "lobby", ring):
             _flush(folder)
         links.point(self._link, ring.name)
@@ -149,17 +191,143 @@ class Keyring:
             )
         return ring
 
+    # --- its key ------------------------------------------------------------------------------------------------------
+
+    def _kek(self, ring: Path) -> bytes:
+        """Return the key by which everything in a ring is wrapped."""
+        kept = (ring / _KEK).read_bytes()
+        share = _share_of(ring)
+        return keys.combine(kept, self._secret(share), LABEL) if share else kept
+
+    def _secret(self, share: Share) -> bytes:
+        secret = self._memory.get(share.id)
+        if secret is None:
+            raise ShareMissingError(share.place)
+        return secret
+
+    def share(self) -> Share | None:
+        """Return the share that lies in a bucket, None if the whole key is on this droplet."""
+        return _share_of(self._current())
+
+    def lacks_share(self) -> bool:
+        """Tell whether no key can be opened before `fetch_share`, as after a boot."""
+        share = self.share()
+        return share is not None and self._memory.get(share.id) is None
+
+    def insist_on_share(self) -> None:
+        """Go on only if keys can be opened.
+
+        Raises:
+            ShareMissingError: the bucket's share is not in memory.
+        """
+        share = self.share()
+        if share is not None:
+            self._secret(share)
+
+    def fetch_share(self, shares: Shares) -> bool:
+        """Have the bucket's share in memory; return whether it was fetched now. Needs no lock.
+
+        Raises:
+            ShareUnreachableError: the bucket does not answer.
+            ShareGoneError: it does, and does not have the share, or has something else in its place.
+            VaultError: there is no memory to keep it in.
+        """
+        ring = self._current()
+        share = _share_of(ring)
+        if share is None or self._memory.get(share.id) is not None:
+            return False
+        try:
+            secret = shares.fetch(share.id)
+        except ShareGoneError as error:
+            raise ShareGoneError(shares.place, share.place) from error
+        if not self._opens(ring, secret):
+            raise ShareGoneError(shares.place, share.place)
+        self._memory.put(share.id, secret)
+        return True
+
+    @staticmethod
+    def _opens(ring: Path, secret: bytes) -> bool:
+        if len(secret) != keys.KEY_BYTES:
+            return False
+        kek = keys.combine((ring / _KEK).read_bytes(), secret, LABEL)
+        wrapped = [*(ring / "lobby").glob(f"[!.]*{_SUFFIX}"), *(ring / "vaults").glob(f"[!.]*{_SUFFIX}")]
+        # One of them may be damaged, which is told where it is needed.
+        return not wrapped or any(_unwraps(path, kek) for path in wrapped)
+
+    def enable(self, shares: Shares) -> bool:
+        """Have the key in two shares, one of them in this bucket; return whether that was changed now.
+
+        Raises: as `rekey`.
+        """
+        share = self.share()
+        if share is not None and share.place == shares.place:
+            return False
+        self.rekey(shares=shares)
+        return True
+
+    def disable(self) -> bool:
+        """Have the whole key on this droplet, as before there was a bucket; return whether that was changed now.
+
+        Raises: as `rekey`, apart from what comes from the bucket, which is not asked.
+        """
+        if self.share() is None:
+            return False
+        self._switch(self._unwrapped(), None)
+        return True
+
+    def tidy_shares(self, shares: Shares) -> int:
+        """Destroy the shares of this droplet that are not in force: an earlier one, or one that a killed run never used.
+
+        Those of other droplets, which may use the same bucket while one is moved, are left alone.
+
+        Raises:
+            ShareUnreachableError: not all of them are gone; asking again goes on.
+        """
+        share, droplet = self.share(), self._droplet()
+        doomed = [name for name in shares.list() if droplet_of(name) == droplet and (share is None or name != share.id)]
+        for name in doomed:
+            shares.destroy(name)
+        return len(doomed)
+
+    def _new_share(self, shares: Shares) -> tuple[Share, bytes]:
+        share, secret = Share(f"{self._droplet()}-{secrets.token_hex(16)}", shares.place), keys.new()
+        # What needs the disk or the kernel first: a share in the bucket that nobody uses takes another request to go.
+        self._memory.put(share.id, secret)
+        shares.store(share.id, secret)
+        # With a share that cannot be read again, the next boot would be the end of every clip.
+        if shares.fetch(share.id) != secret:
+            raise VaultError(
+                f"The bucket {shares.place} took a new share of this droplet's key and gave back something else, so it is not used, and "
+                "the keys stay as they were. Look for what changes objects there: two programs with one prefix, or a proxy in between."
+            )
+        return share, secret
+
+    def _droplet(self) -> str:
+        """Return what the shares of this droplet begin with. It tells nothing, and lasts as long as the folder of keys."""
+        path = self._folder / _DROPLET
+        try:
+            found = path.read_text().strip()
+        except FileNotFoundError:
+            found = ""
+        if _is_droplet(found):
+            return found
+        # The ring knows it too; then what is left in the bucket of an earlier ring is still found.
+        share = self.share() if self.exists() else None
+        found = share.droplet if share else secrets.token_hex(16)
+        replace(path, f"{found}\n".encode(), 0o600)
+        return found
+
     # --- keys in it ---------------------------------------------------------------------------------------------------
 
     def _list(self, kind: str) -> list[str]:
         names = (entry.name for entry in (self._current() / kind).iterdir())
         return sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX) and not name.startswith("."))
 
-    def _unwrap(self, kind: str, name: str) -> bytes:
+    def _unwrap(self, kind: str, name: str, kek: bytes | None = None) -> bytes:
         ring = self._current()
         path = ring / kind / f"{name}{_SUFFIX}"
         try:
-            return keys.unwrap(path.read_bytes(), (ring / _KEK).read_bytes())
+            return keys.unwrap(path.read_bytes(), self._kek(ring) if kek is None else kek)
         except keys.WrongKeyError as error:
             raise VaultError(
                 f"{path} cannot be unwrapped: it is damaged or was made by another key-encryption key. Nothing was changed. Put it "
@@ -168,7 +336,7 @@ class Keyring:
 
     def _store(self, kind: str, name: str, key: bytes) -> None:
         ring = self._current()
-        replace(ring / kind / f"{name}{_SUFFIX}", keys.wrap(key, (ring / _KEK).read_bytes()), 0o600)
+        replace(ring / kind / f"{name}{_SUFFIX}", keys.wrap(key, self._kek(ring)), 0o600)
 
     def vaults(self) -> list[str]:
         """Return the ids of all vaults that have a key."""
@@ -190,6 +358,10 @@ class Keyring:
             found = keys.new()
             self._store("vaults", vault_id, found)
         return found
+
+    def lobby_identifiers(self) -> list[bytes]:
+        """Return which keys of the lobby there are, without opening them."""
+        return [bytes.fromhex(name) for name in self._list("lobby")]
 
     def lobby_keys(self) -> dict[bytes, bytes]:
         """Return the root keys of the lobby by their identifiers; more than one only while it is being replaced."""
@@ -232,9 +404,40 @@ class Keyring:
 
 def _whole(ring: Path) -> bool:
     try:
+        _share_of(ring)
         return len((ring / _KEK).read_bytes()) == keys.KEY_BYTES
-    except OSError:
+    except (OSError, VaultError):
         return False
+
+
+def _share_of(ring: Path) -> Share | None:
+    """Return which share of the bucket a ring needs, None if the whole key lies in it.
+
+    Raises:
+        VaultError: nobody can tell.
+    """
+    try:
+        lines = (ring / _SHARE).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    if len(lines) != 2 or droplet_of(lines[0]) is None:
+        raise VaultError(
+            f"{ring / _SHARE} is damaged: it does not name a share of this droplet's key. Nothing was changed. The objects below "
+            "keys/shares/ in the bucket are those that there are; the file has such a name on its first line and the bucket on its second."
+        )
+    return Share(lines[0], lines[1])
+
+
+def _is_droplet(text: str) -> bool:
+    return droplet_of(f"{text}-{'0' * 32}") is not None
+
+
+def _unwraps(path: Path, kek: bytes) -> bool:
+    try:
+        keys.unwrap(path.read_bytes(), kek)
+    except keys.WrongKeyError:
+        return False
+    return True
 
 
 def _destroy_ring(ring: Path) -> None:

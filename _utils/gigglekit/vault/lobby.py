@@ -118,7 +118,7 @@ def _empty_old(volume: Volume, keyring: Keyring, ledger: Ledger, seconds: float)
 def retire(volume: Volume, keyring: Keyring, *, seconds: float) -> Renewed:
     """Have kernel and ring forget every key of the lobby by which no folder is encrypted any more."""
     used = volume.lobby_identifiers()
-    for identifier in keyring.lobby_keys():
+    for identifier in keyring.lobby_identifiers():
         if identifier in used:
             continue
         # The ring forgets last: without its identifier nobody could ask the kernel again.

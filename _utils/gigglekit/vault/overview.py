@@ -11,6 +11,7 @@ from gigglekit.vault.adopt import entries
 from gigglekit.vault.keyring import Keyring, fscrypt_key
 from gigglekit.vault.ledger import Ledger
 from gigglekit.vault.places import KINDS, VAULTS, Places, is_user_id
+from gigglekit.vault.share import ShareMissingError
 from gigglekit.vault.volume import Volume, mounted
 
 
@@ -65,10 +66,16 @@ def _names(places: Places, kind: str) -> list[str]:
 
 
 def _state(volume: Volume, keyring: Keyring, vault_id: str) -> str:
-    root = keyring.root_key(vault_id)
-    if root is None:
-        return "no key"
-    status = fscrypt.status(volume.root, fscrypt.identifier_for(fscrypt_key(root)))
+    try:
+        root = keyring.root_key(vault_id)
+        if root is None:
+            return "no key"
+        identifier: bytes | None = fscrypt.identifier_for(fscrypt_key(root))
+    except ShareMissingError:
+        # What the kernel has can be told all the same.
+        with volume.vault(vault_id) as folder:
+            identifier = fscrypt.identifier_of(folder)
+    status = fscrypt.status(volume.root, identifier) if identifier else None
     return "unlocked" if status is fscrypt.Status.PRESENT else "locked"
 
 

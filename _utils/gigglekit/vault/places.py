@@ -41,6 +41,7 @@ class Places:
         lock: whoever changes anything holds it.
         user: account that the app runs as.
         group: its group.
+        memory: what must never lie on a disk, on a file system of its own that is never swapped.
     """
 
     uploads: Path = Path("/var/lib/giggles/uploads")
@@ -50,6 +51,7 @@ class Places:
     lock: Path = Path("/run/giggles/vault.lock")
     user: str = "giggles"
     group: str = "giggles"
+    memory: Path = Path("/run/giggles/keys")
 
     @property
     def staging(self) -> Path:

@@ -16,7 +16,7 @@ def locked(volume: Volume, keyring: Keyring) -> list[bytes]:
     used = volume.lobby_identifiers()
     return [
         identifier
-        for identifier in keyring.lobby_keys()
+        for identifier in keyring.lobby_identifiers()
         if identifier in used and fscrypt.status(volume.root, identifier) is not fscrypt.Status.PRESENT
     ]
 
