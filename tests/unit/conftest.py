@@ -1,4 +1,4 @@
-"""What tests of the vault need: a volume of their own, which is gone afterwards whatever happens."""
+"""What tests of the vault need: a volume of their own, which is gone afterwards whatever happens; and a bucket for those of the backup."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from gigglekit.vault import adopt
 
 from tests.unit import vault_volume
+from tests.unit.b2 import b2, b2_locked, b2_server  # noqa: F401 (fixtures for every test here)
 
 
 @pytest.fixture(autouse=True)
