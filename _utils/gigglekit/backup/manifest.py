@@ -1,0 +1,252 @@
+"""The manifest: what this droplet knows to be in the bucket, so that a run with nothing new asks nobody.
+
+It is a cache in SQLite: without it, it is read from the newest snapshot again. It lies on the root disk and outlives the users
+in it, so names and contents stand in it only as hashes under a key that goes with the user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gigglekit.crypto import keys
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS packs (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, vault TEXT NOT NULL, size INTEGER NOT NULL, header BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS packs_of_vault ON packs (vault);
+CREATE TABLE IF NOT EXISTS underway (object TEXT PRIMARY KEY, vault TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contents (
+    number INTEGER PRIMARY KEY, vault TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, extents TEXT NOT NULL,
+    UNIQUE (vault, digest));
+CREATE TABLE IF NOT EXISTS files (
+    vault TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL,
+    inode INTEGER NOT NULL, content INTEGER NOT NULL REFERENCES contents (number), PRIMARY KEY (vault, name)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a file looks like from outside: size in bytes, times in nanoseconds, inode."""
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> State:
+        """Return what stat(2) says."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A content that lies in the bucket: its digest, bytes, and where: (number of the pack, offset, length)."""
+
+    number: int
+    digest: str
+    size: int
+    extents: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack that lies in the bucket."""
+
+    number: int
+    id: str
+    vault: str
+    size: int
+    header: bytes
+
+
+def name_of(manifest_key: bytes, path: str) -> str:
+    """Return what stands for a path in the manifest."""
+    return keys.keyed_hash(manifest_key, f"path\0{path.encode('utf-8', 'surrogateescape').hex()}")
+
+
+def digest_of(manifest_key: bytes, sha256: str) -> str:
+    """Return what stands for a content, in the manifest and in sections."""
+    return keys.keyed_hash(manifest_key, sha256)
+
+
+class Manifest:
+    """An open manifest. Whoever has it open holds the lock of the backup.
+
+    Arguments:
+        path: of the file; its folder has to be there and closed to others.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        previous = os.umask(0o077)
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection.execute("PRAGMA secure_delete = ON")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
+            # A power cut must not leave a manifest that knows of packs which are not there; the other way round is mended.
+            self._connection.execute("PRAGMA synchronous = FULL")
+            if self._connection.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
+                raise sqlite3.DatabaseError("of another version")
+            with self.change():
+                for statement in _SCHEMA.split(";"):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+        finally:
+            os.umask(previous)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """All that is changed in the block is kept, or nothing of it."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    # --- facts ---------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> str | None:
+        """Return a fact."""
+        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set(self, key: str, value: str | None) -> None:
+        """Remember a fact, or forget it."""
+        if value is None:
+            self._connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def all(self, prefix: str) -> dict[str, str]:
+        """Return the facts whose keys begin so, by the rest of the key."""
+        rows = self._connection.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+        return {key[len(prefix) :]: value for key, value in rows}
+
+    # --- objects that are being stored -----------------------------------------------------------------------------------
+
+    def begin(self, name: str, vault: str) -> None:
+        """Write down that an object is about to be stored: if that is never finished, it is somebody's to remove."""
+        self._connection.execute("INSERT OR REPLACE INTO underway VALUES (?, ?)", (name, vault))
+
+    def finish(self, name: str) -> None:
+        """The object is stored, and known; or it is gone."""
+        self._connection.execute("DELETE FROM underway WHERE object = ?", (name,))
+
+    def underway(self) -> list[str]:
+        """Return the objects that were begun and never finished."""
+        return [row[0] for row in self._connection.execute("SELECT object FROM underway ORDER BY object")]
+
+    # --- packs and contents ------------------------------------------------------------------------------------------------
+
+    def add_pack(self, pack_id: str, vault: str, size: int, header: bytes) -> int:
+        """Write down a pack; return its number."""
+        cursor = self._connection.execute("INSERT INTO packs (id, vault, size, header) VALUES (?, ?, ?, ?)", (pack_id, vault, size, header))
+        return int(cursor.lastrowid or 0)
+
+    def packs(self, vault: str | None = None) -> Iterator[Pack]:
+        """Yield the packs of a user, or of all."""
+        rows = self._connection.execute(
+            "SELECT number, id, vault, size, header FROM packs WHERE ?1 IS NULL OR vault = ?1 ORDER BY number", (vault,)
+        )
+        for row in rows.fetchall():
+            yield Pack(*row)
+
+    def add_content(self, vault: str, digest: str, size: int, extents: Iterable[tuple[int, int, int]]) -> int:
+        """Write down a content, or find it; return its number."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO contents (vault, digest, size, extents) VALUES (?, ?, ?, ?)",
+            (vault, digest, size, json.dumps(list(extents), separators=(",", ":"))),
+        )
+        row = self._connection.execute("SELECT number FROM contents WHERE vault = ? AND digest = ?", (vault, digest)).fetchone()
+        return int(row[0])
+
+    def content(self, vault: str, digest: str) -> int | None:
+        """Return the number of a content that lies in the bucket; None if it does not."""
+        row = self._connection.execute("SELECT number FROM contents WHERE vault = ? AND digest = ?", (vault, digest)).fetchone()
+        return None if row is None else int(row[0])
+
+    # --- files --------------------------------------------------------------------------------------------------------------
+
+    def files(self, vault: str) -> dict[str, tuple[State, Stored]]:
+        """Return the files of a user by what stands for their names."""
+        rows = self._connection.execute(
+            "SELECT f.name, f.size, f.modified, f.changed, f.inode, c.number, c.digest, c.size, c.extents"
+            " FROM files f JOIN contents c ON c.number = f.content WHERE f.vault = ?",
+            (vault,),
+        )
+        found = {}
+        for name, size, modified, changed, inode, number, digest, length, extents in rows:
+            parts = tuple((part[0], part[1], part[2]) for part in json.loads(extents))
+            found[name] = (State(size, modified, changed, inode), Stored(number, digest, length, parts))
+        return found
+
+    def states(self, vault: str) -> dict[str, State]:
+        """Return what the files of a user looked like, by what stands for their names."""
+        rows = self._connection.execute("SELECT name, size, modified, changed, inode FROM files WHERE vault = ?", (vault,))
+        return {row[0]: State(row[1], row[2], row[3], row[4]) for row in rows}
+
+    def put_file(self, vault: str, name: str, state: State, content: int) -> None:
+        """Write down what a file looks like and which content it has."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (vault, name, state.size, state.modified, state.changed, state.inode, content),
+        )
+
+    def touch_file(self, vault: str, name: str, state: State) -> None:
+        """Write down that a known file looks otherwise, with the content it had."""
+        self._connection.execute(
+            "UPDATE files SET size = ?, modified = ?, changed = ?, inode = ? WHERE vault = ? AND name = ?",
+            (state.size, state.modified, state.changed, state.inode, vault, name),
+        )
+
+    def drop_file(self, vault: str, name: str) -> None:
+        """Forget a file; its content stays known as long as a pack holds it."""
+        self._connection.execute("DELETE FROM files WHERE vault = ? AND name = ?", (vault, name))
+
+    # --- whole users ----------------------------------------------------------------------------------------------------------
+
+    def vaults(self) -> list[str]:
+        """Return the vault ids of all users that have something in the bucket."""
+        rows = self._connection.execute("SELECT DISTINCT vault FROM packs UNION SELECT DISTINCT vault FROM files ORDER BY 1")
+        return [row[0] for row in rows]
+
+    def forget_vault(self, vault: str) -> None:
+        """Forget a user altogether."""
+        for table in ("files", "contents", "packs", "underway"):
+            self._connection.execute(f"DELETE FROM {table} WHERE vault = ?", (vault,))  # noqa: S608 (names from above)
+
+    def forget_everything(self) -> None:
+        """Forget all, so that it is read from the bucket again."""
+        for table in ("files", "contents", "packs", "underway", "meta"):
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 (names from above)
+
+    def forget_packs(self, numbers: Iterable[int]) -> None:
+        """Forget packs that were removed, and every content in them."""
+        gone = set(numbers)
+        if not gone:
+            return
+        rows = self._connection.execute("SELECT number, extents FROM contents").fetchall()
+        contents = [number for number, extents in rows if any(part[0] in gone for part in json.loads(extents))]
+        for number in contents:
+            self._connection.execute("DELETE FROM files WHERE content = ?", (number,))
+            self._connection.execute("DELETE FROM contents WHERE number = ?", (number,))
+        for number in gone:
+            self._connection.execute("DELETE FROM packs WHERE number = ?", (number,))

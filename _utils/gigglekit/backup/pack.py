@@ -1,0 +1,66 @@
+"""Packs: small clips of one user, one after the other, encrypted as one object. Source: docs/FORMAT.md, "Packs"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gigglekit.backup import names
+from gigglekit.crypto import chunked
+
+PACK_BYTES = 16 << 20
+"""About how many bytes of clips a pack holds."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A pack, ready to be stored.
+
+    Arguments:
+        id: its name below `data/`.
+        body: all of it.
+        plain: bytes of clips in it.
+    """
+
+    id: str
+    body: memoryview = field(repr=False)
+    plain: int
+
+    @property
+    def header(self) -> bytes:
+        """Its first bytes, which random access needs."""
+        return bytes(self.body[: chunked.HEADER_BYTES])
+
+
+class Builder:
+    """A pack that is being filled. What is put in is encrypted at once, into one buffer.
+
+    Arguments:
+        key: the user's backup key.
+        capacity: bytes of clips that it takes.
+    """
+
+    def __init__(self, key: bytes, capacity: int = PACK_BYTES) -> None:
+        self.id = names.new_id()
+        self.plain = 0
+        self._capacity = capacity
+        self._encryptor = chunked.Encryptor(key, names.pack_context(self.id))
+        self._buffer = bytearray(chunked.ciphertext_size(capacity))
+        self._written = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that it still takes."""
+        return self._capacity - self.plain
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Put bytes at the end; not more than there is room for."""
+        if len(data) > self.room:
+            raise ValueError("more than the pack has room for")
+        self._written += self._encryptor.update_into(data, memoryview(self._buffer)[self._written :])
+        self.plain += len(data)
+
+    def finish(self) -> Finished:
+        """Return the pack; nothing can be added after that."""
+        rest = self._encryptor.finish()
+        self._buffer[self._written : self._written + len(rest)] = rest
+        return Finished(self.id, memoryview(self._buffer)[: self._written + len(rest)], self.plain)

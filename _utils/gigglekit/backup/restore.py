@@ -1,0 +1,366 @@
+"""Restore: files out of a snapshot, each in one piece under its own name or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gigglekit.backup import names
+from gigglekit.backup.errors import DamagedError, MissingError
+from gigglekit.backup.manifest import digest_of
+from gigglekit.backup.repository import Repository, backup_key, manifest_key
+from gigglekit.backup.section import FileEntry, PackEntry, Section
+from gigglekit.crypto import chunked
+from gigglekit.files import draining
+
+_GAP_BYTES = 512 << 10
+"""What lies between two wanted pieces is read with them if it is not more than this: a request costs about as much."""
+_READ_BYTES = 16 << 20
+_PLACE_BYTES = 64 << 20
+_BESIDE = ".restoring-"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose restored files are, and what may be done with them: numeric ids, permission bits."""
+
+    uid: int
+    gid: int
+    file_mode: int = 0o640
+    folder_mode: int = 0o750
+
+
+@dataclass
+class Restored:
+    """What was restored.
+
+    Attributes:
+        files, size: how many files were written, and their bytes.
+        same: files that were there already, and were left alone.
+        kept: files that were there with another content, and were left alone too.
+        damaged: what cannot be restored: one sentence each.
+    """
+
+    files: int = 0
+    size: int = 0
+    same: int = 0
+    kept: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+def restore_user(
+    repository: Repository,
+    section: Section,
+    root_key: bytes,
+    folder: Path,
+    owner: Owner | None,
+    *,
+    wanted: Callable[[str], bool] = lambda _: True,
+    replace: bool = False,
+    threads: int = 3,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Restored:
+    """Write the files of a user.
+
+    Arguments:
+        repository: where they come from.
+        section: what the snapshot holds of the user.
+        root_key: the user's.
+        folder: where to; `clips/…` is made in it.
+        owner: of what is written; this process's account if None.
+        wanted: which paths.
+        replace: whether a file that is there with another content gives way.
+        threads: packs that are read at once.
+        progress: told bytes, now and then.
+
+    Raises:
+        BackupError: the bucket does not answer. Files that were finished stay; none is there by halves.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    done = Restored()
+    key = manifest_key(root_key)
+    chosen = [file for file in section.files if wanted(file.path)]
+    with _Folders(folder, owner, replace, done) as folders:
+        todo = [file for file in chosen if not _is_settled(folders, file, key, replace, done)]
+        # One pack after the other, and in it from front to back.
+        todo.sort(key=lambda file: (file.extents[0].pack, file.extents[0].offset) if file.extents else (-1, 0))
+        batches = _batches(todo)
+        fetcher = _Fetcher(repository, section.packs, backup_key(root_key))
+        with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
+            running: set[Future[None]] = set()
+            for batch in batches:
+                # Few at a time, so that what was read does not pile up in memory.
+                if len(running) >= threads:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                running.add(pool.submit(_restore_batch, fetcher, folders, batch, key, done, progress))
+            for future in running:
+                future.result()
+        folders.place()
+    return done
+
+
+def _is_settled(folders: _Folders, file: FileEntry, key: bytes, replace: bool, done: Restored) -> bool:
+    """Tell whether there is nothing to do for a file, since it is there."""
+    found = folders.digest(file.path, key, file.size)
+    if found is None:
+        return False
+    if found == file.digest:
+        done.same += 1
+        return True
+    if not replace:
+        done.kept += 1
+    return not replace
+
+
+def _batches(files: list[FileEntry]) -> Iterable[list[FileEntry]]:
+    """Group files that lie near each other in one pack, up to one read; a file in several packs is alone."""
+    batch: list[FileEntry] = []
+    for file in files:
+        if len(file.extents) != 1:
+            if batch:
+                yield batch
+            batch = []
+            yield [file]
+            continue
+        part = file.extents[0]
+        if batch:
+            first, last = batch[0].extents[0], batch[-1].extents[0]
+            near = part.pack == last.pack and part.offset - (last.offset + last.length) <= _GAP_BYTES
+            if not near or part.offset + part.length - first.offset > _READ_BYTES:
+                yield batch
+                batch = []
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+def _restore_batch(
+    fetcher: _Fetcher, folders: _Folders, batch: list[FileEntry], key: bytes, done: Restored, progress: Callable[[int], None]
+) -> None:
+    try:
+        if len(batch[0].extents) == 1:
+            first, last = batch[0].extents[0], batch[-1].extents[0]
+            piece = fetcher.fetch(first.pack, first.offset, last.offset + last.length - first.offset)
+            for file in batch:
+                part = file.extents[0]
+                _write(folders, file, [piece.open(part.offset, part.length)], key)
+                progress(file.size)
+        else:
+            (file,) = batch
+            pieces = (fetcher.fetch(part.pack, part.offset, part.length).open(part.offset, part.length) for part in file.extents)
+            _write(folders, file, pieces, key)
+            progress(file.size)
+    except (DamagedError, MissingError) as error:
+        if len(batch) == 1 or isinstance(error, MissingError):
+            done.damaged.extend(f"{file.path}: {error}" for file in batch)
+            return
+        # Whatever of it can be saved is saved.
+        for file in batch:
+            if not folders.has(file.path):
+                _restore_batch(fetcher, folders, [file], key, done, progress)
+
+
+def _write(folders: _Folders, file: FileEntry, pieces: Iterable[bytes], key: bytes) -> None:
+    digest = hashlib.sha256()
+    with folders.unfinished(file) as descriptor:
+        for piece in pieces:
+            digest.update(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        if digest_of(key, digest.hexdigest()) != file.digest:
+            raise DamagedError(file.path, f"{file.path} is not what was saved: its digest differs, although every piece of it opened.")
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Encrypted bytes of a pack, and what opens them."""
+
+    reader: chunked.Reader
+    data: bytes
+    start: int
+    name: str
+
+    def open(self, offset: int, length: int) -> bytes:
+        try:
+            return self.reader.open(self.data, self.start, offset, length)
+        except chunked.DamagedError as error:
+            raise _damaged(self.name, error) from None
+
+
+@dataclass
+class _Fetcher:
+    """Reads pieces of packs; of each pack the key is worked out once."""
+
+    repository: Repository
+    packs: tuple[PackEntry, ...]
+    key: bytes
+    readers: dict[int, chunked.Reader] = field(default_factory=dict)
+
+    def fetch(self, index: int, offset: int, length: int) -> _Piece:
+        pack = self.packs[index]
+        name = names.DATA + pack.id
+        try:
+            if index not in self.readers:
+                self.readers[index] = chunked.Reader(self.key, names.pack_context(pack.id), pack.header, pack.size)
+            start, end = self.readers[index].span(offset, length)
+        except chunked.DamagedError as error:
+            raise _damaged(name, error) from None
+        return _Piece(self.readers[index], self.repository.bucket.read(name, start, end - start), start, name)
+
+
+def _damaged(name: str, error: Exception) -> DamagedError:
+    return DamagedError(
+        name, f"{name} in the bucket is not as it was written: {error}. What lies in it cannot be restored from this snapshot."
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A file that is written and does not have its name yet."""
+
+    folder: int
+    beside: str
+    file: FileEntry
+
+
+class _Folders:
+    """The folders of the target, opened once each, and the files that are being written in them; no link is followed.
+
+    A file gets its name when its content is on the disk for certain. That is asked of the disk for many files at once.
+    """
+
+    def __init__(self, folder: Path, owner: Owner | None, replace: bool, done: Restored) -> None:
+        self._root, self._owner, self._replace, self._done = folder, owner, replace, done
+        self._open: dict[str, int] = {}
+        self._written: list[_Written] = []
+        self._paths: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Folders:
+        self._open[""] = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for written in self._written:
+            with contextlib.suppress(OSError):
+                os.unlink(written.beside, dir_fd=written.folder)
+        for descriptor in self._open.values():
+            with contextlib.suppress(OSError):
+                # Names last as well as contents.
+                os.fsync(descriptor)
+            os.close(descriptor)
+
+    def _folder(self, path: str, *, make: bool) -> int | None:
+        if path in self._open:
+            return self._open[path]
+        above, _, name = path.rpartition("/")
+        parent = self._folder(above, make=make)
+        if parent is None:
+            return None
+        try:
+            descriptor = os.open(name, _FOLDER, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                return None
+            os.mkdir(name, 0o700, dir_fd=parent)
+            descriptor = os.open(name, _FOLDER, dir_fd=parent)
+            if self._owner is not None:
+                os.fchown(descriptor, self._owner.uid, self._owner.gid)
+                os.fchmod(descriptor, self._owner.folder_mode)
+        self._tidy(descriptor)
+        self._open[path] = descriptor
+        return descriptor
+
+    @staticmethod
+    def _tidy(folder: int) -> None:
+        """Remove what a run that was killed has left."""
+        with os.scandir(folder) as entries:
+            left = [entry.name for entry in entries if entry.name.startswith(_BESIDE) and entry.is_file(follow_symlinks=False)]
+        for name in left:
+            os.unlink(name, dir_fd=folder)
+
+    def has(self, path: str) -> bool:
+        """Tell whether a file was written."""
+        return path in self._paths
+
+    def digest(self, path: str, key: bytes, size: int) -> str | None:
+        """Return the digest of a file that is there; None if it is not, "" if it has another size or is no file."""
+        above, _, name = path.rpartition("/")
+        folder = self._folder(above, make=True)
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                return ""
+            raise
+        with os.fdopen(descriptor, "rb") as file:
+            if os.fstat(descriptor).st_size != size:
+                return ""
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest_of(key, digest.hexdigest())
+
+    @contextlib.contextmanager
+    def unfinished(self, file: FileEntry) -> Iterator[int]:
+        """Have a descriptor to write a file's content to during the block; it is thrown away if the block fails."""
+        folder = self._open[file.path.rpartition("/")[0]]
+        beside = f"{_BESIDE}{secrets.token_hex(8)}"
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            yield descriptor
+            if self._owner is not None:
+                os.fchown(descriptor, self._owner.uid, self._owner.gid)
+                os.fchmod(descriptor, self._owner.file_mode)
+            os.utime(descriptor, ns=(file.modified, file.modified))
+        except BaseException:
+            os.unlink(beside, dir_fd=folder)
+            raise
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            self._paths.add(file.path)
+            self._written.append(_Written(folder, beside, file))
+            enough = sum(written.file.size for written in self._written) >= _PLACE_BYTES
+        if enough:
+            self.place()
+
+    def place(self) -> None:
+        """Give every file that was written its name."""
+        with self._lock:
+            if not self._written:
+                return
+            draining.sync(self._open[""])
+            while self._written:
+                self._name(self._written[-1])
+                self._written.pop()
+
+    def _name(self, written: _Written) -> None:
+        name = written.file.path.rpartition("/")[2]
+        if self._replace:
+            os.rename(written.beside, name, src_dir_fd=written.folder, dst_dir_fd=written.folder)
+        else:
+            try:
+                os.link(written.beside, name, src_dir_fd=written.folder, dst_dir_fd=written.folder, follow_symlinks=False)
+            except FileExistsError:
+                # Somebody made it meanwhile.
+                self._done.kept += 1
+                return
+            finally:
+                os.unlink(written.beside, dir_fd=written.folder)
+        self._done.files += 1
+        self._done.size += written.file.size

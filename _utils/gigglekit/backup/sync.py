@@ -1,0 +1,525 @@
+"""Sync: what is new goes into packs, and one snapshot says what there is.
+
+Everything that is stored is written down before and after, so that a run that was killed leaves nothing that the next one does not
+know: packs that were finished are used, and one that was not is removed. A snapshot is the last thing that is stored; until
+then nothing in the bucket has changed for anybody who restores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gigglekit.backup import kit, names, signed
+from gigglekit.backup.errors import BackupError, RefusedError
+from gigglekit.backup.manifest import Manifest, State, digest_of, name_of
+from gigglekit.backup.pack import PACK_BYTES, Builder, Finished
+from gigglekit.backup.repository import Repository, backup_key, manifest_key
+from gigglekit.backup.section import Extent, FileEntry, NotReadableError, PackEntry, Section
+from gigglekit.backup.snapshot import Dump, Head
+from gigglekit.files import walking
+
+_BLOCK = 1 << 20
+_SMALL = 4 << 20
+"""Files up to this size are read once: hashed in memory, and stored only if their content is new."""
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody whose clips are backed up.
+
+    Arguments:
+        vault_id: keyed hash of the user's id.
+        user_id: the user's id, "" if nobody knows it.
+        root_key: the user's root key.
+        folder: the user's vault; `clips` in it is backed up.
+        legacy: clips that lie directly below the app's `clips/`.
+    """
+
+    vault_id: str
+    user_id: str
+    root_key: bytes = field(repr=False)
+    folder: Path
+    legacy: tuple[Path, ...] = ()
+
+
+@dataclass
+class Synced:
+    """What a run did.
+
+    Attributes:
+        snapshot: name of the snapshot that was made, "" if there was nothing new.
+        users, files, size: what the newest snapshot holds; bytes.
+        new_files, new_bytes: what was read and stored.
+        packs: how many were stored.
+        gone: files that are in the snapshot before and not in this one.
+        unsettled: files that changed each time they were read; the next run takes them.
+        problems: one sentence each.
+    """
+
+    snapshot: str = ""
+    users: int = 0
+    files: int = 0
+    size: int = 0
+    new_files: int = 0
+    new_bytes: int = 0
+    packs: int = 0
+    gone: int = 0
+    unsettled: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+class _ChangedError(Exception):
+    """A file changed while it was read."""
+
+
+@dataclass
+class _Entry:
+    """A file whose content is on its way into the bucket."""
+
+    vault: str
+    name: str
+    state: State
+    digest: str
+    size: int
+    parts: list[tuple[str, int, int]]
+
+
+@dataclass
+class _Storing:
+    """Packs that are being stored, a few at a time, and the files that wait for them."""
+
+    repository: Repository
+    manifest: Manifest
+    threads: int
+    synced: Synced
+    pool: ThreadPoolExecutor
+    running: dict[Future[None], tuple[str, Finished]] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    waiting: deque[_Entry] = field(default_factory=deque)
+    twins: dict[tuple[str, str], _Entry] = field(default_factory=dict)
+
+    def store(self, vault: str, pack: Finished) -> None:
+        """Store a pack; waits while as many as may are under way."""
+        while len(self.running) >= self.threads:
+            self.settle(FIRST_COMPLETED)
+        name = names.DATA + pack.id
+        with self.manifest.change():
+            self.manifest.begin(name, vault)
+        bucket = self.repository.bucket
+        self.running[self.pool.submit(bucket.put, name, pack.body, locked=True)] = (vault, pack)
+
+    def settle(self, until: str) -> None:
+        """Wait for packs, and write down what is stored with them."""
+        done, _ = wait(self.running, return_when=until)
+        failure: BaseException | None = None
+        for future in done:
+            vault, pack = self.running.pop(future)
+            failure = future.exception() or failure
+            if future.exception() is None:
+                with self.manifest.change():
+                    self.numbers[pack.id] = self.manifest.add_pack(pack.id, vault, len(pack.body), pack.header)
+                    self.manifest.finish(names.DATA + pack.id)
+                    self._known()
+                self.synced.packs += 1
+        if failure is not None:
+            raise failure
+
+    def _known(self) -> None:
+        """Write down the files whose content is stored altogether now."""
+        for _ in range(len(self.waiting)):
+            entry = self.waiting.popleft()
+            if all(pack in self.numbers for pack, _, _ in entry.parts):
+                parts = [(self.numbers[pack], offset, length) for pack, offset, length in entry.parts]
+                content = self.manifest.add_content(entry.vault, entry.digest, entry.size, parts)
+                self.manifest.put_file(entry.vault, entry.name, entry.state, content)
+                self.twins.pop((entry.vault, entry.digest), None)
+            else:
+                self.waiting.append(entry)
+
+    def finish(self) -> None:
+        """Wait for all, those after one that failed too."""
+        failure: BaseException | None = None
+        while self.running:
+            try:
+                self.settle(FIRST_COMPLETED)
+            except Exception as error:  # noqa: BLE001 (raised below, when the others are written down)
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        with self.manifest.change():
+            # Empty files wait for no pack.
+            self._known()
+
+
+@dataclass
+class Sync:
+    """One run.
+
+    Arguments:
+        repository: where to.
+        manifest: what is known to be there.
+        threads: packs that are stored at once.
+        erased: tells who was asked to be erased by now; asked again before anything is stored.
+        progress: told bytes stored and files looked at, now and then.
+        pack_bytes: size of packs.
+        clock: seconds since 1970.
+    """
+
+    repository: Repository
+    manifest: Manifest
+    threads: int = 4
+    erased: Callable[[], Iterable[str]] = tuple
+    progress: Callable[[int, int], None] = lambda *_: None
+    pack_bytes: int = PACK_BYTES
+    clock: Callable[[], float] = time.time
+
+    def run(self, users: Sequence[User], dump: Callable[[], Dump] | None = None, *, anyway: bool = False) -> Synced:
+        """Store what is new of these users, and a snapshot if anything is.
+
+        Arguments:
+            users: everybody who has a vault; who is not among them is not in the snapshot.
+            dump: stores a dump of the database and describes it; None if there is no database. With one there always is something new.
+            anyway: go on although another droplet has made snapshots in this bucket since.
+
+        Raises:
+            BackupError: what the bucket says; everything that was stored is known to the next run.
+        """
+        synced = Synced()
+        self._tidy()
+        self._learn(users, anyway)
+        present: dict[str, list[str]] = {}
+        new = self._store_keys(users)
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="store") as pool:
+            storing = _Storing(self.repository, self.manifest, self.threads, synced, pool)
+            try:
+                for user in users:
+                    if user.vault_id not in set(self.erased()):
+                        present[user.vault_id], more = self._user(user, storing)
+                        new = new or more
+            finally:
+                storing.finish()
+        described = self._dump(dump, synced) if dump is not None else None
+        if present.keys() != self._before():
+            new = True
+        if new or described is not None:
+            self._snapshot([user for user in users if user.vault_id in present], present, described, synced)
+        else:
+            synced.users, synced.files, synced.size = (int(part) for part in (self.manifest.get("holds") or "0 0 0").split())
+        return synced
+
+    # --- before ------------------------------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Remove what a run that was killed has left half stored."""
+        for name in self.manifest.underway():
+            self.repository.bucket.erase(name)
+            with self.manifest.change():
+                self.manifest.finish(name)
+
+    def _learn(self, users: Sequence[User], anyway: bool) -> None:
+        """Know what is in the bucket, by the manifest or, if that is new, by the newest snapshot."""
+        if self.manifest.get("learned") == "yes":
+            return
+        secrets = self.repository.secrets
+        owner = next(iter(self.repository.bucket.list(names.SYSTEM_KEYS + "signing")), None)
+        found = self.repository.snapshots()
+        if owner is not None and secrets.signer is not None and not anyway:
+            self._insist_on_ours(owner.name)
+        with self.manifest.change():
+            self.manifest.forget_everything()
+            if found:
+                opened = self.repository.open(found[-1])
+                roots = {user.vault_id: user.root_key for user in users}
+                for part in opened.head.users:
+                    if part.vault in roots:
+                        self._learn_user(part.vault, roots[part.vault], self.repository.section(opened, part, roots[part.vault]))
+                self._remember(opened.name.base, opened.head.number, {part.vault for part in opened.head.users})
+            self.manifest.set("learned", "yes")
+
+    def _insist_on_ours(self, name: str) -> None:
+        secrets = self.repository.secrets
+        try:
+            signed.open_signed(signed.KEY, name, self.repository.bucket.get(name, 4096), secrets.signer_public)
+        except NotReadableError:
+            raise RefusedError(
+                "The bucket holds the backup of another server, or of this one before it was made anew, and nothing here could read it "
+                "later. Nothing was stored. To go on where that backup ends, restore it with its recovery kit first: salt-call "
+                "giggles.restore kit=/root/kit.txt. To begin anew beside it, choose another giggles:backup:prefix."
+            ) from None
+
+    def _learn_user(self, vault: str, root_key: bytes, section: Section) -> None:
+        key = manifest_key(root_key)
+        numbers = [self.manifest.add_pack(pack.id, vault, pack.size, pack.header) for pack in section.packs]
+        for file in section.files:
+            parts = [(numbers[part.pack], part.offset, part.length) for part in file.extents]
+            content = self.manifest.add_content(vault, file.digest, file.size, parts)
+            # Its inode and time of change are not known: size and time of modification have to do.
+            self.manifest.put_file(vault, name_of(key, file.path), State(file.size, file.modified, 0, 0), content)
+
+    def _store_keys(self, users: Sequence[User]) -> bool:
+        """Have every key in the bucket, sealed for the kit in force, before anything is encrypted by it."""
+        secrets = self.repository.secrets
+        wanted = kit.fingerprint(secrets.kit_public) if secrets.kit_public is not None else ""
+        sealed = self.manifest.all("sealed:")
+        everything: dict[str, bytes] = {
+            names.SYSTEM_KEYS + "names": secrets.names,
+            names.SYSTEM_KEYS + "snapshots": secrets.snapshots,
+            **({names.SYSTEM_KEYS + "signing": secrets.signer.private} if secrets.signer else {}),
+            **{names.USER_KEYS + user.vault_id: user.root_key for user in users},
+        }
+        lacking = [name for name in everything if not wanted or sealed.get(name) != wanted]
+        erased = set(self.erased()) if lacking else set()
+        for name in lacking:
+            if name.removeprefix(names.USER_KEYS) not in erased:
+                self.repository.store_key(name, everything[name])
+                with self.manifest.change():
+                    self.manifest.set(f"sealed:{name}", wanted)
+        return bool(lacking)
+
+    # --- one user ------------------------------------------------------------------------------------------------------------
+
+    def _user(self, user: User, storing: _Storing) -> tuple[list[str], bool]:
+        """Store what is new of a user; return the paths there are, and whether anything differs from before."""
+        key = manifest_key(user.root_key)
+        known = self.manifest.states(user.vault_id)
+        filling = _Filling(self, user, key, storing)
+        paths, seen, new = [], set(), False
+        for found in _files(user):
+            name = name_of(key, found.path)
+            state, before = State.of(found.status), known.get(name)
+            if before == state:
+                paths.append(found.path)
+                seen.add(name)
+                continue
+            if before is not None and (before.size, before.modified, before.inode) == (state.size, state.modified, 0):
+                # Learned from the bucket, which knows no inodes.
+                filling.touched.append((name, state, None))
+            else:
+                new = True
+                if not filling.take(found, name) and before is None:
+                    continue
+                # What was there before is better than nothing.
+            paths.append(found.path)
+            seen.add(name)
+        filling.flush()
+        gone = known.keys() - seen
+        if gone:
+            new = True
+            storing.synced.gone += len(gone)
+            with self.manifest.change():
+                for name in gone:
+                    self.manifest.drop_file(user.vault_id, name)
+        return paths, new
+
+    # --- the snapshot ----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _dump(dump: Callable[[], Dump], synced: Synced) -> Dump | None:
+        try:
+            return dump()
+        except BackupError as error:
+            # Clips are no less worth saving because the database is down.
+            synced.problems.append(f"The clips were saved, and the database was not: {error}")
+            return None
+
+    def _before(self) -> set[str]:
+        return set((self.manifest.get("vaults") or "").split())
+
+    def _remember(self, base: str, number: int, vaults: Iterable[str]) -> None:
+        self.manifest.set("snapshot", base)
+        self.manifest.set("number", str(number))
+        self.manifest.set("vaults", " ".join(sorted(vaults)))
+
+    def _snapshot(self, users: Sequence[User], present: dict[str, list[str]], dump: Dump | None, synced: Synced) -> None:
+        previous, number = self.manifest.get("snapshot") or "", int(self.manifest.get("number") or 0) + 1
+        now = self.clock()
+        last = names.snapshot_name(f"{previous}.0") if previous else None
+        # Names sort by time, and a clock that was put back must not make this one the older.
+        name = names.new_snapshot(max(now, last.seconds + 1) if last else now)
+        erased = set(self.erased())
+        users = sorted((user for user in users if user.vault_id not in erased), key=lambda user: user.vault_id)
+
+        def sections() -> Iterator[tuple[str, bytes, Section]]:
+            for user in users:
+                section = self._section(user, present[user.vault_id])
+                synced.users += 1
+                synced.files += len(section.files)
+                synced.size += sum(file.size for file in section.files)
+                yield user.vault_id, user.root_key, section
+
+        data = self.repository.write(name, Head(name.written, number, previous, dump, ()), sections())
+        with self.manifest.change():
+            self.manifest.begin(name.object, "")
+        self.repository.bucket.put(name.object, data, locked=True)
+        with self.manifest.change():
+            self.manifest.finish(name.object)
+            self._remember(name.base, number, (user.vault_id for user in users))
+            self.manifest.set("holds", f"{synced.users} {synced.files} {synced.size}")
+        synced.snapshot = name.base
+
+    def _section(self, user: User, paths: list[str]) -> Section:
+        key = manifest_key(user.root_key)
+        known = self.manifest.files(user.vault_id)
+        packs = {pack.number: pack for pack in self.manifest.packs(user.vault_id)}
+        order: dict[int, int] = {}
+        files = []
+        for path in sorted(paths):
+            state, stored = known[name_of(key, path)]
+            parts = tuple(Extent(order.setdefault(pack, len(order)), offset, length) for pack, offset, length in stored.extents)
+            files.append(FileEntry(path, stored.size, state.modified, stored.digest, parts))
+        entries = tuple(PackEntry(packs[number].id, packs[number].size, packs[number].header) for number in order)
+        return Section(user.user_id, entries, tuple(files))
+
+
+@dataclass
+class _Filling:
+    """The pack of a user that is being filled."""
+
+    sync: Sync
+    user: User
+    key: bytes
+    storing: _Storing
+    builder: Builder | None = None
+    touched: list[tuple[str, State, int | None]] = field(default_factory=list)
+
+    def take(self, found: walking.Found, name: str) -> bool:
+        """Store a file's content unless it is stored; return whether it is known what it is."""
+        for _ in range(_TRIES):
+            try:
+                descriptor = found.open()
+            except OSError:
+                # Gone, or a link now: the next run sees what is there then.
+                return False
+            try:
+                self._take(descriptor, name)
+            except _ChangedError:
+                continue
+            finally:
+                os.close(descriptor)
+            return True
+        self.storing.synced.unsettled += 1
+        return False
+
+    def _take(self, descriptor: int, name: str) -> None:
+        before = os.fstat(descriptor)
+        data = _read_small(descriptor, before.st_size) if before.st_size <= _SMALL else None
+        sha256 = hashlib.sha256(data).hexdigest() if data is not None else _hash(descriptor, before.st_size)
+        if State.of(os.fstat(descriptor)) != State.of(before):
+            raise _ChangedError
+        digest = digest_of(self.key, sha256)
+        vault, manifest = self.user.vault_id, self.sync.manifest
+        state = State.of(before)
+        content = manifest.content(vault, digest)
+        if content is not None:
+            self.touched.append((name, state, content))
+            return
+        twin = self.storing.twins.get((vault, digest))
+        if twin is not None:
+            self.storing.waiting.append(_Entry(vault, name, state, digest, twin.size, twin.parts))
+            return
+        parts = self._put(memoryview(data)) if data is not None else self._put_large(descriptor, before.st_size, sha256)
+        entry = _Entry(vault, name, state, digest, before.st_size, parts)
+        self.storing.waiting.append(entry)
+        self.storing.twins[vault, digest] = entry
+        self.storing.synced.new_files += 1
+        self.storing.synced.new_bytes += before.st_size
+        self.sync.progress(self.storing.synced.new_bytes, self.storing.synced.new_files)
+
+    def _put(self, data: memoryview) -> list[tuple[str, int, int]]:
+        """Put bytes into packs: into one if they fit into a whole one, so that one request reads them."""
+        parts = []
+        if self.builder is not None and len(data) > self.builder.room and len(data) <= self.sync.pack_bytes:
+            self.flush()
+        while len(data):
+            if self.builder is None:
+                self.builder = Builder(backup_key(self.user.root_key), self.sync.pack_bytes)
+            piece = data[: self.builder.room]
+            parts.append((self.builder.id, self.builder.plain, len(piece)))
+            self.builder.add(piece)
+            data = data[len(piece) :]
+            if not self.builder.room:
+                self.flush()
+        return parts
+
+    def _put_large(self, descriptor: int, size: int, sha256: str) -> list[tuple[str, int, int]]:
+        parts: list[tuple[str, int, int]] = []
+        again = hashlib.sha256()
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        left = size
+        while left:
+            block = os.read(descriptor, min(_BLOCK, left))
+            if not block:
+                break
+            left -= len(block)
+            again.update(block)
+            for part in self._put(memoryview(block)):
+                if parts and parts[-1][0] == part[0]:
+                    last = parts.pop()
+                    parts.append((last[0], last[1], last[2] + part[2]))
+                else:
+                    parts.append(part)
+        if left or again.hexdigest() != sha256:
+            # What went into the packs is wasted until they are written anew.
+            raise _ChangedError
+        return parts
+
+    def flush(self) -> None:
+        """Store the pack as it is, and write down the files whose content was stored before."""
+        if self.builder is not None and self.builder.plain:
+            self.storing.store(self.user.vault_id, self.builder.finish())
+        self.builder = None
+        if self.touched:
+            manifest = self.sync.manifest
+            with manifest.change():
+                for name, state, content in self.touched:
+                    if content is None:
+                        manifest.touch_file(self.user.vault_id, name, state)
+                    else:
+                        manifest.put_file(self.user.vault_id, name, state, content)
+            self.touched.clear()
+
+
+def _files(user: User) -> Iterator[walking.Found]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        folder = os.open(user.folder / "clips", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield from walking.walk(folder, "clips")
+        finally:
+            os.close(folder)
+    for path in user.legacy:
+        with contextlib.suppress(FileNotFoundError):
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield walking.Found(f"legacy/{path.name}", os.stat(path.name, dir_fd=folder, follow_symlinks=False), folder)
+            finally:
+                os.close(folder)
+
+
+def _read_small(descriptor: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        block = os.read(descriptor, size - len(data))
+        if not block:
+            raise _ChangedError
+        data = data + block if data else block
+    return data
+
+
+def _hash(descriptor: int, size: int) -> str:
+    digest = hashlib.sha256()
+    while size:
+        block = os.read(descriptor, min(_BLOCK, size))
+        if not block:
+            raise _ChangedError
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest()

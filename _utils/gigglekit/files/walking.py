@@ -1,0 +1,72 @@
+"""Looking at every file below a folder whose owner may be hostile: no link is ever followed, in any part of a path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: what was a file a moment ago may be a FIFO now.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DEEPEST = 32
+
+
+@dataclass(frozen=True)
+class Found:
+    """A regular file.
+
+    Arguments:
+        path: relative to where the walk began.
+        status: what stat(2) said.
+        folder: descriptor of its folder, open until the walk goes on.
+    """
+
+    path: str
+    status: os.stat_result
+    folder: int
+
+    def open(self) -> int:
+        """Return a descriptor to read it.
+
+        Raises:
+            OSError: it is gone, or something else now.
+        """
+        descriptor = os.open(self.path.rpartition("/")[2], _FILE, dir_fd=self.folder)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(self.path)
+        return descriptor
+
+
+def walk(folder: int, path: str = "") -> Iterator[Found]:
+    """Yield every regular file below a folder, folder by folder, sorted by name; what vanishes meanwhile is left out.
+
+    Arguments:
+        folder: descriptor of the folder.
+        path: what paths begin with; "" or without a slash at the end.
+    """
+    yield from _walk(folder, f"{path}/" if path else "", 0)
+
+
+def _walk(folder: int, path: str, depth: int) -> Iterator[Found]:
+    folders = []
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif entry.is_file(follow_symlinks=False):
+                yield Found(path + entry.name, entry.stat(follow_symlinks=False), folder)
+    for name in folders if depth < _DEEPEST else ():
+        try:
+            below = os.open(name, _FOLDER, dir_fd=folder)
+        except OSError:
+            continue
+        try:
+            yield from _walk(below, f"{path}{name}/", depth + 1)
+        finally:
+            os.close(below)

@@ -1,0 +1,150 @@
+"""What is synced comes back byte for byte, what is known costs nothing, and what was killed goes on."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+from gigglekit.backup import names, signed
+from gigglekit.backup.errors import RefusedError
+
+from tests.unit.b2 import Storage
+from tests.unit.backup_repository import PACK_BYTES, Droplet, digests
+
+
+@pytest.fixture
+def droplet(b2: Storage, tmp_path: Path) -> Droplet:
+    """A droplet with an empty bucket."""
+    (tmp_path / "vaults").mkdir()
+    return Droplet(tmp_path, b2)
+
+
+SIZES = (0, 1, 16383, 16384, 16385, 128_000, 300_000, 700_000, PACK_BYTES - 1, PACK_BYTES, PACK_BYTES + 1, 5 << 20)
+
+
+def test_every_size_comes_back_with_its_time(droplet: Droplet, tmp_path: Path) -> None:
+    user = droplet.add(*SIZES)
+    droplet.write(user, "deep/er/2026.wav", b"below")
+    os.utime(droplet.write(user, "old.wav", b"old"), ns=(1, 1_234_567_890_123_456_789))
+    done = droplet.sync()
+    assert (done.files, done.new_files, done.problems) == (len(SIZES) + 2, len(SIZES) + 2, [])
+    restored = droplet.restore(user, tmp_path / "back")
+    assert restored.damaged == []
+    assert digests(tmp_path / "back") == digests(user.folder)
+    assert (tmp_path / "back/clips/old.wav").stat().st_mtime_ns == 1_234_567_890_123_456_789
+
+
+def test_with_nothing_new_nobody_is_asked_and_no_snapshot_is_made(droplet: Droplet) -> None:
+    droplet.add(1000, 2000)
+    first = droplet.sync()
+    repository = droplet.repository()
+    second = droplet.sync(repository)
+    assert not repository.was_asked
+    assert second.snapshot == ""
+    assert (second.users, second.files, second.size) == (first.users, first.files, first.size) == (1, 2, 3000)
+
+
+def test_only_what_is_new_is_stored(droplet: Droplet) -> None:
+    user, other = droplet.add(300_000, 400_000), droplet.add(300_000)
+    droplet.sync()
+    before = droplet.objects(names.DATA)
+    droplet.write(user, "new.wav", os.urandom(1000))
+    done = droplet.sync()
+    assert (done.new_files, done.new_bytes, done.packs) == (1, 1000, 1)
+    assert (done.users, done.files) == (2, 4)
+    assert len(droplet.objects(names.DATA)) == len(before) + 1
+    assert other.vault_id in droplet.users
+
+
+def test_a_copy_and_a_touched_file_are_not_stored_again(droplet: Droplet, tmp_path: Path) -> None:
+    user = droplet.add(300_000)
+    droplet.sync()
+    (original,) = (user.folder / "clips").iterdir()
+    droplet.write(user, "copy.wav", original.read_bytes())
+    twins = os.urandom(5000)
+    droplet.write(user, "one.wav", twins)
+    droplet.write(user, "two.wav", twins)
+    os.utime(original)
+    done = droplet.sync()
+    assert done.new_bytes == 5000
+    droplet.restore(user, tmp_path / "back")
+    assert digests(tmp_path / "back") == digests(user.folder)
+
+
+def test_a_snapshot_of_the_past_has_what_there_was(droplet: Droplet, tmp_path: Path) -> None:
+    user = droplet.add(1000, 2000)
+    before = digests(user.folder)
+    first = droplet.sync().snapshot
+    for path in sorted((user.folder / "clips").iterdir()):
+        path.unlink()
+    droplet.write(user, "later.wav", b"later")
+    assert droplet.sync().gone == 2
+    droplet.restore(user, tmp_path / "past", first)
+    droplet.restore(user, tmp_path / "now")
+    assert digests(tmp_path / "past") == before
+    assert digests(tmp_path / "now") == digests(user.folder)
+
+
+def test_a_lost_manifest_is_read_from_the_bucket_and_nothing_is_stored_twice(droplet: Droplet) -> None:
+    user = droplet.add(300_000, 400_000, 5 << 20)
+    droplet.sync()
+    before = droplet.objects(names.DATA)
+    (droplet.folder / "manifest.sqlite").unlink()
+    done = droplet.sync()
+    assert (done.new_files, done.files) == (0, 3)
+    assert droplet.objects(names.DATA) == before
+    droplet.write(user, "more.wav", b"more")
+    done = droplet.sync()
+    assert (done.new_files, done.files) == (1, 4)
+
+
+def test_names_and_contents_stand_nowhere_in_the_manifest_or_the_bucket(droplet: Droplet) -> None:
+    user = droplet.add(1000)
+    content = b"a marker in the clip" * 100
+    droplet.write(user, "marker_in_a_name.wav", content)
+    droplet.sync()
+    raw = (droplet.folder / "manifest.sqlite").read_bytes()
+    bucket = droplet.bucket()
+    everything = b"".join(bucket.get(name) + name.encode() for name in droplet.objects())
+    for needle in (b"marker_in_a_name", b"a marker in the clip", user.user_id.encode(), user.root_key):
+        assert needle not in raw
+        assert needle not in everything
+    assert user.vault_id.encode() in raw, "a look that finds nothing whatever there is proves nothing"
+    assert sqlite3.connect(droplet.folder / "manifest.sqlite").execute("SELECT count(*) FROM files").fetchone() == (2,)
+
+
+def test_the_kit_alone_opens_every_key(droplet: Droplet) -> None:
+    user = droplet.add(1000)
+    droplet.sync()
+    bucket = droplet.bucket()
+    for name, key in (
+        (names.USER_KEYS + user.vault_id, user.root_key),
+        (names.SYSTEM_KEYS + "names", droplet.names_key),
+        (names.SYSTEM_KEYS + "snapshots", droplet.snapshot_key),
+        (names.SYSTEM_KEYS + "signing", droplet.signer.private),
+    ):
+        assert signed.unseal_key(name, bucket.get(name), droplet.kit_key, droplet.signer.public) == key
+
+
+def test_another_servers_bucket_is_left_alone(droplet: Droplet, tmp_path: Path) -> None:
+    droplet.add(1000)
+    droplet.sync()
+    before = droplet.objects()
+    (tmp_path / "other" / "vaults").mkdir(parents=True)
+    stranger = Droplet(tmp_path / "other", droplet.storage)
+    stranger.add(1000)
+    with pytest.raises(RefusedError, match="another server"):
+        stranger.sync()
+    assert droplet.objects() == before
+
+
+def test_an_erased_user_is_in_no_snapshot_from_then_on(droplet: Droplet) -> None:
+    user, other = droplet.add(1000), droplet.add(1000)
+    droplet.sync()
+    droplet.erased.add(user.vault_id)
+    done = droplet.sync()
+    assert done.users == 1
+    repository = droplet.repository()
+    assert [part.vault for part in repository.open(repository.choose(None)).head.users] == [other.vault_id]
