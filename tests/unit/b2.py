@@ -100,8 +100,14 @@ class Storage:
         """Take a key away, the test's own by default."""
         self.proxy.set_keys({key_id or self.key_id: None})
 
-    def client(self, key: tuple[str, str] | None = None, **config: Any) -> Any:
-        """Return a boto3 client that sends what B2 accepts, and that does not try again."""
+    def client(self, key: tuple[str, str] | None = None, *, endpoint: str | None = None, verify: str | None = None, **config: Any) -> Any:
+        """Return a boto3 client that sends what B2 accepts, and that does not try again.
+
+        Arguments:
+            key: id and secret of another key than the test's own.
+            endpoint, verify: another address, and the certificates to trust there.
+            config: changes to the client's settings.
+        """
         import boto3
         from botocore.config import Config
 
@@ -116,7 +122,8 @@ class Storage:
         key_id, secret = key or (self.key_id, self.application_key)
         return boto3.client(
             "s3",
-            endpoint_url=self.endpoint,
+            endpoint_url=endpoint or self.endpoint,
+            verify=verify,
             region_name=REGION,
             aws_access_key_id=key_id,
             aws_secret_access_key=secret,

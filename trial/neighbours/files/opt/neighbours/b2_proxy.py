@@ -309,6 +309,7 @@ class Fault:
         retry_after: seconds, for the Retry-After of slow-down; None sends none.
         milliseconds: for latency.
         bytes: how many of the body truncate lets through; half of it when None.
+        lying: whether lose-half answers with the ETag of all that was sent, so that only reading it again shows the loss.
         seed: of what is left to chance.
     """
 
@@ -323,6 +324,7 @@ class Fault:
     retry_after: int | None = None
     milliseconds: float = 0.0
     bytes: int | None = None
+    lying: bool = False
     seed: int = 0
     matched: int = 0
     fired: int = 0
@@ -469,6 +471,38 @@ class Stream:
         """End the connection."""
         with contextlib.suppress(OSError):
             self.connection.close()
+
+
+@dataclass
+class Port:
+    """Where is listened, or only bound so that nobody else takes it."""
+
+    socket: socket.socket
+    context: ssl.SSLContext | None
+
+    @staticmethod
+    def bind(address: Address) -> socket.socket:
+        """Return a socket that is bound and refuses everybody."""
+        bound = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+        return bound
+
+    def close(self) -> Address:
+        """End it, and whoever waits in accept with it; return where it was."""
+        address: Address = self.socket.getsockname()[:2]
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        return address
+
+    def refuse(self) -> None:
+        """Keep the port and answer nobody."""
+        self.socket = self.bind(self.close())
 
 
 def _reset(connection: socket.socket) -> None:
@@ -637,7 +671,7 @@ class B2Proxy:
         self._locks: dict[tuple[str, str, str], Lock] = {}
         self._uploads: dict[str, Upload] = {}
         self._signing_keys: dict[tuple[str, str, str], bytes] = {}
-        self._listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._ports: list[Port] = []
         self._connections: set[socket.socket] = set()
         self._up = threading.Event()
         self._stopping = False
@@ -663,19 +697,17 @@ class B2Proxy:
                 certificate, private_key = self._files
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 context.load_cert_chain(str(certificate), str(private_key) if private_key else None)
-            listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(128)
-            self._listeners.append((listener, context))
-            url = f"{'https' if secure else 'http'}://{address[0]}:{listener.getsockname()[1]}"
+            port = Port(Port.bind(address), context)
+            port.socket.listen(128)
+            self._ports.append(port)
+            url = f"{'https' if secure else 'http'}://{address[0]}:{port.socket.getsockname()[1]}"
             if secure:
                 self.tls_endpoint = url
             else:
                 self.endpoint = url
         self._up.set()
-        for listener, context in self._listeners:
-            threading.Thread(target=self._accept, args=(listener, context), daemon=True).start()
+        for port in self._ports:
+            threading.Thread(target=self._accept, args=(port,), daemon=True).start()
         if self._control_address is not None:
             self._control = _control_server(self, self._control_address)
             self.control = f"http://{self._control_address[0]}:{self._control.server_address[1]}"
@@ -686,10 +718,8 @@ class B2Proxy:
         """Close every port and connection."""
         self._stopping = True
         self._up.set()
-        for listener, _ in self._listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        for port in self._ports:
+            port.close()
         self._reset_connections()
         if self._control is not None:
             self._control.shutdown()
@@ -734,6 +764,8 @@ class B2Proxy:
         Raises:
             ValueError, TypeError, re.error: a rule cannot be meant; nothing is changed then.
         """
+        if not isinstance(rules, list):
+            raise TypeError("the faults are a list of rules")
         fresh = [Fault(**rule) for rule in rules]
         with self._guard:
             self._faults = [*(self._faults if add else []), *fresh]
@@ -791,15 +823,13 @@ class B2Proxy:
         if wanted == self._up.is_set():
             return
         if wanted:
-            for listener, _ in self._listeners:
-                listener.listen(128)
+            for port in self._ports:
+                port.socket.listen(128)
             self._up.set()
             return
         self._up.clear()
-        for listener, _ in self._listeners:
-            # It stays bound, so that nobody else gets the port, and refuses.
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
+        for port in self._ports:
+            port.refuse()
         self._reset_connections()
 
     def _reset_connections(self) -> None:
@@ -812,11 +842,11 @@ class B2Proxy:
 
     # Connections.
 
-    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept(self, port: Port) -> None:
         while not self._stopping:
             self._up.wait()
             try:
-                connection, _ = listener.accept()
+                connection, _ = port.socket.accept()
             except OSError:
                 if self._stopping:
                     return
@@ -825,7 +855,7 @@ class B2Proxy:
             if len(self._connections) >= MAXIMUM_CONNECTIONS:
                 _reset(connection)
                 continue
-            threading.Thread(target=self._serve, args=(connection, context), daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection, port.context), daemon=True).start()
 
     def _serve(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         # OSError: the other side is gone, which is its right.
@@ -1139,7 +1169,7 @@ class B2Proxy:
     def _answer(self, stream: Stream, request: Request, key: Key, fault: Fault | None) -> Answer:
         operation = request.operation
         if operation in _STREAMED_UP:
-            return self._upload(stream, request, lost=fault is not None and fault.kind == "lose-half")
+            return self._upload(stream, request, fault if fault is not None and fault.kind == "lose-half" else None)
         body = self._body(stream, request)
         own: dict[str, Callable[[Request, Key, bytes], Answer]] = {
             "CreateBucket": self._create_bucket,
@@ -1216,7 +1246,7 @@ class B2Proxy:
     def _pass(self, request: Request, body: bytes = b"") -> Answer:
         return self.upstream.call(request.method, self._target(request), body, self._forwarded(request))
 
-    def _upload(self, stream: Stream, request: Request, *, lost: bool) -> Answer:
+    def _upload(self, stream: Stream, request: Request, loss: Fault | None) -> Answer:
         bucket = self._bucket(request.bucket)
         part = request.operation == "UploadPart"
         upload = self._uploads.get(request.query.get("uploadId", "")) if part else None
@@ -1226,15 +1256,18 @@ class B2Proxy:
             what = "Put Part" if part else "Put Object"
             raise Refusal(400, "InvalidRequest", f"Content-MD5 HTTP header is required for {what} requests with Object Lock parameters")
         _go_on(stream, request)
-        forwarded = request.length // 2 if lost else request.length
+        forwarded = request.length if loss is None else request.length // 2
+        digests = Digests(request, md5=loss is not None)
         server = self.upstream.open()
         try:
             head = self.upstream.head(request.method, self._target(request), self._forwarded(request), forwarded)
-            self._stream_up(stream, request, server, head, forwarded)
+            self._stream_up(stream, request, server, head, forwarded, digests)
             answer = self.upstream.finish(server, request.method)
         except BaseException:
             server.close()
             raise
+        if loss is not None and loss.lying:
+            answer.headers = [(name, digests.etag() if name.lower() == "etag" else value) for name, value in answer.headers]
         if answer.status == 200 and part and upload is not None:
             upload.sizes[int(request.query["partNumber"])] = request.length
         if answer.status == 200 and not part:
@@ -1242,9 +1275,8 @@ class B2Proxy:
         return answer
 
     @staticmethod
-    def _stream_up(stream: Stream, request: Request, server: Stream, head: bytes, forwarded: int) -> None:
+    def _stream_up(stream: Stream, request: Request, server: Stream, head: bytes, forwarded: int, digests: Digests) -> None:
         """Pass a body on, the last piece only when the digests are right."""
-        digests = Digests(request)
         size = min(CHUNK, max(1, request.length))
         buffers, turn = (memoryview(bytearray(size)), memoryview(bytearray(size))), 0
         pending: list[memoryview | bytes] = [head]
@@ -1586,11 +1618,11 @@ class B2Proxy:
 class Digests:
     """The digests of a body, against those that its request names."""
 
-    def __init__(self, request: Request) -> None:
-        """Argument: the request whose body it will be."""
+    def __init__(self, request: Request, *, md5: bool = False) -> None:
+        """Arguments: the request whose body it will be, and whether MD5 is wanted although none is named."""
         self._named = request.headers.get("content-md5")
         self._signed = request.headers["x-amz-content-sha256"]
-        self._md5 = hashlib.md5(usedforsecurity=False) if self._named is not None else None
+        self._md5 = hashlib.md5(usedforsecurity=False) if md5 or self._named is not None else None
         self._sha256 = hashlib.sha256() if self._signed != "UNSIGNED-PAYLOAD" else None
 
     def update(self, piece: bytes | memoryview) -> None:
@@ -1600,11 +1632,15 @@ class Digests:
         if self._sha256 is not None:
             self._sha256.update(piece)
 
+    def etag(self) -> str:
+        """Return the ETag of what was taken in."""
+        return f'"{self._md5.hexdigest()}"' if self._md5 is not None else ""
+
     def verify(self) -> None:
         """Refuse a body that is not the one announced."""
         if self._sha256 is not None and self._sha256.hexdigest() != self._signed:
             raise Refusal(400, "XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' header does not match what was computed.")
-        if self._md5 is not None and base64.b64encode(self._md5.digest()).decode() != self._named:
+        if self._md5 is not None and self._named not in (None, base64.b64encode(self._md5.digest()).decode()):
             raise Refusal(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
 
 
