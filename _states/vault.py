@@ -1,5 +1,5 @@
 """
-The encrypted volume for clips: what it lies on, the clips that were there before it, its folders and keys.
+The encrypted volume for clips: what it lies on, the clips that were there before it, its folders and keys, and where those lie.
 
 Where the kernel cannot encrypt folders, ``vault.formed`` says so, and the others leave the folders as they are.
 
@@ -87,7 +87,7 @@ def formed(name, size_mb, device=None):
     return ret
 
 
-def filled(name, device):
+def filled(name, device, shared=False):
     """
     Clips that lie outside the volume are moved into it, with the app at work except for the moment in which the folders
     change places; what they lay in before is overwritten.
@@ -96,6 +96,8 @@ def filled(name, device):
         Not used; any text.
     device
         The image file or block device of the volume.
+    shared
+        As for ``vault.ready``.
 
     .. code-block:: yaml
 
@@ -121,7 +123,7 @@ def filled(name, device):
             return ret
         if old.files:
             with places.locked():
-                Keyring(places).create()
+                _create(Keyring(places), shared)
             migrate.copy(places, Path(device))
             migrate.start_switch()
             ret["changes"]["moved"] = old.files
@@ -141,17 +143,21 @@ def filled(name, device):
     return ret
 
 
-def ready(name):
+def ready(name, shared=False):
     """
     The mounted volume has its folders, its keys exist and are with the kernel, and receipts can be signed.
 
     name
         Not used; any text.
+    shared
+        Whether new keys begin with a share in the bucket of the backup. If the bucket does not answer, they begin without:
+        ``vault.shared`` has the last word.
 
     .. code-block:: yaml
 
         vault-ready:
-          vault.ready: []
+          vault.ready:
+            - shared: True
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "Folders and keys are as they should be."}
     places, test = Places(), __opts__["test"]
@@ -165,10 +171,14 @@ def ready(name):
             ret.update(result=None, changes={"keys": "new"}, comment="Keys and folders would be made.")
             return ret
         with places.locked():
-            if not test and keyring.create():
+            if not test and _create(keyring, shared):
                 done.append("keys made")
             if receipts.prepare(dry_run=test):
                 done.append("signing key made")
+        if keyring.lacks_share():
+            done.append("the bucket's share of the key fetched")
+            if not test:
+                keyring.fetch_share(_bucket())
         if _encrypted(places, test):
             done += _ready_inside(places, keyring, test)
     except (VaultError, mounts.MountError) as error:
@@ -182,6 +192,92 @@ def ready(name):
         ret["result"] = None if test else True
         ret["comment"] = "Folders and keys would be put right." if test else "Folders and keys were put right."
     return ret
+
+
+def shared(name, shared):
+    """
+    The key that wraps every user's key lies in two shares, one of them in the bucket of the backup, or in one on this
+    droplet if there is no bucket. The bucket is asked only when that has to change.
+
+    name
+        Not used; any text.
+    shared
+        Whether there is a bucket.
+
+    .. code-block:: yaml
+
+        vault-key-shared:
+          vault.shared:
+            - shared: True
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
+    places, test = Places(), __opts__["test"]
+    from gigglekit.backup.shares import open_shares
+    from gigglekit.vault.keyring import Keyring
+    from gigglekit.vault.share import NoBucketError
+
+    keyring = Keyring(places)
+    try:
+        found = keyring.share() if keyring.exists() else None
+        shares = open_shares() if shared else None
+        # With test=True, what says where the bucket is may not have been written yet.
+        old = f"a share in {found.place}" if found else "the whole key on this droplet"
+        new = (f"a share in {shares.place}" if shares else "a share in the bucket") if shared else "the whole key on this droplet"
+        if bool(found) == bool(shared) and (not found or not shares or found.place == shares.place):
+            ret["comment"] = f"The key-encryption key: {old}, as it should be."
+            return ret
+        ret["changes"] = {"key-encryption key": {"old": old if keyring.exists() else None, "new": new}}
+        if test:
+            ret.update(result=None, comment="The key-encryption key would be replaced, and every key wrapped anew.")
+            return ret
+        if shared and shares is None:
+            raise NoBucketError
+        with places.locked():
+            if shared:
+                keyring.enable(shares)
+            else:
+                keyring.disable()
+    except VaultError as error:
+        # It may have come as far as the new ring.
+        ret.update(result=False, changes={}, comment=str(error))
+        return ret
+    except OSError as error:
+        ret.update(
+            result=False, changes={}, comment=f"{error.filename or places.keys}: {error.strerror}. Look at df and dmesg, then apply again."
+        )
+        return ret
+    ret["comment"] = "The key-encryption key was replaced, and every key wrapped anew."
+    if found:
+        ret["comment"] += (
+            f" Its earlier share was left in {found.place}, which is not this droplet's any more: delete keys/shares/{found.id} there, in "
+            "all versions."
+        )
+    return ret
+
+
+def _bucket():
+    from gigglekit.backup.shares import open_shares
+    from gigglekit.vault.share import NoBucketError
+
+    shares = open_shares()
+    if shares is None:
+        raise NoBucketError
+    return shares
+
+
+def _create(keyring, shared):
+    """Have a ring of keys, if it can be with a share in the bucket from its first moment on."""
+    from gigglekit.vault.share import NoBucketError, ShareUnreachableError
+
+    if keyring.exists():
+        return False
+    if shared:
+        try:
+            return keyring.create(_bucket())
+        except (NoBucketError, ShareUnreachableError):
+            # A droplet is not kept from being set up by a bucket that comes later.
+            pass
+    return keyring.create()
 
 
 def _encrypted(places, test):

@@ -1,4 +1,6 @@
 # Folders and keys of the volume. The app's own folders (app.folders) come after them.
+{%- from "map.jinja" import giggles with context %}
+{%- set shared = giggles.backup.get("bucket") is not none %}
 include:
   - app.account
   - vault.volume
@@ -15,9 +17,17 @@ vault-ledger-private:
 
 vault-ready:
   vault.ready:
+    - shared: {{ shared | tojson }}
     - require:
       - units: vault-mounted
       - file: vault-ledger-private
+
+# Nothing requires this: with a bucket that does not answer, everything else goes on.
+vault-key-shared:
+  vault.shared:
+    - shared: {{ shared | tojson }}
+    - require:
+      - vault: vault-ready
 
 vaults-private:
   vault.private:

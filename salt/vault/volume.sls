@@ -2,6 +2,7 @@
 {%- from "map.jinja" import giggles with context %}
 {%- set image = "/var/lib/giggles/vault.img" %}
 {%- set device = giggles.vault.device or image %}
+{%- set shared = giggles.backup.get("bucket") is not none %}
 include:
   - common.validate
   - app.account
@@ -42,7 +43,10 @@ vault-formed:
     - makedirs: True
     - follow_symlinks: False
 {%- endfor %}
-{%- for unit in ["var-lib-giggles-uploads.mount", "giggles-vault-unlock.service", "giggles-vault-switch.service"] %}
+{%- set units = [
+  "var-lib-giggles-uploads.mount", "run-giggles-keys.mount", "giggles-vault-unlock.service", "giggles-vault-switch.service",
+] %}
+{%- for unit in units %}
 
 {{ unit }}-installed:
   file.managed:
@@ -52,6 +56,7 @@ vault-formed:
     - context:
         device: {{ device | tojson }}
         options: {{ "" if giggles.vault.device else "loop," }}
+        shared: {{ shared | tojson }}
     - user: root
     - group: root
     - mode: '0644'
@@ -67,20 +72,21 @@ vault-formed:
 
 vault-volume-units-unaltered:
   units.unaltered:
-    - units: [var-lib-giggles-uploads.mount, giggles-vault-unlock.service, giggles-vault-switch.service]
+    - units: {{ units | tojson }}
     - restart: False
 
 vault-volume-units-known:
   module.run:
     - service.systemctl_reload: []
     - onchanges:
-      - file: var-lib-giggles-uploads.mount-installed
-      - file: giggles-vault-unlock.service-installed
-      - file: giggles-vault-switch.service-installed
+{%- for unit in units %}
+      - file: {{ unit }}-installed
+{%- endfor %}
 
 vault-filled:
   vault.filled:
     - device: {{ device | tojson }}
+    - shared: {{ shared | tojson }}
     - require:
       - vault: vault-formed
       - module: vault-volume-units-known

@@ -5,26 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gigglekit.backup import settings
 from gigglekit.backup.errors import BackupError, MissingError
 from gigglekit.backup.names import SHARES
 from gigglekit.vault.share import ShareGoneError, Shares, ShareUnreachableError
 
-
-class _Object(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class _Bucket(Protocol):
-    """What is needed of `gigglekit.backup.bucket.Bucket`; names are without the prefix."""
-
-    def get(self, name: str) -> bytes: ...
-    def put(self, name: str, data: bytes) -> object: ...
-    def erase(self, name: str) -> int: ...
-    def list(self, prefix: str) -> Iterator[_Object]: ...
+if TYPE_CHECKING:
+    from gigglekit.backup.bucket import Bucket
 
 
 class BucketShares:
@@ -35,7 +24,7 @@ class BucketShares:
         place: which one it is, for people: on one line, no secret in it.
     """
 
-    def __init__(self, bucket: _Bucket, place: str) -> None:
+    def __init__(self, bucket: Bucket, place: str) -> None:
         self._bucket, self._place = bucket, place
 
     @property
@@ -58,13 +47,19 @@ class BucketShares:
 
     def destroy(self, share_id: str) -> None:
         """Delete a share in all its versions."""
-        with self._translated(), contextlib.suppress(MissingError):
-            self._bucket.erase(f"{SHARES}{share_id}")
+        with self._translated():
+            locked = self._bucket.erase(f"{SHARES}{share_id}").locked_until
+        if locked is not None:
+            raise ShareUnreachableError(
+                self._place,
+                f"an earlier share is locked there until {locked:%Y-%m-%d %H:%M} UTC and was not destroyed, since the bucket locks "
+                "everything that is put into it. Take its default retention away: this backup locks by itself what is to be locked",
+            )
 
     def list(self) -> list[str]:
-        """Return the ids of all shares."""
+        """Return the ids of all shares, those included that a plain delete has only hidden: somebody could still read them."""
         with self._translated():
-            return sorted(entry.name.removeprefix(SHARES) for entry in self._bucket.list(SHARES))
+            return sorted({version.name.removeprefix(SHARES) for version in self._bucket.versions(SHARES)})
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -92,5 +87,8 @@ def open_shares(path: Path = settings.PATH) -> Shares | None:
     if chosen is None:
         return None
     from gigglekit.backup.bucket import Bucket
+    from gigglekit.backup.sending import Patience
 
-    return BucketShares(Bucket(chosen), f"{chosen.endpoint.rstrip('/')}/{chosen.bucket}/{chosen.prefix}")
+    # Whoever asks for a share waits for it, and asks again by itself.
+    bucket = Bucket(chosen, patience=Patience(tries=4, seconds=30.0, longest=5.0))
+    return BucketShares(bucket, f"{chosen.endpoint.rstrip('/')}/{chosen.bucket}/{chosen.prefix}")

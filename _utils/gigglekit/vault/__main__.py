@@ -27,13 +27,13 @@ def _unlock() -> int:
     from gigglekit.vault.volume import mounted
 
     here = places.Places()
-    if not here.is_encrypted():
+    keyring, encrypted = Keyring(here), here.is_encrypted()
+    # Without keys what follows says so. Not with the lock: whoever has it need not wait for the network.
+    if keyring.exists() and keyring.lacks_share():
+        _fetch_share(keyring)
+    if not encrypted:
         print(f"Clips lie unencrypted on this droplet ({here.reason()}); there is nothing to unlock.")
         return 0
-    keyring = Keyring(here)
-    if keyring.lacks_share():
-        # Not with the lock: whoever has it need not wait for the network.
-        _fetch_share(keyring)
     with here.locked(), mounted(here) as volume:
         print(f"{unlock.unlock(volume, keyring, Ledger(here))} keys given to the kernel.")
     return 0

@@ -23,8 +23,8 @@ class ShareMissingError(VaultError):
         super().__init__(
             f"The share of this droplet's key that lies in the bucket ({place}) is not in memory, so no user's key can be opened. Nothing "
             "was changed. After a boot giggles-vault-unlock.service fetches it, again and again until the bucket answers: systemctl "
-            "status giggles-vault-unlock says what is in its way, and salt-call state.apply vault asks at once. If the bucket was lost, these "
-            "keys open no more, and the droplet has to be restored with the recovery kit: docs/BACKUP_AND_RESTORE.md."
+            "status giggles-vault-unlock says what is in its way, and salt-call state.apply vault asks at once. If the bucket was "
+            "lost, these keys open no more, and the droplet has to be restored with the recovery kit: docs/BACKUP_AND_RESTORE.md."
         )
 
 
@@ -130,5 +130,5 @@ class Shares(Protocol):
         ...
 
     def list(self) -> list[str]:
-        """Return the ids of all shares, those of other droplets too."""
+        """Return the ids of all shares that anybody could still read, those of other droplets too."""
         ...
