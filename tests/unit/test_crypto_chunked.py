@@ -174,14 +174,7 @@ def test_the_chunk_number_has_more_than_one_byte() -> None:
     message = chunked.encrypt(KEY, CONTEXT, plain)
     assert by_the_book.chunked_decrypt(KEY, CONTEXT, message) == plain
     assert read_all(message) == plain
-    for offset in (
-        254 * CHUNK_BYTES,
-        255 * CHUNK_BYTES - 1,
-        255 * CHUNK_BYTES,
-        256 * CHUNK_BYTES - 1,
-        256 * CHUNK_BYTES,
-        257 * CHUNK_BYTES,
-    ):
+    for offset in (chunk * CHUNK_BYTES + beside for chunk in (254, 255, 256, 257) for beside in (-1, 0)):
         assert read(message, offset, 100) == plain[offset : offset + 100]
 
 
@@ -207,19 +200,21 @@ def test_any_part_is_what_the_whole_has_there(size: int, data: st.DataObject) ->
     message = by_the_book.chunked_encrypt(KEY, CONTEXT, bytes(24), plain)
     reader = reader_of(message)
     assert reader.plain_size == size
-    offset = data.draw(st.one_of(st.integers(0, size), st.sampled_from([at for at in ALL_SIZES if at <= size])))
-    length = data.draw(st.integers(0, size - offset))
+    places = st.one_of(st.integers(0, size), st.sampled_from([at for at in (*ALL_SIZES, size) if at <= size]))
+    offset, stop = sorted((data.draw(places), data.draw(places)))
+    length = stop - offset
     start, end = reader.span(offset, length)
-    # No more than the chunks the part lies in, and the last if it reaches the end.
-    assert HEADER_BYTES <= start < end <= len(message)
-    assert (start - HEADER_BYTES) // SEALED == offset // CHUNK_BYTES
-    assert end - start <= (length // CHUNK_BYTES + 2) * SEALED
+    # The chunks that the part lies in and no other, but for the last if the part reaches the end.
+    last = (offset + length if offset + length == size else offset + max(length, 1) - 1) // CHUNK_BYTES
+    assert start == HEADER_BYTES + offset // CHUNK_BYTES * SEALED
+    assert end == min(HEADER_BYTES + (last + 1) * SEALED, len(message))
     assert reader.open(message[start:end], start, offset, length) == plain[offset : offset + length]
     # Of more encrypted bytes than needed, as when parts are fetched together, the same.
     first = data.draw(st.integers(0, (start - HEADER_BYTES) // SEALED))
     begin = HEADER_BYTES + first * SEALED
-    stop = data.draw(st.integers(end, len(message)))
-    assert reader.open(memoryview(message)[begin:stop], begin, offset, length) == plain[offset : offset + length]
+    more = data.draw(st.integers(end, len(message)))
+    assert reader.open(memoryview(message)[begin:more], begin, offset, length) == plain[offset : offset + length]
+    assert reader.open(message[start:] + b"what follows the message", start, offset, length) == plain[offset : offset + length]
     # Of fewer, nothing.
     with pytest.raises(DamagedError):
         reader.open(message[start : end - 1], start, offset, length)
@@ -249,13 +244,16 @@ def test_parts_that_the_message_does_not_have_are_refused(size: int, offset: int
             reader.open(message[HEADER_BYTES:], HEADER_BYTES, offset, length)
     else:
         assert read(message, offset, length) == text(size)[offset : offset + length]
+    for beside in ((0, size + 1), (size, 1), (size + 1, 0), (-1, 1), (-1, 0), (0, -1), (size, -1)):
+        with pytest.raises(DamagedError):
+            reader.span(*beside)
 
 
 def test_encrypted_bytes_from_another_place_are_refused() -> None:
     message = chunked.encrypt(KEY, CONTEXT, text(4 * CHUNK_BYTES))
     reader = reader_of(message)
     start, end = reader.span(CHUNK_BYTES, CHUNK_BYTES)
-    for wrong in (0, start - 1, start + 1, HEADER_BYTES + 2 * SEALED):
+    for wrong in (HEADER_BYTES - SEALED, 0, start - 1, start + 1, HEADER_BYTES + 2 * SEALED):
         with pytest.raises(ValueError, match="begins at"):
             reader.open(message[start:end], wrong, CHUNK_BYTES, CHUNK_BYTES)
     with pytest.raises(DamagedError):

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import AlreadyFinalized, InvalidTag
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
@@ -320,7 +322,9 @@ def test_keys_for_signing_come_back_from_their_files() -> None:
     assert signing.from_private_pem(pem) == private
     assert pem.startswith(b"-----BEGIN PRIVATE KEY-----")
     assert signing.public_pem(signing.public_of(private)).startswith(b"-----BEGIN PUBLIC KEY-----")
-    other_kind = b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VuBCIEI" + b"A" * 42 + b"=\n-----END PRIVATE KEY-----\n"
-    for wrong in (b"", b"text", pem[:60], signing.public_pem(signing.public_of(private)), other_kind):
+    pkcs8 = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    for_sealing = X25519PrivateKey.generate().private_bytes(*pkcs8, serialization.NoEncryption())
+    locked = Ed25519PrivateKey.generate().private_bytes(*pkcs8, serialization.BestAvailableEncryption(b"a passphrase"))
+    for wrong in (b"", b"text", pem[:60], signing.public_pem(signing.public_of(private)), for_sealing, locked):
         with pytest.raises(signing.NoKeyError):
             signing.from_private_pem(wrong)

@@ -141,8 +141,6 @@ class Reader:
             raise ValueError("a key has 32 bytes")
         self.plain_size = plaintext_size(size)
         self._size = size
-        if len(header) != HEADER_BYTES:
-            raise DamagedError("the header is cut off")
         salt, commitment = header[:_SALT_BYTES], header[_SALT_BYTES:]
         derived = HKDFExpand(hashes.SHA512(), _KEY_BYTES + _NONCE_BYTES + _COMMITMENT_BYTES, _LABEL + salt + context).derive(key)
         # GCM alone does not: for a ciphertext made for it, two keys can open to two messages.

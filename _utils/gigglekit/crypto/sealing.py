@@ -59,6 +59,5 @@ def unseal(private: bytes, info: bytes, sealed: bytes) -> bytes:
     key = X25519PrivateKey.from_private_bytes(private)
     try:
         return _SUITE.decrypt(sealed, key, info)
-    except (InvalidTag, ValueError) as error:
-        # ValueError: the encapsulated key is a point for which there is no shared secret (RFC 9180, section 7.1.4).
+    except InvalidTag as error:
         raise WrongKeyError from error
