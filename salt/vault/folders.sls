@@ -1,6 +1,6 @@
 # Folders and keys of the volume. The app's own folders (app.folders) come after them.
 {%- from "map.jinja" import giggles with context %}
-{%- set shared = giggles.backup.get("bucket") is not none %}
+{%- set shared = "backup" in giggles.roles and giggles.backup.get("bucket") is not none %}
 include:
   - app.account
   - vault.volume

@@ -2,7 +2,7 @@
 {%- from "map.jinja" import giggles with context %}
 {%- set image = "/var/lib/giggles/vault.img" %}
 {%- set device = giggles.vault.device or image %}
-{%- set shared = giggles.backup.get("bucket") is not none %}
+{%- set shared = "backup" in giggles.roles and giggles.backup.get("bucket") is not none %}
 include:
   - common.validate
   - app.account

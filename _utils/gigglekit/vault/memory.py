@@ -94,7 +94,7 @@ class Memory:
         folder = os.open(self._folder, _FOLDER)
         try:
             # Looked at through what is open: whatever is mounted over it meanwhile, the secret lands here.
-            found = _file_system_of(folder)
+            found = file_system_of(folder)
             if found != self._kind:
                 raise VaultError(
                     f"{self._folder} lies on {found or 'nobody knows what'} and not on a {self._kind}, so the key was not put there: it "
@@ -112,12 +112,12 @@ class Memory:
         except OSError:
             return False
         try:
-            return _file_system_of(folder) == self._kind
+            return file_system_of(folder) == self._kind
         finally:
             os.close(folder)
 
 
-def _file_system_of(descriptor: int) -> str:
+def file_system_of(descriptor: int) -> str:
     """Return the type of the file system that an open file lies on, "" if the kernel does not say."""
     facts = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines() if ":" in line)
     number = facts.get("mnt_id", "").strip()
