@@ -362,6 +362,13 @@ def test_a_size_that_is_a_lie_lets_nothing_false_be_read() -> None:
         assert reader.open(message[HEADER_BYTES:], HEADER_BYTES, 5, 100) == plain[5:105]
 
 
+def test_a_size_that_is_a_lie_asks_for_no_memory() -> None:
+    message = chunked.encrypt(KEY, CONTEXT, b"short")
+    reader = chunked.Reader(KEY, CONTEXT, message[:HEADER_BYTES], chunked.ciphertext_size(2**50))
+    with pytest.raises(DamagedError):
+        reader.open(message[HEADER_BYTES:], HEADER_BYTES, 0, 2**50)
+
+
 def test_errors_hold_neither_key_nor_text() -> None:
     key, plain = os.urandom(32), b"what somebody said"
     message = chunked.encrypt(key, CONTEXT, plain)

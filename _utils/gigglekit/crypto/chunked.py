@@ -181,14 +181,15 @@ class Reader:
         if start < HEADER_BYTES or (start - HEADER_BYTES) % _SEALED_BYTES or start > HEADER_BYTES + first * _SEALED_BYTES:
             raise ValueError(f"the part's chunks cannot be found in what begins at byte {start}")
         sealed = memoryview(data)
+        # First of all, so that a size that is a lie cannot ask for memory without end.
+        if self.span(offset, length)[1] - start > len(sealed):
+            raise DamagedError("there is less than the part's chunks")
         plain = bytearray((last - first + 1) * CHUNK_BYTES)
         room = memoryview(plain)
         for chunk in range(first, last + 1):
             begin = HEADER_BYTES + chunk * _SEALED_BYTES - start
             end = min(begin + _SEALED_BYTES, self._size - start)
             at = (chunk - first) * CHUNK_BYTES
-            if end > len(sealed):
-                raise DamagedError("there is less than the part's chunks")
             try:
                 nonce = (self._nonce ^ chunk).to_bytes(_NONCE_BYTES, "big")
                 self._cipher.decrypt_into(nonce, sealed[begin:end], None, room[at : at + end - begin - TAG_BYTES])
