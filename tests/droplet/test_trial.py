@@ -21,7 +21,10 @@ from .conftest import DRIVER, EXEC_TIMEOUT, Droplet
 PROMISED = {
     "name": str, "release": str, "state": str, "bootstrapped": bool, "ip": str, "domain": str, "acme_root": str, "uploads": str,
     "ssh": {"user": str, "port": int, "private_key": str},
-    "s3": {"endpoint": str, "bucket": str, "access_key": str, "secret_key": str},
+    "s3": {
+        "endpoint": str, "tls_endpoint": str, "control": str, "region": str, "bucket": str, "locked_bucket": str,
+        "access_key": str, "secret_key": str,
+    },
     "acme": {"directory": str, "ca_bundle": str},
     "smtp": {"host": str, "port": int},
     "database_url": str, "mail_dir": str, "app_repository": str, "app_repository_path": str, "app_ref": str,
@@ -173,6 +176,35 @@ def test_info_is_true(droplet: Droplet) -> None:
     )  # fmt: skip
     assert known.stdout == "commit\n"
     assert facts["app_ref"] in droplet.shell(f"git ls-remote {facts['app_repository']}")
+
+
+def test_the_s3_server_is_as_strict_as_backblaze(droplet: Droplet) -> None:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import ClientError
+
+    storage = droplet.info["s3"]
+    client = boto3.client(
+        "s3",
+        endpoint_url=storage["tls_endpoint"],
+        verify=droplet.info["acme"]["ca_bundle"],
+        region_name=storage["region"],
+        aws_access_key_id=storage["access_key"],
+        aws_secret_access_key=storage["secret_key"],
+        config=Config(
+            request_checksum_calculation="when_required", response_checksum_validation="when_required", s3={"addressing_style": "path"}
+        ),
+    )
+    assert client.get_bucket_versioning(Bucket=storage["bucket"])["Status"] == "Enabled"
+    lock = client.get_object_lock_configuration(Bucket=storage["locked_bucket"])
+    assert lock["ObjectLockConfiguration"]["ObjectLockEnabled"] == "Enabled"
+    name = uuid.uuid4().hex
+    with pytest.raises(ClientError, match="Content-MD5"):
+        client.put_object(Bucket=storage["locked_bucket"], Key=name, Body=b"1")
+    version = client.put_object(Bucket=storage["bucket"], Key=name, Body=b"1")["VersionId"]
+    client.delete_object(Bucket=storage["bucket"], Key=name, VersionId=version)
+    with urllib.request.urlopen(f"{storage['control']}/keys", timeout=10) as answer:  # noqa: S310
+        assert storage["access_key"] in json.load(answer)
 
 
 def test_mail_is_kept_and_goes_nowhere(droplet: Droplet) -> None:

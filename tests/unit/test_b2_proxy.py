@@ -345,10 +345,23 @@ def test_deleting_several_needs_md5_and_knows_no_crc(b2: Storage) -> None:
     body = f"<Delete><Object><Key>a</Key><VersionId>{named[0]['VersionId']}</VersionId></Object></Delete>".encode()
     assert code(raw(b2, "POST", f"/{b2.bucket}?delete", body)[1]) == "InvalidRequest"
     assert code(raw(b2, "POST", f"/{b2.bucket}?delete", body, {"Content-MD5": md5(b"")})[1]) == "BadDigest"
+    condition = body.replace(b"</Object>", b"<ETag>*</ETag></Object>")
+    assert code(raw(b2, "POST", f"/{b2.bucket}?delete", condition, {"Content-MD5": md5(condition)})[1]) == "NotImplemented"
     assert len(client.list_object_versions(Bucket=b2.bucket)["Versions"]) == 2
     done = with_md5(client).delete_objects(Bucket=b2.bucket, Delete={"Objects": named})
     assert sorted(one["Key"] for one in done["Deleted"]) == ["a", "b"]
     assert "Versions" not in b2.bare_client().list_object_versions(Bucket=b2.bucket)
+
+
+def test_versions_are_listed_page_by_page(b2: Storage) -> None:
+    client, wanted = b2.client(), set()
+    for number in range(12):
+        wanted.add(client.put_object(Bucket=b2.bucket, Key=f"n/{number // 4}", Body=b"")["VersionId"])
+    wanted.add(client.delete_object(Bucket=b2.bucket, Key="n/1")["VersionId"])
+    pages = list(client.get_paginator("list_object_versions").paginate(Bucket=b2.bucket, PaginationConfig={"PageSize": 5}))
+    found = [one["VersionId"] for page in pages for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))]
+    assert len(pages) == 3
+    assert sorted(found) == sorted(wanted)
 
 
 # Object Lock.
@@ -456,6 +469,15 @@ def test_a_buckets_own_retention_is_given_to_all_that_is_new(b2_locked: Storage)
     version = client.complete_multipart_upload(**here, UploadId=upload, MultipartUpload=parts)["VersionId"]
     assert client.get_object_retention(**here)["Retention"]["Mode"] == "COMPLIANCE"
     assert refused(client.delete_object, **here, VersionId=version)[:2] == (403, "AccessDenied")
+
+
+def test_a_copy_is_locked_as_it_asks(b2_locked: Storage) -> None:
+    client = b2_locked.client()
+    client.put_object(Bucket=b2_locked.bucket, Key="a", Body=b"1", ContentMD5=md5(b"1"))
+    copy = {"Bucket": b2_locked.bucket, "Key": "b", "CopySource": f"{b2_locked.bucket}/a"}
+    done = client.copy_object(**copy, ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=later(days=1))
+    gone = {"Bucket": b2_locked.bucket, "Key": "b", "VersionId": done["VersionId"]}
+    assert refused(client.delete_object, **gone)[:2] == (403, "AccessDenied")
 
 
 # Keys.

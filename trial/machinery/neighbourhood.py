@@ -6,6 +6,7 @@ image; what differs (names, addresses, keys) is written here.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -26,11 +27,11 @@ from .steps import run
 
 ACME_DIRECTORY = f"https://acme.{ZONE}:14000/dir"
 _ACME_MANAGEMENT_PORT = 15000
-_PORTS = {"ACME": 14000, "PostgreSQL": 5432, "S3": 9000, "mail": 25, "Git": 9418}
+_PORTS = {"ACME": 14000, "PostgreSQL": 5432, "S3": 9000, "S3 over TLS": 9443, "S3 control": 9002, "mail": 25, "Git": 9418}
+S3_REGION = "us-west-004"
 _MAIL = "var/mail/sink"
 _REPOSITORY = "srv/git/giggles-app.git"
 _DNS_ANSWER = "/etc/dnsmasq.d/answer.conf"
-_XML = {"Content-Type": "application/xml"}
 _DATABASE = "giggles"
 _SCHEMAS = ("trial/sample-app/laughter-detector/setup_database.sql", "trial/sample-app/schema.sql")
 
@@ -48,7 +49,11 @@ def describe(trial: Record, machine: Machine) -> dict[str, Any]:
         "acme": {"directory": ACME_DIRECTORY, "ca_bundle": str(trial.place.acme_ca)},
         "s3": {
             "endpoint": f"http://{address}:{_PORTS['S3']}",
-            "bucket": f"giggles-{trial.name}",
+            "tls_endpoint": f"https://{address}:{_PORTS['S3 over TLS']}",
+            "control": _s3_control(trial),
+            "region": S3_REGION,
+            "bucket": _buckets(trial)[0],
+            "locked_bucket": _buckets(trial)[1],
             "access_key": trial.s3_access_key,
             "secret_key": trial.s3_secret_key,
         },
@@ -59,6 +64,15 @@ def describe(trial: Record, machine: Machine) -> dict[str, Any]:
         "app_repository_path": str(machine.root / _REPOSITORY),
         "app_ref": app_ref(trial),
     }
+
+
+def _s3_control(trial: Record) -> str:
+    return f"http://{trial.neighbours_port.address}:{_PORTS['S3 control']}"
+
+
+def _buckets(trial: Record) -> tuple[str, str]:
+    """Return the names of the bucket without Object Lock and of the one with it."""
+    return f"giggles-{trial.name}", f"giggles-{trial.name}-locked"
 
 
 def database_url(trial: Record) -> str:
@@ -86,6 +100,8 @@ def furnish(trial: Record, root: Path) -> None:
     authority = trial.place.acme_ca
     write_file(root, "/etc/neighbours/acme.pem", (authority.with_name("acme-server.pem")).read_text())
     write_file(root, "/etc/neighbours/acme.key", (authority.with_name("acme-server.key")).read_text(), 0o600)
+    key = {trial.s3_access_key: {"secret": trial.s3_secret_key, "capabilities": "all"}}
+    write_file(root, "/etc/neighbours/b2-keys.json", json.dumps(key), 0o600)
     write_file(root, "/etc/hostname", "neighbours\n")
     write_file(root, "/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 neighbours\n::1 localhost\n")
     write_file(root, "/etc/resolv.conf", "nameserver 127.0.0.1\n")
@@ -106,7 +122,7 @@ def furnish(trial: Record, root: Path) -> None:
 
 
 def make_authority(trial: Record) -> None:
-    """Make a CA and a server certificate for the ACME directory, once for a trial.
+    """Make a CA and a server certificate for the ACME directory and the S3 server, once for a trial.
 
     Raises:
         TrialError: openssl fails.
@@ -117,7 +133,7 @@ def make_authority(trial: Record) -> None:
         return
     key, server_key, request = (authority.with_name(name) for name in ("acme-ca.key", "acme-server.key", "acme.csr"))
     extensions = authority.with_name("acme.ext")
-    extensions.write_text(f"subjectAltName=DNS:acme.{ZONE},IP:{trial.neighbours_port.address}\n")
+    extensions.write_text(f"subjectAltName=DNS:acme.{ZONE},DNS:s3.{ZONE},IP:{trial.neighbours_port.address}\n")
     curve: list[str | Path] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch"]
     fresh = authority.with_name("acme-server.pem.new")
     commands: tuple[list[str | Path], ...] = (
@@ -142,7 +158,7 @@ def prepare(trial: Record, machine: Machine) -> None:
     for name, port in _PORTS.items():
         _wait_for(name, address, port, machine)
     _prepare_database(trial, machine)
-    _prepare_bucket(trial)
+    _prepare_buckets(trial)
     repository.publish(PROJECT / "trial/sample-app", _repository_path(trial))
 
 
@@ -175,21 +191,25 @@ def _prepare_database(trial: Record, machine: Machine) -> None:
         machine.tell(*in_database, stdin=text)
 
 
-def _prepare_bucket(trial: Record) -> None:
-    """Make the bucket as Backblaze has them: with all versions kept."""
-    address = f"http://{trial.neighbours_port.address}:{_PORTS['S3']}/giggles-{trial.name}"
-    versioning = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+def _prepare_buckets(trial: Record, seconds: float = 45) -> None:
+    """Make the buckets as Backblaze has them, by the control port, which takes no signatures."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    # The requests are anonymous: this server checks no signatures, and reads the account from them only.
-    for target, body in ((address, b""), (f"{address}?versioning", versioning)):
-        request = urllib.request.Request(target, data=body, method="PUT", headers=_XML)  # noqa: S310 (its own http)
-        try:
-            opener.open(request, timeout=30).close()
-        except urllib.error.HTTPError as error:
-            if error.code != 409:
-                raise TrialError(f"The S3 neighbour refused {target} ({error}). Begin again with --fresh.") from error
-        except OSError as error:
-            raise TrialError(f"The S3 neighbour cannot be reached ({error}). Begin again with --fresh.") from error
+    deadline = time.monotonic() + seconds
+    for name in _buckets(trial):
+        target = f"{_s3_control(trial)}/buckets/{name}"
+        body = json.dumps({"object_lock": name.endswith("-locked")}).encode()
+        request = urllib.request.Request(target, data=body, method="PUT")  # noqa: S310 (its own http)
+        while True:
+            try:
+                opener.open(request, timeout=30).close()
+                break
+            except urllib.error.HTTPError as error:
+                # 502: the storage behind it is still starting.
+                if error.code != 502 or time.monotonic() > deadline:
+                    raise TrialError(f"The S3 neighbour refused {target} ({error}). Begin again with --fresh.") from error
+                time.sleep(0.1)
+            except OSError as error:
+                raise TrialError(f"The S3 neighbour cannot be reached ({error}). Begin again with --fresh.") from error
 
 
 def fetch_issuing_root(trial: Record, machine: Machine) -> Path:

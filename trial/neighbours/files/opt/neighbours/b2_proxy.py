@@ -519,29 +519,19 @@ class Upstream:
     def __init__(self, address: Address) -> None:
         """Argument: where it listens."""
         self.address = address
-        self._idle: deque[Stream] = deque(maxlen=64)
 
     def open(self) -> Stream:
-        """Return a connection to it: one that was kept, or a new one.
+        """Return a new connection to it; moto's server ends each after one answer, so none is kept.
 
         Raises:
             Refusal: it is not there.
         """
-        with contextlib.suppress(IndexError):
-            return self._idle.pop()
         try:
             connection = socket.create_connection(self.address, timeout=IDLE_SECONDS)
         except OSError as error:
             raise Refusal(503, "ServiceUnavailable", f"no tomes available ({error})") from error
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Stream(connection)
-
-    def keep(self, stream: Stream, answer: Answer) -> None:
-        """Take a connection back whose answer has been read whole."""
-        if (answer.header("connection") or "").lower() == "close":
-            stream.close()
-        else:
-            self._idle.append(stream)
 
     @staticmethod
     def head(method: str, target: str, headers: list[tuple[str, str]], length: int) -> bytes:
@@ -584,11 +574,11 @@ class Upstream:
         return answer
 
     def finish(self, stream: Stream, method: str) -> Answer:
-        """Read an answer whole and take the connection back."""
+        """Read an answer whole and end the connection."""
         answer = self.begin(stream, method)
         if answer.source is not None:
             answer.body, answer.source = stream.read(answer.length or 0), None
-        self.keep(stream, answer)
+        stream.close()
         return answer
 
 
@@ -838,7 +828,8 @@ class B2Proxy:
         for connection in connections:
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's, which would pull the rug from under the thread that reads.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     # Connections.
 
@@ -858,22 +849,24 @@ class B2Proxy:
             threading.Thread(target=self._serve, args=(connection, port.context), daemon=True).start()
 
     def _serve(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
-        # OSError: the other side is gone, which is its right.
-        with contextlib.suppress(OSError, Gone):
-            connection.settimeout(IDLE_SECONDS)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if context is not None:
-                connection = context.wrap_socket(connection, server_side=True)
+        try:
+            # OSError: the other side is gone, which is its right.
+            with contextlib.suppress(OSError, Gone):
+                connection.settimeout(IDLE_SECONDS)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if context is not None:
+                    connection = context.wrap_socket(connection, server_side=True)
+                with self._guard:
+                    self._connections.add(connection)
+                stream = Stream(connection)
+                while self._up.is_set() and not self._stopping and (lines := stream.head()) is not None:
+                    if not self._exchange(stream, lines):
+                        break
+        finally:
             with self._guard:
-                self._connections.add(connection)
-            stream = Stream(connection)
-            while self._up.is_set() and not self._stopping and (lines := stream.head()) is not None:
-                if not self._exchange(stream, lines):
-                    break
-        with self._guard:
-            self._connections.discard(connection)
-        with contextlib.suppress(OSError):
-            connection.close()
+                self._connections.discard(connection)
+            with contextlib.suppress(OSError):
+                connection.close()
 
     def _exchange(self, stream: Stream, lines: list[str]) -> bool:
         """Answer one request and return whether the connection goes on."""
@@ -955,7 +948,8 @@ class B2Proxy:
             self._stream_down(stream, head, answer, allowed, flipped)
         return not closing and allowed == length
 
-    def _stream_down(self, stream: Stream, head: bytes, answer: Answer, allowed: int, flipped: int) -> None:
+    @staticmethod
+    def _stream_down(stream: Stream, head: bytes, answer: Answer, allowed: int, flipped: int) -> None:
         source = answer.source
         assert source is not None  # noqa: S101 (for the type checker)
         try:
@@ -968,12 +962,7 @@ class B2Proxy:
                     buffer[flipped // 8 - position] ^= 1 << flipped % 8
                 stream.connection.sendall(view[:count])
                 position += count
-        except BaseException:
-            source.close()
-            raise
-        if allowed == answer.length:
-            self.upstream.keep(source, answer)
-        else:
+        finally:
             source.close()
 
     def _note(self, request: Request | None, key_id: str, fault: Fault | None, status: int, sent: int) -> None:
@@ -1601,7 +1590,7 @@ class B2Proxy:
             server.close()
             raise
         if answer.source is None:
-            self.upstream.keep(server, answer)
+            server.close()
         if answer.status == 404 and "listBuckets" not in key.capabilities:
             server.close()
             # What is not there is none of the business of who may not list (kopia/kopia#5329).
