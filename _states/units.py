@@ -96,6 +96,41 @@ def unaltered(name, units=None, restart=True):
     return {**ret, "comment": "What altered them was removed."}
 
 
+def absent(name, units=None):
+    """Have units of ours stopped and gone: neither running, nor started at boot, nor there to be started.
+
+    name
+        The unit, or in words what the units were for.
+    units
+        The units with their suffixes, if they are several. Packages' units are left where they are.
+
+    .. code-block:: yaml
+
+        backup-units-absent:
+          units.absent:
+            - units: [giggles-backup.timer, giggles-backup.service]
+    """
+    names = units or [name]
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"Not there: {', '.join(names)}."}
+    try:
+        found = systemd_units.ours(names)
+        if not found:
+            return ret
+        if __opts__["test"]:
+            return {**ret, "result": None, "changes": {"removed": found}, "comment": "Units would be stopped and removed."}
+        systemd_units.remove(found)
+    except OSError as error:
+        return {
+            **ret,
+            "result": False,
+            "comment": f"{error.filename} could not be removed: {error.strerror}. Look for an immutable flag (lsattr) or a read-only "
+            "mount, then apply again.",
+        }
+    except systemd_units.UnitError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    return {**ret, "changes": {"removed": found}, "comment": "Units were stopped and removed."}
+
+
 def mod_watch(name, sfun=None, units=None, needs=None, boot=True, reload=False, **_kwargs):
     """Restart units, or have them reload, because a state they watch changed.
 

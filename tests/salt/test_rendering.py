@@ -26,16 +26,25 @@ GRAINS = {
 REQUISITES = ("require", "watch", "onchanges", "onfail", "prereq", "listen", "require_any", "watch_any", "onchanges_any", "onfail_any")
 
 
-@pytest.fixture(scope="module", params=GRAINS, ids=str)
+BUCKET = {"bucket": "giggles-backup", "endpoint": "https://s3.eu-central-003.backblazeb2.com", "region": "eu-central-003"}
+APPLICATION_KEY = {"key_id": "0031a2b3c4d5e6f0000000001", "application_key": "K003planted0application0key0abc"}
+
+
+@pytest.fixture(scope="module", params=[(system, bucket) for system in GRAINS for bucket in (True, False)], ids=str)
 def chunks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The low chunks of the highstate, as Salt would run them in order."""
+    """The low chunks of the highstate, as Salt would run them in order: of each system, with a bucket for the backup and without."""
+    system, bucket = request.param
     folder = tmp_path_factory.mktemp("minion")
     minion = Minion(folder, folder / "canary")
     minion.droplet_file.parent.mkdir()
-    minion.answer(right_settings())
+    settings = right_settings()
+    if bucket:
+        settings["backup"] = BUCKET
+        settings["secrets"]["backup"] = APPLICATION_KEY
+    minion.answer(settings)
     minion.configure(
         file_roots={"base": [str(REPOSITORY / "salt")]},
-        grains={"giggles_environment": "production", "os_family": "Debian", "virtual": "kvm", **GRAINS[request.param]},
+        grains={"giggles_environment": "production", "os_family": "Debian", "virtual": "kvm", **GRAINS[system]},
     )
     done = minion.call("--out=json", "--log-level=error", "state.show_lowstate")
     low = json.loads(done.stdout or "{}").get("local")
@@ -66,7 +75,11 @@ def found(low: list[dict[str, Any]], kind: str, name: str) -> bool:
 
 def test_the_highstate_compiles_and_holds_every_concern(chunks: list[dict[str, Any]]) -> None:
     concerns = {chunk["__sls__"].split(".")[0] for chunk in chunks}
-    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly"}
+    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly", "backup"}
+
+
+def test_no_secret_is_in_what_salt_keeps_of_the_states(chunks: list[dict[str, Any]]) -> None:
+    assert "planted" not in json.dumps(chunks)
 
 
 def test_every_requisite_names_a_state_of_the_run(chunks: list[dict[str, Any]]) -> None:

@@ -25,6 +25,10 @@ DROPLET = Machine("production", 1987)
 Settings = dict[str, Any]
 
 
+BUCKET = {"bucket": "giggles-backup", "endpoint": "https://s3.eu-central-003.backblazeb2.com", "region": "eu-central-003"}
+BUCKET_KEY = {"key_id": "0031a2b3c4d5e6f0000000001", "application_key": "K003planted0application0key0abc"}
+
+
 def told(pillar: dict[Any, Any], machine: Machine = DROPLET) -> str:
     return "\n".join(paragraphs(check(pillar, machine)))
 
@@ -116,6 +120,20 @@ def test_a_right_pillar_passes(right: Settings) -> None:
             lambda s: s.update(hardening={"reboot_at": "06:44"}),
             ["giggles:hardening:reboot_at", "meets giggles:backup:at"],
         ),
+        (lambda s: s.update(backup=BUCKET), ["giggles:secrets:backup:key_id", "the setting backup:bucket cannot do without it"]),
+        (lambda s: s.update(backup={"bucket": "giggles-backup"}), ["giggles:backup:endpoint", "giggles:backup:region", "application_key"]),
+        (lambda s: s.update(backup=BUCKET | {"region": "us-west-004"}), ["giggles:backup:region", "the endpoint is in eu-central-003"]),
+        (lambda s: s.update(backup={"lock_days": 15}), ["giggles:backup:lock_days", "more than backup:keep:daily, 14 days"]),
+        (
+            lambda s: s.update(backup={"lock_days": 31, "keep": {"daily": 90}}),
+            ["giggles:backup:lock_days", "more than backup:keep_dumps_days"],
+        ),
+        (lambda s: s.update(backup=BUCKET | {"drill_at": "Sat 06:30"}), ["giggles:backup:drill_at", "meets giggles:backup:at"]),
+        (lambda s: s.update(backup=BUCKET | {"drill_at": "Sat 05:00"}), ["giggles:backup:drill_at", "meets giggles:nightly:at"]),
+        (lambda s: s.update(backup=BUCKET | {"drill_at": "Sat 06:50"}), ["giggles:backup:drill_at", "meets giggles:hardening:reboot_at"]),
+        (lambda s: s.update(backup=BUCKET | {"drill_at": "Sat 01:30"}), ["giggles:backup:drill_at", "meets giggles:hardening:updates_at"]),
+        (lambda s: s.update(backup=BUCKET | {"memory_max_mb": 1900}), ["giggles:backup:memory_max_mb", "at most 1787 MB"]),
+        (lambda s: s.update(backup={"database": {"schemas": []}}), ["giggles:backup:database:schemas", "too short"]),
         (lambda s: s.update(aliases=[s["domain"]]), ["giggles:aliases", "the domain itself"]),
         (
             lambda s: s.update(environment="staging"),
@@ -153,6 +171,20 @@ def test_a_role_that_is_off_needs_nothing(right: Settings) -> None:
 @pytest.mark.parametrize("pillar", [{}, {"giggles": None}, {"giggles": []}, {"giggles": "x"}, {"giggles": 1}])
 def test_a_pillar_without_settings_is_refused(pillar: Any) -> None:
     assert "giggles" in told(pillar)
+
+
+def test_a_bucket_with_all_that_it_needs_passes(right: Settings) -> None:
+    right["secrets"]["backup"] = BUCKET_KEY
+    assert told({"giggles": right | {"backup": BUCKET}}) == ""
+
+
+def test_without_a_bucket_the_time_of_the_drill_and_its_memory_do_not_matter(right: Settings) -> None:
+    assert told({"giggles": right | {"backup": {"drill_at": "Sat 05:50", "memory_max_mb": 9000}}}) == ""
+
+
+def test_without_the_role_a_bucket_needs_nothing(right: Settings) -> None:
+    roles = ["hardening", "vault", "app", "web", "nightly"]
+    assert told({"giggles": right | {"roles": roles, "backup": BUCKET | {"drill_at": "Sat 05:50"}}}) == ""
 
 
 def test_every_rule_is_stated_for_the_docs() -> None:

@@ -121,6 +121,63 @@ def test_what_is_missing_is_listed_for_the_prompt(file: Path, right: Settings, c
     assert all(row[1] for row in rows)
 
 
+BUCKET = ["--set", "backup.bucket=giggles-backup", "--set", "backup.endpoint=https://s3.eu-central-003.backblazeb2.com"]
+
+
+def test_a_bucket_asks_for_what_it_needs_and_its_region_is_taken_from_the_endpoint(
+    file: Path, right: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    droplet.write(file, right)
+    assert run(file, "--missing") == 0
+    assert capsys.readouterr().out == ""
+    assert run(file, "--set", "backup.bucket=giggles-backup") == 0
+    assert run(file, "--missing") == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(row[0], row[2]) for row in rows] == [
+        ("backup.endpoint", "no"),
+        ("backup.region", "no"),
+        ("secrets.backup.key_id", "yes"),
+        ("secrets.backup.application_key", "yes"),
+    ]
+    assert run(file, *BUCKET) == 0
+    assert held(file)["backup"]["region"] == "eu-central-003"
+    assert run(file, "--missing") == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "secrets.backup.key_id",
+        "secrets.backup.application_key",
+    ]
+
+
+def test_a_region_that_was_given_is_kept_and_of_another_server_none_is_made_up(file: Path, right: Settings) -> None:
+    droplet.write(file, right)
+    assert run(file, "--set", "backup.bucket=giggles-backup", "--set", "backup.endpoint=https://s3.example.test") == 0
+    assert "region" not in held(file)["backup"]
+    assert run(file, "--set", "backup.region=here") == 0
+    assert run(file) == 0
+    assert held(file)["backup"]["region"] == "here"
+
+
+def test_the_application_key_is_never_an_argument(file: Path, right: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    droplet.write(file, right)
+    assert run(file, "--set", "secrets.backup.application_key=planted-application-key") == 1
+    said = capsys.readouterr().err
+    assert "GIGGLES_BACKUP_APPLICATION_KEY" in said
+    assert "planted" not in said
+    assert "planted-application-key" not in file.read_text()
+
+
+def test_the_application_key_comes_from_the_environment(file: Path, right: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    droplet.write(file, right)
+    monkeypatch.setenv("GIGGLES_BACKUP_KEY_ID", "0031a2b3c4d5e6f0000000001")
+    monkeypatch.setenv("GIGGLES_BACKUP_APPLICATION_KEY", "K003planted0application0key0abc")
+    assert run(file, *BUCKET) == 0
+    assert held(file)["secrets"]["backup"] == {
+        "key_id": "0031a2b3c4d5e6f0000000001",
+        "application_key": "K003planted0application0key0abc",
+    }
+    assert run(file, "--check") == 0
+
+
 def test_the_whole_pillar_is_checked(file: Path, right: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     droplet.write(file, right)
     assert run(file, "--check") == 0
@@ -135,7 +192,7 @@ def test_a_value_is_printed_unless_it_is_a_secret(file: Path, right: Settings, c
     droplet.write(file, right)
     assert run(file, "--get", "domain") == 0
     assert run(file, "--get", "giggles:roles") == 0
-    assert capsys.readouterr().out == 'giggles.example.test\n["hardening", "vault", "app", "web", "nightly"]\n'
+    assert capsys.readouterr().out == 'giggles.example.test\n["hardening", "vault", "app", "web", "nightly", "backup"]\n'
     assert run(file, "--get", "secrets.app.SECRET_KEY") == 1
     assert "planted" not in "".join(capsys.readouterr())
 

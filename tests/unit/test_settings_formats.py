@@ -51,6 +51,14 @@ RIGHT = {
     ],
     "varied-secret": ["0123456789abcdef0123456789abcdef"],
     "hex-key": ["0123456789abcdefABCDEF0123456789" * 2],
+    "time-of-week": ["Sat 10:00", "Mon 00:00"],
+    "s3-endpoint": ["https://s3.eu-central-003.backblazeb2.com", "https://10.0.0.1:9443", "http://10.0.0.1:9000", "http://localhost:9000"],
+    "s3-region": ["eu-central-003", "us-east-1"],
+    "bucket-name": ["giggles-backup", "Giggles.2026"],
+    "object-prefix": ["", "production/", "a/b_c/d.e/"],
+    "schema-name": ["public", "auth", "_own1"],
+    "s3-key-id": ["0031a2b3c4d5e6f0000000001", "trialaccess"],
+    "s3-key": ["K003abcdefghijklmnopqrstuvwxyz0", "wJalr/XUtnFEMI+K7MDENG"],
 }
 
 WRONG = {
@@ -138,6 +146,42 @@ WRONG = {
     "varied-secret": [("x" * 40, "10 different"), ("abcdefghijklm", "32")],
     "hex-key": [("0" * 63, "64"), ("g" * 64, "0-9 and a-f"), ("0" * 64, "the same")],
     "ssh-public-key": [("x", "key type")],
+    "time-of-week": [
+        ("10:00", "begin with a day"),
+        ("Saturday 10:00", "begin with a day"),
+        ("Sat", "begin with a day"),
+        ("Sat 9:00", "one digit"),
+    ],
+    "s3-endpoint": [
+        ("s3.eu-central-003.backblazeb2.com", "does not begin"),
+        ("http://s3.eu-central-003.backblazeb2.com", "public host"),
+        ("http://8.8.8.8:9000", "public host"),
+        ("http://s3.internal:9000", "public host"),
+        ("https://f003.backblazeb2.com", "S3 interface of Backblaze"),
+        ("https://s3.eu-central-003.backblazeb2.com/my-bucket", "without a bucket"),
+        ("https://id:key@s3.example.com", "credentials"),
+    ],
+    "s3-region": [("", "characters"), ("EU", "characters"), ("eu central", "characters")],
+    "bucket-name": [
+        ("abc", "6 to 63"),
+        ("a" * 64, "6 to 63"),
+        ("giggles_backup", "characters"),
+        ("giggles/backup", "backup:prefix"),
+        ("-giggles", "inner"),
+    ],
+    "object-prefix": [
+        ("production", "end with a slash"),
+        ("/production/", "begins with"),
+        ("a//b/", "four folders"),
+        ("../", "four folders"),
+    ],
+    "schema-name": [('"Own"', "plain name"), ("", "plain name"), ("1a", "plain name")],
+    "s3-key-id": [
+        ("0a1b2c3d4e5f", "master key"),
+        ("K003abcdefghijklmnopqrstuvwxyz0", "keyID belongs here"),
+        ("a b c d e f g", "Backblaze shows"),
+    ],
+    "s3-key": [("0031a2b3c4d5e6f0000000001", "it is a keyID"), ("short", "Backblaze shows")],
 }
 
 

@@ -53,20 +53,25 @@ def merged(below: Mapping[str, Any], above: Mapping[Any, Any]) -> dict[str, Any]
 
 
 def missing(settings: Settings) -> Iterator[tuple[Key, Node, list[str]]]:
-    """Yield the settings that the roles of a droplet need and that nobody has given, with the roles that need them."""
+    """Yield the settings that are needed and that nobody has given, with what needs them: roles, or another setting."""
     roles = settings.get("roles")
     on = [role for role in roles if isinstance(role, str)] if isinstance(roles, list | tuple) else []
     for key, node in nodes():
         needed_by = [role for role in node.get("x-required-by", []) if role in on]
+        companion = node.get("x-required-with")
+        # A section and the role that it is for have the same name.
+        if companion and companion.partition(":")[0] in on and value_at(settings, (*TOP, *companion.split(":"))) is not None:
+            needed_by.append(companion)
         if needed_by and value_at(settings, key) in (None, [], ()):
             yield key, node, needed_by
 
 
 def missing_problems(settings: Settings) -> list[Problem]:
-    """Return a problem for every setting that the roles of a droplet need and that nobody has given."""
+    """Return a problem for every setting that is needed and that nobody has given."""
     problems = []
-    for key, node, roles in missing(settings):
-        who = f"the {'roles' if len(roles) > 1 else 'role'} {' and '.join(roles)}"
+    for key, node, needed_by in missing(settings):
+        kind = "setting" if "x-required-with" in node else "roles" if len(needed_by) > 1 else "role"
+        who = f"the {kind} {' and '.join(needed_by)}"
         problems.append(Problem(key, f"it is missing, and {who} cannot do without it", allowed(node, null=False)))
     return problems
 

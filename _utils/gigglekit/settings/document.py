@@ -107,7 +107,8 @@ def _row(key: Key, node: Node, settings: dict[str, Any]) -> str:
     words = node["description"]
     if node.get("examples"):
         words += f" Example: `{_plain(node['examples'][0])}`"
-    cells = (f"`{key[-1]}`", allowed(node), shown, ", ".join(node.get("x-required-by", [])), words)
+    needed_by = [*node.get("x-required-by", []), *([f"`{node['x-required-with']}`"] if "x-required-with" in node else [])]
+    cells = (f"`{key[-1]}`", allowed(node), shown, ", ".join(needed_by), words)
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 

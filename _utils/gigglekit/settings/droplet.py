@@ -37,6 +37,7 @@ from gigglekit.settings.answers import (
     with_answer,
 )
 from gigglekit.settings.check import check, merged, missing, value_at
+from gigglekit.settings.formats import backblaze_region
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.places import DROPLET_FILE, REPOSITORY
 from gigglekit.settings.problem import Key, Problem, concerns, is_secret
@@ -57,6 +58,11 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "hex-key": lambda: secrets.token_hex(32),
 }
 """How to make what the schema marks with `x-generate`."""
+
+DERIVATIONS: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "region-of-endpoint": lambda settings: backblaze_region(value_at(settings, ("giggles", "backup", "endpoint"))),
+}
+"""How to take what the schema marks with `x-derive` from the other settings; None where they do not tell."""
 
 
 class _Text(str):
@@ -96,7 +102,7 @@ def read(path: Path) -> Chosen:
 
 
 def complete(chosen: Chosen, settings: Mapping[str, Any]) -> Chosen:
-    """Return `chosen` with everything generated that the roles in `settings` need, nobody gave, and a machine can make.
+    """Return `chosen` with everything that `settings` need, nobody gave, and a machine can make or take from the others.
 
     Args:
         chosen: what the droplet file holds, answers included.
@@ -105,6 +111,8 @@ def complete(chosen: Chosen, settings: Mapping[str, Any]) -> Chosen:
     for key, node, _ in missing(settings):
         if "x-generate" in node:
             chosen = with_answer(chosen, key, GENERATORS[node["x-generate"]]())
+        elif "x-derive" in node and (text := DERIVATIONS[node["x-derive"]](settings)):
+            chosen = with_answer(chosen, key, text)
     return chosen
 
 

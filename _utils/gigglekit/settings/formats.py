@@ -20,9 +20,12 @@ from gigglekit.settings.keys import ACCEPTED_TYPES, MINIMUM_RSA_BITS, InvalidPub
 Reason = str
 """What is wrong with a value, as the end of a sentence that begins with its key."""
 
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
 _ZONES = Path("/usr/share/zoneinfo")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_BACKBLAZE = re.compile(r"https://s3\.([a-z0-9-]+)\.backblazeb2\.com/?")
 
 # Accounts and groups that Debian and Ubuntu create themselves (base-passwd, systemd, sshd, cron), and the app's own.
 _TAKEN_ACCOUNTS = """
@@ -298,6 +301,84 @@ def hex_key_fault(text: str) -> Reason | None:
     return "all its bytes are the same" if len(set(bytes.fromhex(text))) == 1 else None
 
 
+def time_of_week_fault(text: str) -> Reason | None:
+    """Return why `text` is not a time on a day of the week such as Sat 10:00."""
+    day, space, time = text.partition(" ")
+    if not space or day not in WEEKDAYS:
+        return f"it does not begin with a day ({', '.join(WEEKDAYS)}) and a space"
+    return time_of_day_fault(time)
+
+
+def s3_endpoint_fault(text: str) -> Reason | None:
+    """Return why `text` is not the address of an S3 server that credentials may be sent to."""
+    fault = _web_url_fault(text, ("https", "http"))
+    if fault:
+        return fault
+    if not re.fullmatch(r"https?://[^/?#]+/?", text):
+        return "an endpoint ends after the host, without a bucket or path"
+    parts = urlsplit(text)
+    host = parts.hostname or ""
+    if parts.scheme == "http" and host != "localhost" and not (_is_address(host) and _is_private(host)):
+        return "it is http:// to a public host: what is sent could be seen and changed"
+    if host.endswith(".backblazeb2.com") and not _BACKBLAZE.fullmatch(text):
+        return "it is not the S3 interface of Backblaze, whose address is https://s3.REGION.backblazeb2.com"
+    return None
+
+
+def backblaze_region(endpoint: object) -> str | None:
+    """Return the region in an endpoint of Backblaze, None for any other."""
+    found = _BACKBLAZE.fullmatch(endpoint) if isinstance(endpoint, str) else None
+    return found[1] if found else None
+
+
+def s3_region_fault(text: str) -> Reason | None:
+    """Return why `text` is not the name of a region."""
+    return None if re.fullmatch(r"[a-z0-9-]{1,63}", text) else "it has characters other than a-z, 0-9 and hyphens"
+
+
+def bucket_name_fault(text: str) -> Reason | None:
+    """Return why `text` is not the name of a bucket of Backblaze, or of another S3 server."""
+    if "/" in text:
+        return "it contains a slash: a folder in the bucket belongs to backup:prefix"
+    if not 6 <= len(text) <= 63:
+        return "it does not have 6 to 63 characters"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9]", text):
+        return "it has characters other than letters, digits and inner hyphens and dots"
+    return None
+
+
+def object_prefix_fault(text: str) -> Reason | None:
+    """Return why `text` cannot be the beginning of names in a bucket."""
+    if text and not text.endswith("/"):
+        return "it does not end with a slash"
+    if text.startswith("/"):
+        return "it begins with a slash"
+    if not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]{0,62}/){0,4}", text):
+        return "it has more than four folders, or characters other than letters, digits, dots, hyphens and underscores"
+    return None
+
+
+def schema_name_fault(text: str) -> Reason | None:
+    """Return why `text` is not a name that PostgreSQL takes without quotes."""
+    return None if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]{0,62}", text) else "it is no plain name of a schema"
+
+
+def s3_key_id_fault(text: str) -> Reason | None:
+    """Return why `text` is not the id of an application key."""
+    if re.fullmatch(r"[0-9a-f]{12}", text):
+        return "it is the id of the account's master key, which the S3 interface refuses: make an application key for this bucket alone"
+    if text.startswith("K0") and len(text) > 28:
+        return "it is an application key: its keyID belongs here"
+    return None if re.fullmatch(r"[A-Za-z0-9_-]{8,128}", text) else "it is not an id as Backblaze shows it"
+
+
+def s3_key_fault(text: str) -> Reason | None:
+    """Return why `text` is not an application key."""
+    if re.fullmatch(r"00[0-9a-f]{23}", text):
+        return "it is a keyID: the application key beside it belongs here, which Backblaze shows once"
+    return None if re.fullmatch(r"[A-Za-z0-9/+=_-]{16,256}", text) else "it is not a key as Backblaze shows it"
+
+
 def is_commit(text: object) -> bool:
     """Return whether `text` is a full commit, which can never mean something else tomorrow."""
     return isinstance(text, str) and _COMMIT.fullmatch(text) is not None
@@ -387,6 +468,17 @@ FORMATS: Mapping[str, Format] = {
     "supabase-service-key": Format("the service role (secret) key as Supabase shows it", supabase_service_key_fault),
     "postgresql-url": Format("postgresql://user:password@host:5432/database", postgresql_url_fault),
     "varied-secret": Format("at least 32 characters, at least 10 of them different", varied_secret_fault),
+    "time-of-week": Format('a day and a time in quotes, such as "Sat 10:00"', time_of_week_fault),
+    "s3-endpoint": Format(
+        "the https:// address of an S3 server (http:// only to a private address), such as https://s3.eu-central-003.backblazeb2.com",
+        s3_endpoint_fault,
+    ),
+    "s3-region": Format("the region as it stands in the endpoint, such as eu-central-003", s3_region_fault),
+    "bucket-name": Format("the name of a bucket: 6 to 63 letters, digits, hyphens and dots", bucket_name_fault),
+    "object-prefix": Format("empty, or folders that end with a slash, such as production/", object_prefix_fault),
+    "schema-name": Format("the name of a schema such as public", schema_name_fault),
+    "s3-key-id": Format("the keyID of an application key as Backblaze shows it", s3_key_id_fault),
+    "s3-key": Format("the applicationKey as Backblaze shows it once", s3_key_fault),
     "hex-key": Format("exactly 64 hexadecimal digits (32 bytes; openssl rand -hex 32)", hex_key_fault),
 }
 """Every format that `pillar/schema.yaml` may name."""

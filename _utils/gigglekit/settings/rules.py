@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from gigglekit.settings.formats import is_commit
+from gigglekit.settings.formats import backblaze_region, is_commit
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.problem import Key, Problem, concerns
 
 BACKUP_MINUTES = 60
+DRILL_MINUTES = 60
+# The timers spread by a quarter of an hour, and an upgrade is done within an hour.
+UPDATE_MINUTES = 75
 REBOOT_MINUTES = 15
 # What the kernel, sshd, nginx and journald need beside the app.
 SYSTEM_MB = 200
@@ -62,6 +65,46 @@ def _schedule(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
     for (first, first_span), (second, second_span) in combinations(spans.items(), 2):
         if _overlap(first_span, second_span):
             yield second, f"{_clock(second_span)} meets {':'.join(first)}, {_clock(first_span)}"
+
+
+def _drill(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    if settings["backup"]["bucket"] is None or "backup" not in settings["roles"]:
+        return
+    # On the day of the drill as on every other, so the day does not matter to what comes daily.
+    span = (minutes(settings["backup"]["drill_at"].partition(" ")[2]), DRILL_MINUTES)
+    others: dict[Key, tuple[int, int]] = {("giggles", "backup", "at"): (minutes(settings["backup"]["at"]), BACKUP_MINUTES)}
+    if "nightly" in settings["roles"]:
+        nightly = settings["nightly"]
+        others["giggles", "nightly", "at"] = (minutes(nightly["at"]), nightly["timeout_hours"] * 60)
+    if "hardening" in settings["roles"]:
+        hardening = settings["hardening"]
+        others["giggles", "hardening", "reboot_at"] = (minutes(hardening["reboot_at"]), REBOOT_MINUTES)
+        others["giggles", "hardening", "updates_at"] = (minutes(hardening["updates_at"]), UPDATE_MINUTES)
+    for other, other_span in others.items():
+        if _overlap(span, other_span):
+            yield ("giggles", "backup", "drill_at"), f"{_clock(span)} meets {':'.join(other)}, {_clock(other_span)}"
+
+
+def _region(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    backup = settings["backup"]
+    region = backblaze_region(backup["endpoint"])
+    if region is not None and backup["region"] not in (None, region):
+        yield ("giggles", "backup", "region"), f"the endpoint is in {region}"
+
+
+def _lock(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    backup = settings["backup"]
+    for name, days in (("keep:daily", backup["keep"]["daily"]), ("keep_dumps_days", backup["keep_dumps_days"])):
+        if backup["lock_days"] > days:
+            yield ("giggles", "backup", "lock_days"), f"it is more than backup:{name}, {days} days"
+
+
+def _backup_memory(settings: Settings, machine: Machine) -> Iterator[tuple[Key, str]]:
+    if machine.memory_mb is None or settings["backup"]["bucket"] is None or "backup" not in settings["roles"]:
+        return
+    left = max(machine.memory_mb - SYSTEM_MB, 0)
+    if settings["backup"]["memory_max_mb"] > left:
+        yield ("giggles", "backup", "memory_max_mb"), f"this droplet has {machine.memory_mb} MB, so at most {left} MB are left for it"
 
 
 def _clock(span: tuple[int, int]) -> str:
@@ -148,6 +191,27 @@ RULES: tuple[Rule, ...] = (
         f"{BACKUP_MINUTES} minutes) and restart (from `hardening:reboot_at`, for {REBOOT_MINUTES} minutes) never meet.",
         (_ROLES, ("giggles", "nightly"), ("giggles", "backup"), ("giggles", "hardening", "reboot_at")),
         _schedule,
+    ),
+    Rule(
+        f"With a bucket, the drill (from `backup:drill_at`, for {DRILL_MINUTES} minutes) meets none of them, nor the updates (from "
+        f"`hardening:updates_at`, for {UPDATE_MINUTES} minutes); the time counts, whatever the day.",
+        (_ROLES, ("giggles", "nightly"), ("giggles", "backup"), ("giggles", "hardening")),
+        _drill,
+    ),
+    Rule(
+        "`backup:region` is the one in `backup:endpoint`, where that is Backblaze's.",
+        (("giggles", "backup"),),
+        _region,
+    ),
+    Rule(
+        "`backup:lock_days` is at most `backup:keep:daily` and `backup:keep_dumps_days`: what is locked cannot be cleared away.",
+        (("giggles", "backup"),),
+        _lock,
+    ),
+    Rule(
+        f"With a bucket, `backup:memory_max_mb` leaves {SYSTEM_MB} MB of the droplet's memory to the system.",
+        (_ROLES, ("giggles", "backup")),
+        _backup_memory,
     ),
     Rule(
         "`app:memory_high_mb` is below `app:memory_max_mb`, so that the app is slowed down before it is stopped.",

@@ -6,13 +6,16 @@ for any number of units. Source: systemctl(1), org.freedesktop.systemd1(5).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..command import CommandTimeoutError
 from ..command import run as run_command
 
 _SECONDS = 180
+_OURS = "etc/systemd/system"
 _PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
 _STARTS_AT_BOOT = frozenset({"enabled", "static", "alias", "indirect", "generated"})
 _RUNS = frozenset({"active", "activating", "reloading"})
@@ -144,6 +147,38 @@ def restart(names: Sequence[str], *, run: Runner | None = None) -> None:
         UnitError: one of them did not come back.
     """
     (run or _run)(["systemctl", "restart", "--", *names])
+
+
+def ours(names: Sequence[str], root: Path = Path("/")) -> list[str]:
+    """Return those of the units whose file lies where no package puts one, or something else is in its place there.
+
+    Arguments:
+        names: the units, with their suffixes.
+        root: where the file system begins.
+    """
+    return [name for name in names if os.path.lexists(root / _OURS / name)]
+
+
+def remove(names: Sequence[str], *, root: Path = Path("/"), run: Runner | None = None) -> None:
+    """Stop units, have them no longer started at boot, and remove their files.
+
+    Arguments:
+        names: from `ours`.
+        root: where the file system begins.
+        run: runs a command and returns its output; for tests.
+
+    Raises:
+        UnitError: one of them does not stop.
+        OSError: a file cannot be removed.
+    """
+    run = run or _run
+    # Timers first, so that nothing starts what was just stopped.
+    for name in sorted(names, key=lambda name: not name.endswith(".timer")):
+        run(["systemctl", "disable", "--now", "--", name])
+    for name in names:
+        # A link into a package's folder, or a mask, is gone once it is disabled.
+        (root / _OURS / name).unlink(missing_ok=True)
+    read_again(run=run)
 
 
 def read_again(*, run: Runner | None = None) -> None:

@@ -1,0 +1,10 @@
+#!py
+"""Renders /etc/giggles/backup.json. Python and not Jinja, since a secret may hold any character and must come back exactly."""
+
+from gigglekit.backup.choices import settings_file
+
+
+def run() -> str:
+    # `choices` is the section `backup` with its defaults, from the state that renders this.
+    secrets = __pillar__.get("giggles", {}).get("secrets", {}).get("backup", {})
+    return settings_file(choices, secrets)
