@@ -5,14 +5,15 @@ A delete without a version id only hides at B2: https://www.backblaze.com/docs/c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 
 from gigglekit.backup import listing
 from gigglekit.backup.connection import Connection
 from gigglekit.backup.errors import BackupError, DeniedError, LockedError, MissingError
 from gigglekit.backup.objects import Erased, Version
-from gigglekit.backup.sending import has_code, status_of
+from gigglekit.backup.sending import status_of
 
 _MANY = 1000
 """As many versions as one request deletes, and as one page of a listing has."""
@@ -57,35 +58,30 @@ class Eraser:
         return found
 
     def _found(self, names: list[str]) -> Iterator[Version]:
-        """Yield the versions of names, which are sorted.
+        for folder, group in itertools.groupby(sorted(names, key=_folder), key=_folder):
+            yield from self._found_in(folder, [*group])
 
-        One page of the listing is fetched from the next name on: names that lie close to each other cost one request together, and
-        others one each.
+    def _found_in(self, folder: str, names: list[str]) -> Iterator[Version]:
+        """Yield the versions of names of one folder, which are sorted.
+
+        The folder is listed as long as a page finds more than one of them; in a folder where they lie far apart it costs less to ask
+        for each one.
         """
-        position = 0
-        while position < len(names):
-            name = names[position]
-            within: set[str] = set()
-            page: list[Version] = []
-            folder = name[: name.rfind("/") + 1]
-            if position + 1 < len(names) and names[position + 1].startswith(folder):
-                page, more = listing.page_of_versions(self._connection, folder, {"KeyMarker": self._before(name)})
-                # The last name of a page may have more versions on the next one.
-                end = page[-1].name if more and page else None
-                for candidate in names[position:]:
-                    if not candidate.startswith(folder) or (end is not None and candidate >= end):
-                        break
-                    within.add(candidate)
-            if within:
-                yield from (version for version in page if version.name in within)
-                position += len(within)
-            else:
-                yield from self._versions_of(name)
-                position += 1
-
-    def _before(self, name: str) -> str:
-        # A listing begins after a marker. "~" is greater than all that our names have, so nothing of ours lies between this and `name`.
-        return self._connection.settings.prefix + name[:-1] + chr(ord(name[-1]) - 1) + "~"
+        more: dict[str, str] = {}
+        carried: list[Version] = []
+        while len(names) > 1:
+            page, more = listing.page_of_versions(self._connection, folder, more)
+            page = carried + page
+            # The last name of a page may have more versions on the next one.
+            last = page[-1].name if more and page else None
+            found = {name for name in names if last is None or name < last}
+            yield from (version for version in page if version.name in found)
+            names = names[len(found) :]
+            if not more or len(found) < 2:
+                break
+            carried = [version for version in page if version.name == last]
+        for name in names:
+            yield from self._versions_of(name)
 
     # --- deleting ---------------------------------------------------------------------------------------------------
 
@@ -108,7 +104,7 @@ class Eraser:
             except DeniedError:
                 raise
             except BackupError as error:
-                if not 400 <= status_of(error.__cause__) < 500 and not has_code(error, "NotImplemented"):
+                if not _is_refused(error):
                     raise
                 self._takes_many = False
                 return left + versions[start:]
@@ -135,17 +131,17 @@ class Eraser:
             answer = self._connection.ask("GetObjectRetention", version.name, VersionId=version.version_id)
             until = answer.get("Retention", {}).get("RetainUntilDate")
         except BackupError as error:
-            if isinstance(error, (DeniedError, MissingError)) or not 400 <= status_of(error.__cause__) < 500:
+            if isinstance(error, (DeniedError, MissingError)) or not _is_refused(error):
                 raise
             until = None  # no lock on it, or no Object Lock in this bucket
         if isinstance(until, datetime) and until > self._connection.now():
-            return until
+            return until.astimezone(timezone.utc)
         try:
             answer = self._connection.ask("GetObjectLegalHold", version.name, VersionId=version.version_id)
         except BackupError as error:
-            if 400 <= status_of(error.__cause__) < 500:
-                return None
-            raise
+            if not _is_refused(error):
+                raise
+            return None
         if answer.get("LegalHold", {}).get("Status") == "ON":
             raise LockedError(
                 None,
@@ -165,6 +161,15 @@ def _batches(versions: Iterable[Version]) -> Iterator[list[Version]]:
         batch.append(version)
     if batch:
         yield batch
+
+
+def _is_refused(error: BackupError) -> bool:
+    """Tell whether the bucket does not do this at all, or not here, rather than not now."""
+    return 400 <= status_of(error.__cause__) < 500 or status_of(error.__cause__) == 501
+
+
+def _folder(name: str) -> str:
+    return name[: name.rfind("/") + 1]
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:

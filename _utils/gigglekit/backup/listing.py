@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 from gigglekit.backup.connection import Connection
@@ -15,7 +16,7 @@ def objects(connection: Connection, prefix: str) -> Iterator[Object]:
     while True:
         answer = connection.ask("ListObjectsV2", **connection.below(prefix), **more)
         for entry in answer.get("Contents", []):
-            yield Object(connection.name(entry["Key"]), int(entry["Size"]), entry["LastModified"])
+            yield Object(connection.name(entry["Key"]), int(entry["Size"]), _utc(entry["LastModified"]))
         if not answer.get("IsTruncated"):
             return
         more = {"ContinuationToken": answer["NextContinuationToken"]}
@@ -49,7 +50,7 @@ def page_of_versions(connection: Connection, prefix: str, start: dict[str, str])
             str(entry["VersionId"]),
             int(entry.get("Size") or 0),
             kind == "DeleteMarkers",
-            entry["LastModified"],
+            _utc(entry["LastModified"]),
         )
         for kind in ("Versions", "DeleteMarkers")
         for entry in answer.get(kind, [])
@@ -71,7 +72,11 @@ def uploads(connection: Connection, prefix: str) -> Iterator[Upload]:
     while True:
         answer = connection.ask("ListMultipartUploads", **connection.below(prefix), **more)
         for entry in answer.get("Uploads", []):
-            yield Upload(connection.name(entry["Key"]), entry["UploadId"], entry["Initiated"])
+            yield Upload(connection.name(entry["Key"]), entry["UploadId"], _utc(entry["Initiated"]))
         if not answer.get("IsTruncated"):
             return
         more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+
+def _utc(when: datetime) -> datetime:
+    return when.astimezone(timezone.utc)
