@@ -21,6 +21,9 @@ vault-ready:
     - require:
       - units: vault-mounted
       - file: vault-ledger-private
+{%- if shared %}
+      - file: backup-settings
+{%- endif %}
 
 # Nothing requires this: with a bucket that does not answer, everything else goes on.
 vault-key-shared:

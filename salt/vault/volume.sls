@@ -6,6 +6,9 @@
 include:
   - common.validate
   - app.account
+{%- if shared %}
+  - backup.settings
+{%- endif %}
 
 vault-packages-installed:
   pkg.installed:
@@ -90,6 +93,10 @@ vault-filled:
     - require:
       - vault: vault-formed
       - module: vault-volume-units-known
+{%- if shared %}
+      # Says where the share of the key is, or goes.
+      - file: backup-settings
+{%- endif %}
 
 vault-mounted:
   units.running:

@@ -224,7 +224,7 @@ def test_another_bucket_is_told_apart_from_an_older_copy(two: Machine, a_folder:
     assert list(other.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [bytes(32), b"", b"short", bytes(64)])
+@pytest.mark.parametrize("content", [bytes(32), b"", b"short", bytes(64)], ids=["another", "empty", "short", "long"])
 def test_a_share_that_opens_nothing_is_not_kept(two: Machine, content: bytes) -> None:
     two.restart()
     (two.bucket.folder / two.share_id()).write_bytes(content)
