@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +128,7 @@ class Manifest:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def set(self, key: str, value: str | None) -> None:
+    def put(self, key: str, value: str | None) -> None:
         """Remember a fact, or forget it."""
         if value is None:
             self._connection.execute("DELETE FROM meta WHERE key = ?", (key,))
@@ -153,6 +153,10 @@ class Manifest:
     def underway(self) -> list[str]:
         """Return the objects that were begun and never finished."""
         return [row[0] for row in self._connection.execute("SELECT object FROM underway ORDER BY object")]
+
+    def underway_of(self, vault: str) -> list[str]:
+        """Return those of one user."""
+        return [row[0] for row in self._connection.execute("SELECT object FROM underway WHERE vault = ? ORDER BY object", (vault,))]
 
     # --- packs and contents ------------------------------------------------------------------------------------------------
 
@@ -220,6 +224,33 @@ class Manifest:
     def drop_file(self, vault: str, name: str) -> None:
         """Forget a file; its content stays known as long as a pack holds it."""
         self._connection.execute("DELETE FROM files WHERE vault = ? AND name = ?", (vault, name))
+
+    def needed_packs(self) -> set[str]:
+        """Return the ids of packs that files of now lie in."""
+        ids = dict(self._connection.execute("SELECT number, id FROM packs"))
+        rows = self._connection.execute("SELECT DISTINCT c.extents FROM files f JOIN contents c ON c.number = f.content")
+        return {ids[part[0]] for (extents,) in rows for part in json.loads(extents)}
+
+    def move(self, vault: str, packs: Iterable[tuple[str, int, bytes]], moved: Mapping[tuple[str, int, int], tuple[str, int]]) -> None:
+        """Write down that pieces of a user's contents lie elsewhere now.
+
+        Arguments:
+            vault: the user's vault id.
+            packs: the new ones: id, size and header.
+            moved: by id of the old pack, offset and length: id of the new one and offset.
+        """
+        for pack_id, size, header in packs:
+            self.add_pack(pack_id, vault, size, header)
+        numbers = {pack.id: pack.number for pack in self.packs(vault)}
+        ids = {number: pack_id for pack_id, number in numbers.items()}
+        for number, extents in self._connection.execute("SELECT number, extents FROM contents WHERE vault = ?", (vault,)).fetchall():
+            parts = []
+            for pack, offset, length in json.loads(extents):
+                target = moved.get((ids[pack], offset, length))
+                parts.append([numbers[target[0]], target[1], length] if target else [pack, offset, length])
+            text = json.dumps(parts, separators=(",", ":"))
+            if text != extents:
+                self._connection.execute("UPDATE contents SET extents = ? WHERE number = ?", (text, number))
 
     # --- whole users ----------------------------------------------------------------------------------------------------------
 

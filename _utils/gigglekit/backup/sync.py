@@ -243,7 +243,7 @@ class Sync:
                     if part.vault in roots:
                         self._learn_user(part.vault, roots[part.vault], self.repository.section(opened, part, roots[part.vault]))
                 self._remember(opened.name.base, opened.head.number, {part.vault for part in opened.head.users})
-            self.manifest.set("learned", "yes")
+            self.manifest.put("learned", "yes")
 
     def _insist_on_ours(self, name: str) -> None:
         secrets = self.repository.secrets
@@ -282,7 +282,7 @@ class Sync:
             if name.removeprefix(names.USER_KEYS) not in erased:
                 self.repository.store_key(name, everything[name])
                 with self.manifest.change():
-                    self.manifest.set(f"sealed:{name}", wanted)
+                    self.manifest.put(f"sealed:{name}", wanted)
         return bool(lacking)
 
     # --- one user ------------------------------------------------------------------------------------------------------------
@@ -335,9 +335,9 @@ class Sync:
         return set((self.manifest.get("vaults") or "").split())
 
     def _remember(self, base: str, number: int, vaults: Iterable[str]) -> None:
-        self.manifest.set("snapshot", base)
-        self.manifest.set("number", str(number))
-        self.manifest.set("vaults", " ".join(sorted(vaults)))
+        self.manifest.put("snapshot", base)
+        self.manifest.put("number", str(number))
+        self.manifest.put("vaults", " ".join(sorted(vaults)))
 
     def _snapshot(self, users: Sequence[User], present: dict[str, list[str]], dump: Dump | None, synced: Synced) -> None:
         previous, number = self.manifest.get("snapshot") or "", int(self.manifest.get("number") or 0) + 1
@@ -363,7 +363,7 @@ class Sync:
         with self.manifest.change():
             self.manifest.finish(name.object)
             self._remember(name.base, number, (user.vault_id for user in users))
-            self.manifest.set("holds", f"{synced.users} {synced.files} {synced.size}")
+            self.manifest.put("holds", f"{synced.users} {synced.files} {synced.size}")
         synced.snapshot = name.base
 
     def _section(self, user: User, paths: list[str]) -> Section:

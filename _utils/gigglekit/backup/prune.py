@@ -1,0 +1,240 @@
+"""Prune: snapshots that nobody keeps go, and what only they referred to; packs that are mostly waste are written anew.
+
+Nothing goes before what refers to it is gone, and nothing that is written anew takes the place of the old before it is there. So
+a run that was killed leaves at most objects that nothing refers to, and the next one removes them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from gigglekit.backup import names, retention
+from gigglekit.backup.errors import RefusedError
+from gigglekit.backup.manifest import Manifest
+from gigglekit.backup.names import SnapshotName
+from gigglekit.backup.pack import PACK_BYTES, Builder
+from gigglekit.backup.repository import Opened, Repository, backup_key
+from gigglekit.backup.section import Extent, FileEntry, PackEntry, Section
+from gigglekit.backup.settings import Keep
+from gigglekit.crypto import chunked
+
+_WORTH_IT = 0.5
+"""A pack of which less than this is still needed is written anew."""
+_Piece = tuple[str, int, int]
+
+
+@dataclass
+class Pruned:
+    """What a run did.
+
+    Attributes:
+        kept, removed: snapshots.
+        objects: data objects and dumps that were removed.
+        rewritten: packs whose content was moved into new ones.
+        freed: bytes of what was removed, less what was written anew.
+        locked_until: when the last of those can go that are still locked; "" if none is.
+    """
+
+    kept: int = 0
+    removed: int = 0
+    objects: int = 0
+    rewritten: int = 0
+    freed: int = 0
+    locked_until: str = ""
+
+
+@dataclass
+class _Kept:
+    """A snapshot that stays, with the sections that can be read."""
+
+    opened: Opened
+    sections: dict[str, Section] = field(default_factory=dict)
+
+
+@dataclass
+class Prune:
+    """One run.
+
+    Arguments:
+        repository: it.
+        manifest: what this droplet knows of it.
+        roots: root keys of users by vault id.
+        keep: how many snapshots.
+        keep_dumps_days: dumps older than this end.
+        now: seconds since 1970.
+        progress: told what is being done.
+        pack_bytes: size of packs.
+    """
+
+    repository: Repository
+    manifest: Manifest
+    roots: Mapping[str, bytes]
+    keep: Keep
+    keep_dumps_days: int
+    now: float
+    progress: Callable[[str], None] = lambda _: None
+    pack_bytes: int = PACK_BYTES
+    done: Pruned = field(default_factory=Pruned)
+
+    def run(self) -> Pruned:
+        """Remove what nobody keeps.
+
+        Raises:
+            RefusedError: somebody's part of a snapshot cannot be read, so nobody knows which packs it needs; nothing was removed then.
+            BackupError: the bucket does not answer; the next run goes on.
+        """
+        everything = self._all()
+        counting = self.repository.snapshots()
+        keeping = retention.kept(counting, self.keep)
+        erased = self.repository.erased()
+        kept = [self._open(name, erased) for name in sorted(keeping)]
+        for name in everything:
+            # One that is locked stays, and what it refers to with it.
+            if name not in keeping and not self._erase(name.object) and name in counting:
+                kept.append(self._open(name, erased))
+        kept.sort(key=lambda snapshot: snapshot.opened.name)
+        self.done.kept, self.done.removed = len(kept), len(counting) - len(kept)
+        lying = {entry.name.removeprefix(names.DATA): entry.size for entry in self.repository.bucket.list(names.DATA)}
+        self._rewrite(kept, lying)
+        needed = {pack.id for snapshot in kept for section in snapshot.sections.values() for pack in section.packs}
+        # Stored by a sync that was killed before its snapshot: the next one's needs them.
+        needed |= self.manifest.needed_packs()
+        self._drop(set(lying) - needed, lying)
+        self._end_dumps(kept)
+        return self.done
+
+    def _all(self) -> list[SnapshotName]:
+        found = (names.snapshot_name(entry.name.removeprefix(names.SNAPSHOTS)) for entry in self.repository.bucket.list(names.SNAPSHOTS))
+        return [name for name in found if name is not None]
+
+    def _open(self, name: SnapshotName, erased: Mapping[str, str]) -> _Kept:
+        result = _Kept(self.repository.open(name))
+        for part in result.opened.head.users:
+            if part.vault in self.roots:
+                result.sections[part.vault] = self.repository.section(result.opened, part, self.roots[part.vault])
+            elif part.vault not in erased:
+                raise RefusedError(
+                    f"{name.object} has files of vault {part.vault}, for which there is no key on this droplet, although nobody asked for "
+                    "it to be erased. Which data it needs cannot be told, so nothing was removed. If the key was lost, restore it with "
+                    "the recovery kit; if the user is to be erased, do it by salt-call giggles.shred."
+                )
+        return result
+
+    def _erase(self, name: str) -> bool:
+        """Erase an object; return False if it is locked."""
+        locked = self.repository.bucket.erase(name).locked_until
+        self._note_lock(locked)
+        return locked is None
+
+    def _note_lock(self, until: datetime.datetime | None) -> None:
+        if until is not None:
+            self.done.locked_until = max(self.done.locked_until, until.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def _drop(self, doomed: set[str], sizes: Mapping[str, int]) -> None:
+        if not doomed:
+            return
+        self.progress(f"removing {len(doomed)} objects")
+        numbers = [pack.number for pack in self.manifest.packs() if pack.id in doomed]
+        with self.manifest.change():
+            # Before they go: a manifest that knows too little only makes the next sync store more.
+            self.manifest.forget_packs(numbers)
+        self._note_lock(self.repository.bucket.erase_many(names.DATA + pack for pack in sorted(doomed)).locked_until)
+        self.done.objects += len(doomed)
+        self.done.freed += sum(sizes.get(pack, 0) for pack in doomed)
+
+    def _end_dumps(self, kept: list[_Kept]) -> None:
+        oldest = self.now - self.keep_dumps_days * 86400
+        needed = {snapshot.opened.head.dump.id for snapshot in kept if snapshot.opened.head.dump and snapshot.opened.name.seconds >= oldest}
+        # The newest one stays, however long ago the last sync was.
+        newest = next((snapshot.opened.head.dump.id for snapshot in reversed(kept) if snapshot.opened.head.dump), None)
+        needed |= {newest} if newest else set()
+        opens = {entry.name.removeprefix(names.DATABASE_KEYS) for entry in self.repository.bucket.list(names.DATABASE_KEYS)}
+        lying = {entry.name.removeprefix(names.DATABASE): entry.size for entry in self.repository.bucket.list(names.DATABASE)}
+        for dump in sorted((opens | lying.keys()) - needed):
+            # The key first: from then on it is at its end, locked or not.
+            self._erase(names.DATABASE_KEYS + dump)
+            self._erase(names.DATABASE + dump)
+            self.done.objects += 1
+            self.done.freed += lying.get(dump, 0)
+
+    # --- writing packs anew -----------------------------------------------------------------------------------------------
+
+    def _rewrite(self, kept: list[_Kept], lying: Mapping[str, int]) -> None:
+        for vault in sorted({vault for snapshot in kept for vault in snapshot.sections}):
+            wasteful = self._wasteful(vault, kept, lying)
+            if wasteful:
+                self.progress(f"writing {len(wasteful)} packs anew")
+                moved = self._move(vault, wasteful)
+                for snapshot in kept:
+                    self._rename(snapshot, vault, moved)
+                self.done.rewritten += len(wasteful)
+
+    def _wasteful(self, vault: str, kept: list[_Kept], lying: Mapping[str, int]) -> dict[PackEntry, set[tuple[int, int]]]:
+        needed: dict[PackEntry, set[tuple[int, int]]] = defaultdict(set)
+        for snapshot in kept:
+            section = snapshot.sections.get(vault)
+            for file in section.files if section else ():
+                for part in file.extents:
+                    needed[section.packs[part.pack]].add((part.offset, part.length))  # type: ignore[union-attr]
+        return {
+            pack: parts
+            for pack, parts in needed.items()
+            if pack.id in lying and sum(length for _, length in parts) < chunked.plaintext_size(pack.size) * _WORTH_IT
+        }
+
+    def _move(self, vault: str, packs: Mapping[PackEntry, set[tuple[int, int]]]) -> dict[_Piece, tuple[PackEntry, int]]:
+        """Store what is still needed of some packs in new ones; return where each piece lies now."""
+        key = backup_key(self.roots[vault])
+        moved: dict[_Piece, tuple[str, int]] = {}
+        entries: dict[str, PackEntry] = {}
+        builder: Builder | None = None
+
+        def store() -> None:
+            if builder is not None and builder.plain:
+                pack = builder.finish()
+                self.repository.bucket.put(names.DATA + pack.id, pack.body, locked=True)
+                entries[pack.id] = PackEntry(pack.id, len(pack.body), pack.header)
+                self.done.freed -= len(pack.body)
+
+        for pack, parts in packs.items():
+            plain = chunked.decrypt(key, names.pack_context(pack.id), self.repository.bucket.get(names.DATA + pack.id, pack.size))
+            for offset, length in sorted(parts):
+                if builder is None or builder.room < length:
+                    store()
+                    builder = Builder(key, max(self.pack_bytes, length))
+                moved[pack.id, offset, length] = (builder.id, builder.plain)
+                builder.add(memoryview(plain)[offset : offset + length])
+        store()
+        with self.manifest.change():
+            self.manifest.move(vault, [(entry.id, entry.size, entry.header) for entry in entries.values()], moved)
+        return {piece: (entries[pack], offset) for piece, (pack, offset) in moved.items()}
+
+    def _rename(self, snapshot: _Kept, vault: str, moved: Mapping[_Piece, tuple[PackEntry, int]]) -> None:
+        """Write a snapshot again, with the new places of what was moved."""
+        section = snapshot.sections.get(vault)
+        if section is None or not any(self._piece(section, part) in moved for file in section.files for part in file.extents):
+            return
+        packs: dict[PackEntry, int] = {}
+        files = []
+        for file in section.files:
+            parts = []
+            for part in file.extents:
+                pack, offset = moved.get(self._piece(section, part), (section.packs[part.pack], part.offset))
+                parts.append(Extent(packs.setdefault(pack, len(packs)), offset, part.length))
+            files.append(FileEntry(file.path, file.size, file.modified, file.digest, tuple(parts)))
+        snapshot.sections[vault] = Section(section.user, tuple(packs), tuple(files))
+        before = snapshot.opened
+        name = replace(before.name, generation=before.name.generation + 1)
+        # The parts of erased users are left out: nobody can read them, so nobody could encrypt them again.
+        everything = [(one, self.roots[one], content) for one, content in sorted(snapshot.sections.items())]
+        data = self.repository.write(name, replace(before.head, users=()), everything)
+        self.repository.bucket.put(name.object, data, locked=True)
+        snapshot.opened = self.repository.open(name)
+        self._erase(before.name.object)
+
+    @staticmethod
+    def _piece(section: Section, part: Extent) -> _Piece:
+        return (section.packs[part.pack].id, part.offset, part.length)

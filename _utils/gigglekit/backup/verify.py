@@ -1,0 +1,175 @@
+"""Verify: whether everything that snapshots refer to is in the bucket, and as it was written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from gigglekit.backup import names, signed
+from gigglekit.backup.errors import DamagedError, MissingError
+from gigglekit.backup.names import SnapshotName
+from gigglekit.backup.repository import Opened, Repository, backup_key
+from gigglekit.backup.section import NotReadableError, PackEntry, Section
+from gigglekit.backup.snapshot import Part
+from gigglekit.crypto import chunked
+
+
+@dataclass
+class Verified:
+    """What was found.
+
+    Attributes:
+        snapshots, users, files, packs, size: how much snapshots refer to; users and files are those of the newest one; bytes of packs.
+        dumps: database dumps that can still be opened.
+        read_packs, read_size: what was read and decrypted; bytes.
+        erased: users in snapshots whose key was destroyed, as it should be.
+        unused: data objects that no snapshot refers to; giggles.prune removes them.
+        problems: one sentence each, with the object's name; empty if all is well.
+    """
+
+    snapshots: int = 0
+    users: int = 0
+    files: int = 0
+    packs: int = 0
+    size: int = 0
+    dumps: int = 0
+    read_packs: int = 0
+    read_size: int = 0
+    erased: int = 0
+    unused: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(
+    repository: Repository,
+    roots: Mapping[str, bytes],
+    *,
+    expected: str | None = None,
+    fraction: float = 0.0,
+    progress: Callable[[int], None] = lambda _: None,
+    chance: random.Random | None = None,
+) -> Verified:
+    """Check the bucket.
+
+    Arguments:
+        repository: it.
+        roots: root keys of users by vault id.
+        expected: the snapshot that this droplet made last; None if nobody knows.
+        fraction: which part of all packs is read and decrypted, 0 to 1; the rest is only looked for.
+        progress: told bytes read, now and then.
+        chance: chooses the packs.
+
+    Raises:
+        UnreachableError, DeniedError: the bucket could not be asked. What is missing or damaged is no error but a problem.
+    """
+    found = Verified()
+    lying = {entry.name: entry.size for entry in repository.bucket.list(names.DATA)}
+    try:
+        erased: Collection[str] = repository.erased()
+    except DamagedError as error:
+        found.problems.append(str(error))
+        erased = ()
+    snapshots = repository.snapshots()
+    found.snapshots = len(snapshots)
+    if expected and expected not in {name.base for name in snapshots}:
+        found.problems.append(
+            f"The snapshot {expected}, which this droplet made last, is not in the bucket: somebody removed it, or put an older state back."
+        )
+    used: dict[str, tuple[PackEntry, str]] = {}
+    dumps: dict[str, int] = {}
+    for name in snapshots:
+        sections, opened = _read(repository, name, roots, erased, found)
+        for part, content in sections:
+            for pack in content.packs:
+                known = used.setdefault(names.DATA + pack.id, (pack, part.vault))
+                if known != (pack, part.vault):
+                    found.problems.append(f"{names.DATA}{pack.id}: {name.object} describes it otherwise than an earlier snapshot.")
+        if opened is not None and opened.head.dump is not None:
+            dumps[opened.head.dump.id] = opened.head.dump.size
+        if name == snapshots[-1]:
+            found.users, found.files = len(sections), sum(len(content.files) for _, content in sections)
+    for name_, (pack, _) in used.items():
+        if name_ not in lying:
+            found.problems.append(f"{name_} is missing, and snapshots refer to it.")
+        elif lying[name_] != pack.size:
+            found.problems.append(f"{name_} has {lying[name_]} bytes and should have {pack.size}: it was cut, or exchanged.")
+    found.packs, found.size = len(used), sum(pack.size for pack, _ in used.values())
+    found.unused = len(lying.keys() - used.keys())
+    _check_keys(repository, {vault for _, vault in used.values()}, found)
+    _check_dumps(repository, dumps, found)
+    whole = [entry for name_, entry in sorted(used.items()) if lying.get(name_) == entry[0].size]
+    number = len(whole) if fraction >= 1 else min(len(whole), round(len(whole) * fraction + 0.4999)) if fraction > 0 else 0
+    for pack, vault in (chance or random.SystemRandom()).sample(whole, number):
+        _read_pack(repository, pack, roots[vault], found)
+        progress(found.read_size)
+    return found
+
+
+def _read(
+    repository: Repository, name: SnapshotName, roots: Mapping[str, bytes], erased: Collection[str], found: Verified
+) -> tuple[list[tuple[Part, Section]], Opened | None]:
+    try:
+        opened = repository.open(name)
+    except (DamagedError, MissingError) as error:
+        found.problems.append(str(error))
+        return [], None
+    sections = []
+    for part in opened.head.users:
+        if part.vault not in roots:
+            if part.vault in erased:
+                found.erased += 1
+            else:
+                found.problems.append(f"{name.object}: there is no key for vault {part.vault}, and nobody asked for it to be erased.")
+            continue
+        try:
+            sections.append((part, repository.section(opened, part, roots[part.vault])))
+        except (DamagedError, MissingError) as error:
+            found.problems.append(str(error))
+    return sections, opened
+
+
+def _check_keys(repository: Repository, vaults: Collection[str], found: Verified) -> None:
+    wanted = [names.SYSTEM_KEYS + "names", names.SYSTEM_KEYS + "snapshots", names.SYSTEM_KEYS + "signing"]
+    wanted += [names.USER_KEYS + vault for vault in sorted(vaults)]
+    for name in wanted:
+        try:
+            signed.open_signed(signed.KEY, name, repository.bucket.get(name, 4096), repository.secrets.signer_public)
+        except MissingError:
+            found.problems.append(f"{name} is missing: the recovery kit could not open what it is the key of.")
+        except NotReadableError as error:
+            found.problems.append(f"{name} is not as it was written: {error}.")
+        except DamagedError as error:
+            found.problems.append(str(error))
+
+
+def _check_dumps(repository: Repository, dumps: Mapping[str, int], found: Verified) -> None:
+    if not dumps:
+        return
+    opens = {entry.name.removeprefix(names.DATABASE_KEYS) for entry in repository.bucket.list(names.DATABASE_KEYS)}
+    lying = {entry.name.removeprefix(names.DATABASE): entry.size for entry in repository.bucket.list(names.DATABASE)}
+    for dump, size in sorted(dumps.items()):
+        # One without a key has ended, as dumps do.
+        if dump in opens:
+            found.dumps += 1
+            if lying.get(dump) != size:
+                found.problems.append(f"{names.DATABASE}{dump} is missing, or has not the {size} bytes that it should have.")
+
+
+def _read_pack(repository: Repository, pack: PackEntry, root_key: bytes, found: Verified) -> None:
+    name = names.DATA + pack.id
+    decryptor = chunked.Decryptor(backup_key(root_key), names.pack_context(pack.id))
+    first = b""
+    try:
+        for block in repository.bucket.stream(name):
+            first = first if len(first) >= chunked.HEADER_BYTES else (first + bytes(block))[: chunked.HEADER_BYTES]
+            decryptor.update(block)
+            found.read_size += len(block)
+        decryptor.finish()
+        if first != pack.header:
+            raise chunked.DamagedError("it begins otherwise than it did")
+    except chunked.DamagedError as error:
+        found.problems.append(f"{name} is not as it was written: {error}.")
+    except (DamagedError, MissingError) as error:
+        found.problems.append(str(error))
+    found.read_packs += 1

@@ -1,0 +1,184 @@
+"""What nobody keeps goes, what anybody keeps stays readable, and an erased user is gone from the bucket."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from gigglekit.backup import names
+from gigglekit.backup.erase import ErasedUser, erase_user
+from gigglekit.backup.errors import RefusedError
+from gigglekit.backup.names import SnapshotName
+from gigglekit.backup.prune import Prune, Pruned
+from gigglekit.backup.retention import kept
+from gigglekit.backup.settings import Keep
+from gigglekit.backup.sync import User
+from gigglekit.backup.verify import Verified, verify
+
+from tests.unit.b2 import Storage
+from tests.unit.backup_repository import Droplet, digests
+
+DAY = 86400
+NOW = 1_795_000_000
+ONE = Keep(1, 0, 0)
+
+
+@pytest.fixture
+def droplet(b2: Storage, tmp_path: Path) -> Droplet:
+    """A droplet with an empty bucket."""
+    (tmp_path / "vaults").mkdir()
+    return Droplet(tmp_path, b2)
+
+
+def roots(droplet: Droplet) -> dict[str, bytes]:
+    """Return the root keys of users that were not erased."""
+    return {vault: user.root_key for vault, user in droplet.users.items() if vault not in droplet.erased}
+
+
+def prune(droplet: Droplet, keep: Keep = ONE, now: float = NOW) -> Pruned:
+    """Prune with the newest snapshot kept only."""
+    with droplet.manifest() as manifest:
+        return Prune(droplet.repository(), manifest, roots(droplet), keep, 30, now, pack_bytes=droplet.pack_bytes).run()
+
+
+def check(droplet: Droplet, fraction: float = 1.0) -> Verified:
+    """Verify, reading everything."""
+    return verify(droplet.repository(), roots(droplet), fraction=fraction, chance=random.Random(1))  # noqa: S311
+
+
+def erase(droplet: Droplet, user: User) -> ErasedUser:
+    """Do with a user what a shred does in the bucket."""
+    droplet.erased.add(user.vault_id)
+    with droplet.manifest() as manifest:
+        return erase_user(droplet.bucket(), manifest, user.vault_id, "2026-11-24T00:00:00Z", droplet.signer)
+
+
+def at(seconds: float) -> dict[str, object]:
+    """Let a sync believe that it is this time."""
+    return {"clock": lambda: seconds}
+
+
+def test_a_verified_backup_has_no_problems_and_counts_everything(droplet: Droplet) -> None:
+    droplet.add(300_000, 400_000), droplet.add(1000)
+    droplet.sync()
+    found = check(droplet)
+    assert found.problems == []
+    assert (found.snapshots, found.users, found.files, found.packs, found.read_packs) == (1, 2, 3, 2, 2)
+    assert found.read_size == found.size
+
+
+def test_only_part_is_read_when_only_part_is_asked_for(droplet: Droplet) -> None:
+    for _ in range(10):
+        droplet.add(1000)
+    droplet.sync()
+    assert check(droplet, 0.0).read_packs == 0
+    assert check(droplet, 0.01).read_packs == 1
+    assert check(droplet, 0.3).read_packs == 3
+
+
+def test_pruning_removes_old_snapshots_and_what_only_they_needed(droplet: Droplet, tmp_path: Path) -> None:
+    user = droplet.add(300_000)
+    (old,) = (user.folder / "clips").iterdir()
+    droplet.sync(**at(NOW - 2 * DAY))
+    old.unlink()
+    droplet.write(user, "new.wav", os.urandom(1000))
+    droplet.sync(**at(NOW - DAY))
+    assert len(droplet.objects(names.DATA)) == 2
+    done = prune(droplet)
+    assert (done.kept, done.removed, done.objects, done.rewritten) == (1, 1, 1, 0)
+    assert len(droplet.objects(names.DATA)) == 1
+    assert check(droplet).problems == []
+    assert droplet.sync().new_files == 0
+    droplet.restore(user, tmp_path / "back")
+    assert digests(tmp_path / "back") == digests(user.folder)
+
+
+def test_a_mostly_wasted_pack_is_written_anew_and_every_snapshot_follows(droplet: Droplet, tmp_path: Path) -> None:
+    user = droplet.add(*[100_000] * 8)
+    clips = sorted((user.folder / "clips").iterdir())
+    droplet.sync(**at(NOW - 3 * DAY))
+    for clip in clips[2:]:
+        clip.unlink()
+    second = droplet.sync(**at(NOW - 2 * DAY)).snapshot
+    before = digests(user.folder)
+    droplet.write(user, "new.wav", b"new")
+    droplet.sync(**at(NOW - DAY))
+    done = prune(droplet, Keep(2, 0, 0))
+    assert (done.kept, done.removed, done.rewritten) == (2, 1, 1)
+    assert done.freed > 500_000
+    assert sum(entry.size for entry in droplet.bucket().list(names.DATA)) < 250_000
+    assert check(droplet).problems == []
+    droplet.restore(user, tmp_path / "past", second)
+    droplet.restore(user, tmp_path / "now")
+    assert digests(tmp_path / "past") == before
+    assert digests(tmp_path / "now") == digests(user.folder)
+    assert prune(droplet, Keep(2, 0, 0)).objects == 0
+    assert droplet.sync().snapshot == "", "the manifest follows too, so that there is nothing new"
+    droplet.write(user, "last.wav", b"last")
+    droplet.sync()
+    assert check(droplet).problems == []
+
+
+def test_a_user_without_a_key_who_was_not_erased_stops_pruning(droplet: Droplet) -> None:
+    user = droplet.add(1000)
+    droplet.add(1000)
+    droplet.sync()
+    before = droplet.objects()
+    del droplet.users[user.vault_id]
+    with pytest.raises(RefusedError, match=user.vault_id):
+        prune(droplet)
+    assert droplet.objects() == before
+    assert any(user.vault_id in problem for problem in check(droplet).problems)
+
+
+def test_an_erased_users_key_and_packs_are_gone_in_every_version(droplet: Droplet, tmp_path: Path) -> None:
+    user, other = droplet.add(300_000), droplet.add(1000)
+    first = droplet.sync().snapshot
+    done = erase(droplet, user)
+    assert (done.key_versions, done.objects, done.locked_until) == (1, 1, None)
+    assert not [version for version in droplet.bucket().versions() if version.name == names.USER_KEYS + user.vault_id]
+    assert len(list(droplet.bucket().versions(names.DATA))) == 1
+    assert list(droplet.repository().erased()) == [user.vault_id]
+    assert check(droplet).problems == []
+    assert check(droplet).erased == 1
+    droplet.sync()
+    droplet.restore(other, tmp_path / "back", first)
+    assert digests(tmp_path / "back") == digests(other.folder)
+    assert prune(droplet, Keep(5, 0, 0)).objects == 0
+    again = erase(droplet, user)
+    assert (again.key_versions, again.objects) == (0, 0)
+
+
+def test_under_object_lock_the_key_goes_at_once_and_the_date_of_the_data_is_told(b2_locked: Storage, tmp_path: Path) -> None:
+    (tmp_path / "vaults").mkdir()
+    droplet = Droplet(tmp_path, b2_locked, other={"lock_days": 3})
+    user = droplet.add(1000)
+    droplet.sync()
+    done = erase(droplet, user)
+    assert (done.key_versions, done.objects) == (1, 1)
+    assert done.locked_until is not None
+    assert abs(done.locked_until.timestamp() - time.time() - 3 * DAY) < 3600
+    assert len(droplet.objects(names.DATA)) == 1
+    droplet.add(500)
+    droplet.sync()
+    pruned = prune(droplet, now=time.time())
+    assert pruned.locked_until, "what is locked is told, and nothing fails"
+    assert check(droplet).problems == []
+
+
+def snapshot(year: int, month: int, day: int, hour: int = 5) -> SnapshotName:
+    return SnapshotName(f"{year}{month:02}{day:02}T{hour:02}0000Z", "0" * 32)
+
+
+def test_days_weeks_and_months_are_kept_and_the_newest_always() -> None:
+    every_day = [snapshot(2026, month, day) for month in range(1, 11) for day in range(1, 29)]
+    left = kept(every_day, Keep(7, 4, 6))
+    assert {name.time[:8] for name in left} >= {f"202610{day}" for day in range(22, 29)}
+    assert {name.time[:6] for name in left} == {f"2026{month:02}" for month in range(5, 11)}
+    assert len(left) == 7 + 2 + 5, "seven days; two Sundays or last days of weeks before them; five months before this one"
+    assert kept(every_day, Keep(1, 0, 0)) == {every_day[-1]}
+    assert kept([snapshot(2026, 1, 1, 3), snapshot(2026, 1, 1, 9)], Keep(5, 5, 5)) == {snapshot(2026, 1, 1, 9)}
+    assert kept([], Keep(1, 1, 1)) == set()
