@@ -33,7 +33,8 @@ _TRANSIENT_CODE = frozenset(
 )
 """Errors that another attempt may not meet. BadDigest: the bytes were damaged on their way, since we send the right MD5."""
 
-_WRONG_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+WRONG_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+"""Codes that say that the key is not known, whatever its rights."""
 _WRONG_REGION = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException")
 
 CAPABILITIES = {
@@ -185,7 +186,7 @@ def _headers(error: Exception) -> dict[str, str]:
     return getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})  # type: ignore[no-any-return]
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     return str(getattr(error, "response", {}).get("Error", {}).get("Message", ""))
 
 
@@ -216,7 +217,7 @@ def _is_about_certificates(error: BaseException | None) -> bool:
     return False
 
 
-def short(error: Exception) -> str:
+def short(error: BaseException) -> str:
     """Return one line about an error; it holds no secret."""
     if code := code_of(error):
         return f"{status_of(error)} {code}" + (f" ({_message(error)})" if _message(error) else "")
@@ -258,7 +259,7 @@ def explained(error: Exception, what: str, name: str = "", *, endpoint: str = ""
             "that the web UI of Backblaze shows beside the bucket, and giggles:backup:region to the second part of its name, such as "
             "eu-central-003."
         )
-    if code in _WRONG_CREDENTIALS or status == 401:
+    if code in WRONG_CREDENTIALS or status == 401:
         which = (
             "application key does not belong to its key id" if code == "SignatureDoesNotMatch" else "key id is not known there (any more)"
         )
