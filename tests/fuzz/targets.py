@@ -133,15 +133,17 @@ def signed_object(data: bytes) -> None:
     raise AssertionError("an object was taken that nobody signed")
 
 
+# Deeper than Python's own stack.
+NESTED = b'{"a":' * 50_000
 DAMAGED, UNREADABLE = (chunked.DamagedError,), (section.NotReadableError,)
 TARGETS = (
     Target("chunked", chunked_message, DAMAGED, MESSAGES),
     Target("chunked-part", chunked_part, DAMAGED, tuple(part(message, offset, 5) for message in MESSAGES[1:] for offset in (0, 1))),
     Target("sealing", sealed_key, (WrongKeyError,), SEALED),
     Target("section", section.decode, UNREADABLE, (section.encode(SECTION), zlib.compress(b"{}"))),
-    Target("section-text", section_text, UNREADABLE, (zlib.decompress(section.encode(SECTION)), b"{}")),
+    Target("section-text", section_text, UNREADABLE, (zlib.decompress(section.encode(SECTION)), b"{}", NESTED)),
     Target("snapshot", snapshot_object, UNREADABLE, (WHOLE, WHOLE[: snapshot.FIRST_BYTES])),
-    Target("snapshot-head", snapshot_head, UNREADABLE, (HEAD_TEXT, b'{"format":1}')),
+    Target("snapshot-head", snapshot_head, UNREADABLE, (HEAD_TEXT, b'{"format":1}', NESTED)),
     Target("snapshot-name", snapshot_name, (ValueError,), (SNAPSHOT.text.encode(), b"20261124T054500Z")),
     Target("kit", kit_text, UNREADABLE, (kit.write(KIT).encode(), b"giggles-salt recovery kit 1\n")),
     Target("ledger", signed_object, UNREADABLE, (b"ledger/erased/" + ID.encode() + b"\0GIGGLED\x01" + bytes(64) + b'{"format":1}',)),
