@@ -106,6 +106,11 @@ def dump_context(dump_id: str) -> bytes:
     return b"giggles-salt/v1/database\0" + dump_id.encode()
 
 
+def dump_label(dump_id: str) -> str:
+    """Return what a dump's key is derived for."""
+    return f"giggles-salt/v1/database\0{dump_id}"
+
+
 def key_info(name: str) -> bytes:
     """Return what binds a sealed key to its object's name."""
     return b"giggles-salt/v1/key\0" + name.encode()

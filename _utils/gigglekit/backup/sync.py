@@ -41,6 +41,7 @@ class User:
         user_id: the user's id, "" if nobody knows it.
         root_key: the user's root key.
         folder: the user's vault; `clips` in it is backed up.
+        clips: where the clips lie if not there.
         legacy: clips that lie directly below the app's `clips/`.
     """
 
@@ -49,6 +50,7 @@ class User:
     root_key: bytes = field(repr=False)
     folder: Path
     legacy: tuple[Path, ...] = ()
+    clips: Path | None = None
 
 
 @dataclass
@@ -490,7 +492,7 @@ class _Filling:
 
 def _files(user: User) -> Iterator[walking.Found]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        folder = os.open(user.folder / "clips", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = os.open(user.clips or user.folder / "clips", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield from walking.walk(folder, "clips")
         finally:

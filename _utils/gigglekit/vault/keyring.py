@@ -14,14 +14,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gigglekit.crypto import keys
 from gigglekit.files import links, overwriting
 from gigglekit.files.replacing import replace
 from gigglekit.vault import fscrypt
-from gigglekit.vault.errors import VaultError
+from gigglekit.vault.errors import RefusedError, VaultError
 from gigglekit.vault.memory import Memory
 from gigglekit.vault.places import Places
 from gigglekit.vault.share import LABEL, Share, ShareGoneError, ShareMissingError, Shares, droplet_of
@@ -35,6 +35,10 @@ _SHARE = "share"
 _DROPLET = "droplet"
 _NAMES = "names.key"
 _SUFFIX = ".key"
+_KINDS = ("vaults", "lobby", "backup")
+
+SNAPSHOTS, DUMPS = "snapshots", "dumps"
+"""Keys of the backup: what snapshots are encrypted by, and what the keys of dumps are derived from."""
 
 
 def fscrypt_key(root: bytes) -> bytes:
@@ -96,7 +100,7 @@ class Keyring:
                 _destroy_ring(entry)
         share = _share_of(current)
         self._memory.keep_only(*((share.id,) if share else ()))
-        for folder in (self._folder, current / "vaults", current / "lobby"):
+        for folder in (self._folder, *(current / kind for kind in _KINDS)):
             self._tidy_unfinished(folder)
 
     @staticmethod
@@ -126,6 +130,9 @@ class Keyring:
             self.fetch_share(shares)
         share = _share_of(self._current())
         content = self._unwrapped(without)
+        if without and f"backup/{DUMPS}{_SUFFIX}" in content:
+            # Dumps from before have rows of who is gone: this droplet opens none of them any more.
+            content[f"backup/{DUMPS}{_SUFFIX}"] = keys.new()
         if shares is not None:
             fresh: tuple[Share, bytes] | None = self._new_share(shares)
         else:
@@ -138,7 +145,7 @@ class Keyring:
         kek = self._kek(self._current())
         return {
             f"{kind}/{name}{_SUFFIX}": self._unwrap(kind, name, kek)
-            for kind in ("vaults", "lobby")
+            for kind in _KINDS
             for name in self._list(kind)
             if not (kind == "vaults" and name in without)
         }
@@ -154,7 +161,7 @@ class Keyring:
             _destroy_ring(ring)
         kept = keys.new()
         kek = keys.combine(kept, share[1], LABEL) if share else kept
-        for folder in (ring, ring / "vaults", ring / "lobby"):
+        for folder in (ring, *(ring / kind for kind in _KINDS)):
             folder.mkdir(mode=0o700)
         if share:
             # Before the key: a ring that is whole knows how many shares it has.
@@ -162,7 +169,7 @@ class Keyring:
         for name, key in content.items():
             _write(ring / name, keys.wrap(key, kek))
         _write(ring / _KEK, kept)
-        for folder in (ring / "vaults", ring / "lobby", ring):
+        for folder in (*(ring / kind for kind in _KINDS), ring):
             _flush(folder)
         links.point(self._link, ring.name)
 
@@ -320,7 +327,8 @@ class Keyring:
     # --- keys in it ---------------------------------------------------------------------------------------------------
 
     def _list(self, kind: str) -> list[str]:
-        names = (entry.name for entry in (self._current() / kind).iterdir())
+        folder = self._current() / kind
+        names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
         return sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX) and not name.startswith("."))
 
     def _unwrap(self, kind: str, name: str, kek: bytes | None = None) -> bytes:
@@ -388,18 +396,64 @@ class Keyring:
         _flush(path.parent)
         overwriting.erase(doomed)
 
+    # --- of the backup ------------------------------------------------------------------------------------------------
+
+    def secret(self, name: str) -> bytes | None:
+        """Return a key of the backup, `SNAPSHOTS` or `DUMPS`; None if there is none."""
+        return self._unwrap("backup", name) if (self._current() / "backup" / f"{name}{_SUFFIX}").exists() else None
+
+    def keep_secret(self, name: str, key: bytes) -> None:
+        """Keep a key of the backup."""
+        (self._current() / "backup").mkdir(mode=0o700, exist_ok=True)
+        self._store("backup", name, key)
+
+    def names_key(self) -> bytes:
+        """Return the key that ids of vaults are made with.
+
+        Raises:
+            VaultError: it is not there.
+        """
+        return self._names_key()
+
+    def take_over(self, names_key: bytes, roots: Mapping[str, bytes], secrets: Mapping[str, bytes]) -> None:
+        """Take the keys of a droplet that is gone, out of its backup. Safe to do again.
+
+        Arguments:
+            names_key: the key that ids of vaults are made with.
+            roots: users' root keys by vault id.
+            secrets: keys of the backup by name.
+
+        Raises:
+            RefusedError: users have vaults here already, under ids made with another key; nothing was changed.
+        """
+        if self._names_key() != names_key:
+            if self.vaults():
+                raise RefusedError(
+                    f"{len(self.vaults())} users already have vaults on this droplet, and their names are made with another key than those "
+                    "of the backup, so that the two cannot become one. Nothing was changed. Restore on a droplet that nobody has used "
+                    "yet; or, if these vaults are worth nothing, erase each (salt-call giggles.vaults, giggles.shred), then ask again."
+                )
+            replace(self._folder / _NAMES, names_key, 0o600)
+        for vault_id, root in roots.items():
+            if self.root_key(vault_id) != root:
+                self._store("vaults", vault_id, root)
+        for name, key in secrets.items():
+            self.keep_secret(name, key)
+
     # --- names ----------------------------------------------------------------------------------------------------------
 
     def vault_id(self, user_id: str) -> str:
         """Return the name of a user's vault: a keyed hash, since names in an unencrypted folder can be read by a thief."""
+        return keys.keyed_hash(self._names_key(), user_id)
+
+    def _names_key(self) -> bytes:
         try:
-            key = (self._folder / _NAMES).read_bytes()
+            return (self._folder / _NAMES).read_bytes()
         except FileNotFoundError as error:
             raise VaultError(
                 f"{self._folder / _NAMES} is missing, and without it nobody knows which vault is whose. Put it back from the recovery "
                 "kit; on a new droplet salt-call state.apply vault makes it."
             ) from error
-        return keys.keyed_hash(key, user_id)
 
 
 def _whole(ring: Path) -> bool:

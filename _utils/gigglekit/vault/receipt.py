@@ -90,6 +90,53 @@ class Receipts:
                 "droplet; on a droplet without receipts salt-call state.apply vault makes one."
             ) from error
 
+    def signing_key(self) -> bytes:
+        """Return the private key, 32 bytes: the backup signs with it too."""
+        return self._key()
+
+    def take_over(self, private: bytes) -> None:
+        """Sign with the key of a droplet that is gone, out of its backup.
+
+        Raises:
+            VaultError: there are receipts here already that another key has signed.
+        """
+        if self._private.exists() and self._key() == private:
+            return
+        if self.numbers():
+            raise VaultError(
+                f"Receipts in {self._folder} were signed by another key than the backup's, so that the two cannot become one. Nothing was "
+                "changed. Keep a copy of that folder elsewhere, remove it, then ask again."
+            )
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace(self._private, signing.private_pem(private), 0o600)
+        replace(self._public, self.public_key(), 0o600)
+
+    def raw(self, number: int) -> tuple[bytes, bytes]:
+        """Return a receipt and its signature, byte for byte.
+
+        Raises:
+            VaultError: there is none of this number.
+        """
+        folder = self._folder / f"{number:06d}"
+        try:
+            return (folder / _CONTENT).read_bytes(), (folder / _SIGNATURE).read_bytes()
+        except OSError as error:
+            raise VaultError(f"There is no receipt {number} that can be read. salt-call giggles.receipts lists those there are.") from error
+
+    def put_back(self, number: int, content: bytes, signature: bytes) -> bool:
+        """Keep a receipt out of the backup; return whether it was not there."""
+        folder = self._folder / f"{number:06d}"
+        if folder.exists():
+            return False
+        unfinished = self._folder / f".{number:06d}"
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(mode=0o700, parents=True)
+        replace(unfinished / _CONTENT, content, 0o600)
+        replace(unfinished / _SIGNATURE, signature, 0o600)
+        unfinished.rename(folder)
+        return True
+
     def numbers(self) -> list[int]:
         """Return the numbers of all receipts, ascending."""
         if not self._folder.is_dir():

@@ -67,6 +67,18 @@ class Database:
                 cursor.execute(query)
             return [str(row[0]) for row in cursor.fetchall()]
 
+    def owners_of_clips(self) -> dict[str, str]:
+        """Return whose each clip is that rows name: the user's id by the clip's path.
+
+        Raises:
+            DatabaseError: the database cannot be read, or hides rows from this account.
+        """
+        with self._cursor() as cursor:
+            if ("public", "laughter_detections", "user_id") not in _present(cursor):
+                raise DatabaseError("The database has no table public.laughter_detections. Is giggles:secrets:app:DATABASE_URL the app's?")
+            cursor.execute("SELECT clip_path, user_id::text FROM public.laughter_detections WHERE clip_path IS NOT NULL")
+            return {str(path): str(user) for path, user in cursor.fetchall()}
+
     def delete(self, user_id: str) -> dict[str, int]:
         """Delete every row of a user in one transaction; return how many each table had.
 
