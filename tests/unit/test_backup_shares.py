@@ -9,10 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gigglekit.backup.bucket import Bucket as RealBucket
 from gigglekit.backup.errors import DeniedError, MissingError, UnreachableError
 from gigglekit.backup.shares import BucketShares, open_shares
 from gigglekit.vault.share import ShareGoneError, Shares, ShareUnreachableError
 
+from tests.unit.b2 import Storage
+from tests.unit.backup_repository import settings
 from tests.unit.vault_shares import Machine
 
 ID = f"{'a' * 32}-{'b' * 32}"
@@ -118,3 +121,22 @@ def test_without_settings_there_is_no_bucket_and_with_wrong_ones_it_cannot_be_as
     path.chmod(0o600)
     with pytest.raises(ShareUnreachableError, match="no JSON"):
         open_shares(path)
+
+
+def test_a_bucket_as_strict_as_the_real_one_keeps_one_version_of_one_share(b2: Storage, a_folder: Path) -> None:
+    machine = Machine(a_folder).fill("a")
+    shares = BucketShares(RealBucket(settings(b2)), b2.bucket)
+    machine.keyring.enable(shares)
+    machine.keyring.rekey(shares=shares)
+    machine.restart()
+    assert machine.keyring.fetch_share(shares)
+    assert machine.opens() == machine.expected
+    # Looked at behind the server: nothing hidden, no earlier version.
+    there = b2.bare_client().list_object_versions(Bucket=b2.bucket)
+    assert [entry["Key"] for entry in there["Versions"]] == [f"keys/shares/{machine.share_id()}"]
+    assert there.get("DeleteMarkers", []) == []
+    with pytest.raises(ShareGoneError):
+        shares.fetch(ID)
+    b2.revoke()
+    with pytest.raises(ShareUnreachableError):
+        shares.fetch(machine.share_id())

@@ -257,7 +257,7 @@ class Keyring:
         if len(secret) != keys.KEY_BYTES:
             return False
         kek = keys.combine((ring / _KEK).read_bytes(), secret, LABEL)
-        wrapped = [*(ring / "lobby").glob(f"[!.]*{_SUFFIX}"), *(ring / "vaults").glob(f"[!.]*{_SUFFIX}")]
+        wrapped = list(ring.glob(f"*/[!.]*{_SUFFIX}"))
         # One of them may be damaged, which is told where it is needed.
         return not wrapped or any(_unwraps(path, kek) for path in wrapped)
 
