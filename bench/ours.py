@@ -1,0 +1,75 @@
+"""One run of the backup as a process of its own, for bench/sync: what the timer and the commands do, without Salt around it.
+
+Usage: ours.py DROPLET sync | restore FOLDER | clip PATH FOLDER | erase VAULT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = False
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "_utils"))
+
+
+def main() -> None:
+    """Do what the arguments say; DROPLET is a JSON file with the keys and settings that a droplet has."""
+    described = json.loads(Path(sys.argv[1]).read_text())
+    command, *arguments = sys.argv[2:]
+    from gigglekit.backup.repository import Repository, Secrets
+    from gigglekit.backup.signed import Signer
+
+    def bucket() -> object:
+        from gigglekit.backup.bucket import Bucket
+        from gigglekit.backup.settings import Keep, Settings
+
+        return Bucket(Settings(**{**described["settings"], "keep": Keep(7, 4, 12), "schemas": ("public",)}))
+
+    def secrets() -> Secrets:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        key = {name: bytes.fromhex(value) for name, value in described["keys"].items()}
+        signer = Signer(Ed25519PrivateKey.from_private_bytes(key["signer"]))
+        return Secrets(key["snapshots"], key["names"], signer, signer.public, key["kit_public"])
+
+    repository = Repository(bucket, secrets())  # type: ignore[arg-type]
+    users = described["users"]
+    if command == "sync":
+        from gigglekit.backup.manifest import Manifest
+        from gigglekit.backup.sync import Sync, User
+
+        manifest = Manifest(Path(described["manifest"]))
+        there = [User(each["vault"], each["id"], bytes.fromhex(each["root"]), Path(each["folder"])) for each in users]
+        done = Sync(repository, manifest, described["settings"]["threads"]).run(there)
+        manifest.close()
+        print(json.dumps(vars(done)))
+    elif command in ("restore", "clip"):
+        from gigglekit.backup.restore import restore_user
+
+        opened = repository.open(repository.choose(None))
+        parts = {part.vault: part for part in opened.head.users}
+        for user in users:
+            if command == "restore" or arguments[0].startswith(user["vault"] + "/"):
+                root = bytes.fromhex(user["root"])
+                target = Path(arguments[-1]) / user["vault"]
+                target.mkdir(parents=True)
+                section = repository.section(opened, parts[user["vault"]], root)
+                wanted = (lambda path: True) if command == "restore" else (lambda path: path == arguments[0].partition("/")[2])
+                done = restore_user(repository, section, root, target, None, wanted=wanted)
+                if done.damaged:
+                    sys.exit("; ".join(done.damaged))
+    elif command == "erase":
+        from gigglekit.backup.erase import erase_user
+        from gigglekit.backup.manifest import Manifest
+
+        (vault,) = arguments
+        manifest = Manifest(Path(described["manifest"]))
+        erase_user(repository.bucket, manifest, vault, "2026-11-24T05:45:00Z", repository.secrets.signer)  # type: ignore[arg-type]
+        manifest.close()
+    else:
+        sys.exit(f"what is {command}?")
+
+
+if __name__ == "__main__":
+    main()
