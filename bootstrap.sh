@@ -7,6 +7,8 @@ readonly HOME_OF_TREE=/srv/giggles-salt
 readonly SALT_HOME=/opt/salt
 readonly UV_HOME=/opt/giggles-tools/uv
 readonly DROPLET_PILLAR=/etc/giggles/pillar/droplet.sls
+# The public half of the recovery kit, which is all of it that stays on the droplet.
+readonly KIT_PUBLIC=/etc/giggles/keys/kit.json
 # Packages 1 GB, swap 3 GB, one release with TensorFlow 2 GB and uv's cache of it 2 GB, Salt and slack 1 GB. The volume for
 # clips comes on top of it.
 readonly MIN_DISK_MB=9000
@@ -27,6 +29,11 @@ Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (a
   --repository URL        Git repository of the app
   --ref COMMIT            the commit (or tag) of the app to run
   --environment NAME      production (default) or staging
+  --backup-bucket NAME    bucket for the encrypted backup (docs/BACKUP_AND_RESTORE.md says how to make it); without one
+                          there is no backup
+  --backup-endpoint URL   its S3 interface, e.g. https://s3.eu-central-003.backblazeb2.com
+  --backup-region NAME    its region; taken from an endpoint of Backblaze
+  --backup-key-id ID      keyID of the application key for it; the key itself is a secret, see below
   --answers FILE          all of the above and the secrets as YAML, in the shape of docs/PILLAR.md
   --shred-answers         destroy the file of --answers as soon as its content has been taken over
   --skip-dns-check        go on although the domain does not point here yet (HTTPS then starts with a placeholder)
@@ -36,8 +43,8 @@ Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (a
   --help
 
 Secrets are never taken from the command line, where every process could read them. They come from --answers, from
-the environment (GIGGLES_SUPABASE_URL, GIGGLES_SUPABASE_KEY, GIGGLES_SUPABASE_SERVICE_ROLE_KEY, GIGGLES_DATABASE_URL), from
-questions on the terminal, or are generated (SECRET_KEY, ENCRYPTION_KEY). What is known already is not asked again.
+the environment (GIGGLES_SUPABASE_URL, GIGGLES_SUPABASE_KEY, GIGGLES_SUPABASE_SERVICE_ROLE_KEY, GIGGLES_DATABASE_URL,
+GIGGLES_BACKUP_APPLICATION_KEY), from questions on the terminal, or are generated (SECRET_KEY, ENCRYPTION_KEY). What is known already is not asked again.
 TEXT
 }
 
@@ -81,6 +88,9 @@ settings=()
 unset GIGGLES_DOMAIN GIGGLES_ADMIN_KEY GIGGLES_ENVIRONMENT
 [ -t 0 ] || interactive=no
 
+# Backblaze shows the endpoint of a bucket without it.
+with_scheme() { case $1 in *://*) echo "$1" ;; *) echo "https://$1" ;; esac; }
+
 needs_value() { [ "$#" -ge 2 ] && [ -n "$2" ] || die "$1 needs a value. See bootstrap.sh --help."; }
 
 if [ "${1:-}" = --trial ]; then
@@ -95,6 +105,12 @@ while [ "$#" -gt 0 ]; do
     --repository) needs_value "$@"; settings+=("app.repository=$2"); shift ;;
     --ref) needs_value "$@"; settings+=("app.ref=$2"); shift ;;
     --environment) needs_value "$@"; environment=$2; shift ;;
+    --backup-bucket) needs_value "$@"; settings+=("backup.bucket=$2"); shift ;;
+    --backup-endpoint) needs_value "$@"; settings+=("backup.endpoint=$(with_scheme "$2")"); shift ;;
+    --backup-region) needs_value "$@"; settings+=("backup.region=$2"); shift ;;
+    # By its variable, since whatever lies beside a secret in the pillar is taken from no argument.
+    --backup-key-id) needs_value "$@"; export GIGGLES_BACKUP_KEY_ID=$2; shift ;;
+    --backup-application-key*) die "The application key is a secret, and every user of a machine can read the arguments of its processes. Give it in the variable GIGGLES_BACKUP_APPLICATION_KEY, in a file with --answers, or at the prompt. As it may have been seen now, replace it first." ;;
     --answers) needs_value "$@"; answers=$2; shift ;;
     --shred-answers) shred_answers=yes ;;
     --skip-dns-check) skip_dns=yes ;;
@@ -328,15 +344,26 @@ configure_minion() {
 
 settings_of_droplet() { PYTHONPATH=$HOME_OF_TREE/_utils "$SALT_HOME/current/bin/python" -m gigglekit.settings.droplet --pillar "$DROPLET_PILLAR" "$@"; }
 
+# A bucket is asked for once, when the server is set up: one without a backup is a choice.
+ask_for_bucket() {
+  local bucket
+  if [ "$interactive" = no ] || [ -L /opt/giggles/current ] || settings_of_droplet --get backup.bucket >/dev/null; then return 0; fi
+  read -rp 'Bucket for the encrypted backup (empty: none for now; clips then exist only on this droplet): ' bucket
+  [ -z "$bucket" ] || printf '%s' "$bucket" | settings_of_droplet --stdin-value backup.bucket
+}
+
 ask_for_missing() {
   local key question secret value
   while IFS=$'\t' read -r key question secret <&3; do
     [ "$interactive" = yes ] || continue
+    # An earlier answer may have brought this one.
+    settings_of_droplet --missing | grep -q "^$key	" || continue
     if [ "$secret" = yes ]; then
       read -rsp "$question (not shown): " value && echo
     else
       read -rp "$question: " value
     fi
+    [ "$key" != backup.endpoint ] || [ -z "$value" ] || value=$(with_scheme "$value")
     [ -z "$value" ] || printf '%s' "$value" | settings_of_droplet --stdin-value "$key" || return 1
   done 3< <(settings_of_droplet --missing)
 }
@@ -350,6 +377,7 @@ keep_answers() {
   local setting
   for setting in "${settings[@]}"; do arguments+=(--set "$setting"); done
   settings_of_droplet "${arguments[@]}" || return 1
+  ask_for_bucket || return 1
   ask_for_missing || return 1
   environment=$(settings_of_droplet --get environment) || return 1
   [ "$shred_answers" = no ] || [ -z "$answers" ] || shred --remove -- "$answers" || return 1
@@ -360,6 +388,21 @@ keep_answers() {
 row() { printf '  %-12s %-8s %s\n' "$1" "$2" "$3"; }
 
 service_row() { if systemctl is-active --quiet "$2"; then row "$1" up "$3"; else row "$1" DOWN "${4:-journalctl -u $2 -n 50}"; fi; }
+
+# From what lies here; the bucket is not asked.
+backup_row() {
+  if [ ! -e /etc/giggles/backup.json ]; then
+    row backup NONE "no backup: clips exist only on this droplet. See docs/BACKUP_AND_RESTORE.md"
+  elif ! systemctl is-active --quiet giggles-backup.timer; then
+    row backup DOWN "salt-call state.apply backup"
+  elif ! grep -qs '"rights"' /var/lib/giggles/backup/checked.json; then
+    row backup REFUSED "the bucket was not usable yet: salt-call state.apply backup says why"
+  elif [ ! -e "$KIT_PUBLIC" ]; then
+    row backup ready "recovery kit not made yet, and nothing is backed up without it: salt-call giggles.recovery_kit"
+  else
+    row backup up "every day at $(settings_of_droplet --get backup.at); what is there: salt-call giggles.snapshots"
+  fi
+}
 
 report() {
   local admin certificate issuer
@@ -388,6 +431,7 @@ report() {
     row clips MISSING "salt-call state.apply vault"
   fi
   if [ -e /etc/cron.d/giggles-nightly ]; then row nightly up "/etc/cron.d/giggles-nightly; log in /var/log/giggles"; else row nightly MISSING "salt-call state.apply nightly"; fi
+  backup_row
   echo
   say "Next: put the generated ENCRYPTION_KEY and SECRET_KEY of $DROPLET_PILLAR into your password manager;"
   say "what is lost with this droplet otherwise is lost for good. Then open https://$domain and sign up."

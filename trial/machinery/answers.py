@@ -20,6 +20,7 @@ def pillar(trial: Record) -> dict[str, Any]:
         trial: the trial, its neighbours prepared.
     """
     database = neighbourhood.database_url(trial)
+    bucket = neighbourhood.bucket(trial)
     return {
         "giggles": {
             "environment": "production",
@@ -36,6 +37,12 @@ def pillar(trial: Record) -> dict[str, Any]:
                     "ca_bundle": "/etc/giggles-trial/acme-ca.pem",
                 }
             },
+            "backup": {
+                "endpoint": bucket.endpoint,
+                "region": bucket.region,
+                "bucket": bucket.name,
+                "ca_bundle": "/etc/giggles-trial/acme-ca.pem",
+            },
             "app": {
                 "repository": neighbourhood.app_repository(trial),
                 "ref": neighbourhood.app_ref(trial),
@@ -50,7 +57,8 @@ def pillar(trial: Record) -> dict[str, Any]:
                     "SUPABASE_KEY": f"trial-anon-{trial.s3_access_key}",
                     "SUPABASE_SERVICE_ROLE_KEY": f"trial-service-{trial.s3_secret_key}",
                     "DATABASE_URL": database,
-                }
+                },
+                "backup": {"key_id": trial.s3_access_key, "application_key": trial.s3_secret_key},
             },
         }
     }

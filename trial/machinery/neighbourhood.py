@@ -13,6 +13,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ def describe(trial: Record, machine: Machine) -> dict[str, Any]:
         "acme": {"directory": ACME_DIRECTORY, "ca_bundle": str(trial.place.acme_ca)},
         "s3": {
             "endpoint": f"http://{address}:{_PORTS['S3']}",
-            "tls_endpoint": f"https://{address}:{_PORTS['S3 over TLS']}",
+            "tls_endpoint": bucket(trial).endpoint,
             "control": _s3_control(trial),
             "region": S3_REGION,
-            "bucket": _buckets(trial)[0],
+            "bucket": bucket(trial).name,
             "locked_bucket": _buckets(trial)[1],
             "access_key": trial.s3_access_key,
             "secret_key": trial.s3_secret_key,
@@ -64,6 +65,26 @@ def describe(trial: Record, machine: Machine) -> dict[str, Any]:
         "app_repository_path": str(machine.root / _REPOSITORY),
         "app_ref": app_ref(trial),
     }
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where a droplet's backup may lie.
+
+    Arguments:
+        endpoint: of its S3 interface, over TLS.
+        region: of it.
+        name: of the bucket.
+    """
+
+    endpoint: str
+    region: str
+    name: str
+
+
+def bucket(trial: Record) -> Bucket:
+    """Return the bucket for the droplet's backup."""
+    return Bucket(f"https://{trial.neighbours_port.address}:{_PORTS['S3 over TLS']}", S3_REGION, _buckets(trial)[0])
 
 
 def _s3_control(trial: Record) -> str:

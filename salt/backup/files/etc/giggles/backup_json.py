@@ -5,6 +5,6 @@ from gigglekit.backup.choices import settings_file
 
 
 def run() -> str:
-    # `choices` is the section `backup` with its defaults, from the state that renders this.
+    # What the state that renders this hands over: the section `backup` with its defaults.
     secrets = __pillar__.get("giggles", {}).get("secrets", {}).get("backup", {})
-    return settings_file(choices, secrets)
+    return settings_file(context["choices"], secrets)
