@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gigglekit.vault import adopt
 
-from tests.unit import vault_volume
+from tests.unit import postgres, vault_volume
 from tests.unit.b2 import b2, b2_locked, b2_server  # noqa: F401 (fixtures for every test here)
 
 
@@ -57,3 +57,10 @@ def a_folder() -> Iterator[Path]:
     """An empty folder that any account can reach."""
     with vault_volume.base() as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgres.Cluster]:
+    """A PostgreSQL server; each test makes databases of its own in it."""
+    with postgres.cluster() as made:
+        yield made

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import psycopg
 from gigglekit.backup.scratch import scratch
@@ -146,6 +146,19 @@ TABLES = (
 )
 
 
+_DEFINITIONS = """
+WITH s AS (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'auth')), r AS (SELECT * FROM pg_class WHERE relnamespace IN (TABLE s))
+SELECT 'key', conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid IN (SELECT oid FROM r)
+UNION ALL SELECT 'trigger', tgrelid::regclass::text, tgname, tgenabled::text || pg_get_triggerdef(oid) FROM pg_trigger
+    WHERE NOT tgisinternal
+UNION ALL SELECT 'policy', tablename, policyname, schemaname || roles::text || qual || coalesce(with_check, '') FROM pg_policies
+UNION ALL SELECT 'security', oid::regclass::text, '', relrowsecurity::text FROM r WHERE relkind = 'r'
+UNION ALL SELECT 'function', oid::regprocedure::text, '', pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace IN (TABLE s)
+UNION ALL SELECT 'index', indexrelid::regclass::text, '', pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid IN (SELECT oid FROM r)
+ORDER BY 1, 2, 3, 4
+"""
+
+
 def content(url: str) -> dict[str, object]:
     """Return all there is in a database: rows of every table, and what is defined in its schemas."""
     with psycopg.connect(url) as connection:
@@ -156,21 +169,5 @@ def content(url: str) -> dict[str, object]:
             query = sql.SQL("SELECT t::text FROM {} t ORDER BY 1").format(sql.Identifier(schema, table))
             found[f"{schema}.{table}"] = connection.execute(query).fetchall()
         connection.execute("SET search_path = ''")
-        found["definitions"] = connection.execute(
-            "SELECT 'c', conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid <> 0"
-            " AND connamespace::regnamespace::text IN ('public', 'auth')"
-            " UNION ALL SELECT 't', tgrelid::regclass::text, tgname, tgenabled::text || pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal"
-            " UNION ALL SELECT 'p', schemaname || '.' || tablename, policyname, roles::text || qual || coalesce(with_check, '') FROM pg_policies"
-            " UNION ALL SELECT 'r', oid::regclass::text, '', relrowsecurity::text FROM pg_class WHERE relkind = 'r'"
-            "   AND relnamespace::regnamespace::text IN ('public', 'auth')"
-            " UNION ALL SELECT 'f', oid::regprocedure::text, '', pg_get_functiondef(oid) FROM pg_proc"
-            "   WHERE pronamespace::regnamespace::text IN ('public', 'auth')"
-            " UNION ALL SELECT 'i', indexrelid::regclass::text, '', pg_get_indexdef(indexrelid) FROM pg_index"
-            "   WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace::regnamespace::text IN ('public', 'auth')) ORDER BY 1, 2, 3, 4"
-        ).fetchall()
+        found["definitions"] = connection.execute(_DEFINITIONS).fetchall()
         return found
-
-
-def role_of(url: str) -> str:
-    """Return the user that an address names."""
-    return urlsplit(url).username or ""

@@ -44,6 +44,7 @@ _OPTIONS = {
     "shared_buffers": "32MB",
     "max_connections": "10",
     "autovacuum": "off",
+    "dynamic_shared_memory_type": "mmap",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
     "unix_socket_permissions": "0700",
