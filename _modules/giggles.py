@@ -84,11 +84,12 @@ def _errors():
     Not SaltInvocationError for a wrong argument: salt-call would print the function's whole help before the one paragraph
     that somebody needs.
     """
+    from gigglekit.backup.errors import BackupError
     from gigglekit.vault.errors import VaultError
 
     try:
         yield
-    except VaultError as error:
+    except (VaultError, BackupError) as error:
         raise CommandExecutionError(str(error)) from None
     except OSError as error:
         raise CommandExecutionError(
@@ -116,10 +117,19 @@ def _restart_app():
     SystemdService().restart()
 
 
+def _copies_elsewhere():
+    """Return the backup, as far as an erasure needs it; None if there is none."""
+    from gigglekit.operations import erasing
+    from gigglekit.operations.droplet import Droplet
+
+    return erasing.remote(Droplet())
+
+
 def shred(user_id=None, dry_run=False):
     """
-    Erase a user: every clip and recording by destroying the key, the rows in the database, and whatever was left in the
-    lobby. It ends with a signed receipt. Asked again, it goes on where an earlier run stopped, or confirms.
+    Erase a user: every clip and recording by destroying the key, here and in the backup, the rows in the database, and
+    whatever was left in the lobby. It ends with a signed receipt. Asked again, it goes on where an earlier run stopped, or
+    confirms. If the bucket does not answer, the receipt says so, and every backup tries again until another one completes it.
 
     user_id
         The user's id as the app's database has it: a UUID in lower case.
@@ -139,9 +149,10 @@ def shred(user_id=None, dry_run=False):
         if dry_run:
             found = dataclasses.asdict(vault_shred.examine(_places(), user_id, _database()))
             return {**found, "holders": list(found["holders"]), "erased": False, "dry_run": True}
-        outcome = vault_shred.shred(_places(), user_id, _database(), _restart_app)
+        outcome = vault_shred.shred(_places(), user_id, _database(), _restart_app, _copies_elsewhere())
     return {
-        "erased": True,
+        "erased": not outcome.pending,
+        "pending": outcome.pending,
         "confirmed": outcome.confirmed,
         "receipt": outcome.receipt,
         "subject": outcome.vault_id,
@@ -243,10 +254,12 @@ def rekey():
     from gigglekit.vault.keyring import Keyring
 
     with _errors():
+        from gigglekit.backup.shares import open_shares
+
         places = _places()
         keyring = Keyring(places)
         with places.locked():
-            keyring.rekey()
+            keyring.rekey(shares=open_shares() if keyring.share() is not None else None)
             return {"rekeyed": True, "vaults": len(keyring.vaults())}
 
 
@@ -311,3 +324,206 @@ def sweep(dry_run=False, anyway=False, older_than_days=None):
     with _errors():
         swept = vault_sweep.sweep(_places(), database, older_than_days=days, dry_run=bool(dry_run), anyway=bool(anyway))
     return dataclasses.asdict(swept)
+
+
+# --- the backup ------------------------------------------------------------------------------------------------------------
+
+
+def _droplet():
+    from gigglekit.operations.droplet import Droplet
+
+    return Droplet()
+
+
+def _kit_text(kit):
+    """Read the file that holds a recovery kit: its text has no place among the arguments of a process."""
+    if kit is None:
+        return None
+    try:
+        with open(kit, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandExecutionError(
+            f"The recovery kit cannot be read from the file that kit= names ({getattr(error, 'strerror', None) or 'no text'}). Put the page "
+            "into a file that only root can read, /root/kit.txt for example, and give its path."
+        ) from None
+
+
+def _with_exit_code(result):
+    """Return a result; if it has problems, Salt's exit code says so."""
+    if result.get("problems"):
+        __context__["retcode"] = 1
+    return result
+
+
+def sync(anyway=False):
+    """
+    Save what is new, clips and database, into the bucket. The timer giggles-backup does the same every night.
+
+    anyway
+        Go on although the bucket has snapshots that another droplet made.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.sync
+    """
+    from gigglekit.operations import saving
+
+    with _errors():
+        return _with_exit_code(saving.sync(_droplet(), anyway=bool(anyway)))
+
+
+def snapshots():
+    """
+    List the snapshots in the bucket, the oldest first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.snapshots
+    """
+    from gigglekit.operations import checking
+
+    with _errors():
+        return checking.snapshots(_droplet())
+
+
+def restore(user_id=None, snapshot=None, target=None, kit=None, path=None, replace=False):
+    """
+    Restore clips out of a snapshot. Without ``target`` they go where the app looks for them; what is there already stays.
+    Users who were erased are refused.
+
+    user_id
+        Only this user's.
+    snapshot
+        ``latest``, or the beginning of a name or time that giggles.snapshots shows.
+    target
+        A folder to restore into instead.
+    kit
+        Path of a file with the recovery kit, on a new droplet.
+    path
+        Only files whose path begins so, for example ``clips/2026``.
+    replace
+        Whether clips that are there with another content give way.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.restore kit=/root/kit.txt
+        salt-call giggles.restore user_id=6f1c1b1e-1111-4222-8333-944445555666 snapshot=2026-11-24 target=/root/restored
+    """
+    from gigglekit.operations import restoring
+
+    text = _kit_text(kit)
+    with _errors():
+        return _with_exit_code(
+            restoring.restore(
+                _droplet(), user=user_id, snapshot=_text(snapshot), target=target, kit_text=text, path=path, replace=bool(replace)
+            )
+        )
+
+
+def _text(value):
+    # The command line makes a date or a number of what looks like one.
+    return None if value is None else str(value)
+
+
+def restore_database(snapshot=None, kit=None, clean=False):
+    """
+    Load the database of a snapshot into the app's database, in one transaction, without users who were erased since.
+
+    snapshot
+        As for giggles.restore; without it the newest that has a dump.
+    kit
+        Path of a file with the recovery kit, on a new droplet and for dumps from before the last erasure.
+    clean
+        Empty the tables that the dump has first. Without it, a database that is not empty is refused.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.restore_database kit=/root/kit.txt
+    """
+    from gigglekit.operations import restoring
+
+    text = _kit_text(kit)
+    with _errors():
+        return restoring.restore_database(_droplet(), snapshot=_text(snapshot), kit_text=text, clean=bool(clean))
+
+
+def verify(read_data=None):
+    """
+    Check that everything that snapshots refer to is in the bucket, with the right size and keys.
+
+    read_data
+        ``all`` or a part such as ``1%``: that much is also read and decrypted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.verify
+        salt-call giggles.verify read_data=all
+    """
+    from gigglekit.operations import checking
+
+    with _errors():
+        return _with_exit_code(checking.verify(_droplet(), fraction=checking.fraction_of(read_data)))
+
+
+def prune():
+    """
+    Remove the snapshots that ``giggles:backup:keep`` does not keep, and what only they needed. The backup does it once a week.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.prune
+    """
+    from gigglekit.operations import saving
+
+    with _errors():
+        return saving.prune(_droplet())
+
+
+def drill():
+    """
+    Rehearse a restore of the newest snapshot: decrypt, load the database into a PostgreSQL of its own, compare rows and files.
+    The timer giggles-drill does it every week.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.drill
+    """
+    from gigglekit.operations import checking
+
+    with _errors():
+        return _with_exit_code(checking.drill(_droplet()))
+
+
+def recovery_kit(rotate=False):
+    """
+    Make the recovery kit and show it, once: nothing on this droplet knows it afterwards. Keep it in a password manager.
+
+    rotate
+        Replace the kit there is: its key opens nothing that is in the bucket then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.recovery_kit
+        salt-call --out=newline_values_only giggles.recovery_kit rotate=True > /dev/shm/kit.txt
+    """
+    from gigglekit.operations import kits
+
+    with _errors():
+        return kits.recovery_kit(_droplet(), rotate=bool(rotate))

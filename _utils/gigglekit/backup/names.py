@@ -13,7 +13,7 @@ DATA, SNAPSHOTS, DATABASE, ERASED, RECEIPTS = "data/", "snapshots/", "database/"
 BACKUP_LABEL, MANIFEST_LABEL = "giggles-salt/v1/backup", "giggles-salt/v1/manifest"
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_SNAPSHOT = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{32})\.(\d{1,6})")
+_SNAPSHOT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})\.(0|[1-9][0-9]{0,5})")
 
 
 def new_id() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import itertools
 import json
 import re
@@ -17,6 +16,8 @@ _MOST_BYTES = 512 << 20
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _USER = re.compile(r"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")
 KINDS = ("clips/", "audio/", "legacy/")
+MOST_TIME = 1 << 62
+"""The latest time of a file, in nanoseconds since 1970: in the year 2116; the earliest one is as long before."""
 
 
 class NotReadableError(Exception):
@@ -192,7 +193,7 @@ def _pack(entry: object) -> PackEntry:
     pack_id, size, header = _list(entry, 3)
     try:
         first = base64.b64decode(header, validate=True) if isinstance(header, str) else b""
-    except binascii.Error:
+    except ValueError:
         first = b""
     if not is_id(pack_id) or len(first) != HEADER_BYTES:
         raise NotReadableError("a pack's name or first bytes are none")
@@ -216,4 +217,4 @@ def _file(entry: object, packs: tuple[PackEntry, ...]) -> FileEntry:
     size = whole(size)
     if sum(part.length for part in parts) != size:
         raise NotReadableError("a file's extents are not as long as the file")
-    return FileEntry(path, size, whole(modified, -(1 << 62)), digest, tuple(parts))
+    return FileEntry(path, size, whole(modified, -MOST_TIME, MOST_TIME), digest, tuple(parts))

@@ -16,7 +16,7 @@ from gigglekit.crypto import keys, sealing
 KEY, LEDGER = b"GIGGKEY\x01", b"GIGGLED\x01"
 _SIGNATURE_BYTES = 64
 _START = 8 + _SIGNATURE_BYTES
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ _MAGIC = b"GIGGSNP\x01"
 FIRST_BYTES = 12
 """Magic number and length of the head: what has to be read before anything else."""
 MOST_HEAD_BYTES = 64 << 20
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_SERVER = re.compile(r"[ -~]{0,200}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BASE = re.compile(r"(\d{8}T\d{6}Z-[0-9a-f]{32})?")
+_BASE = re.compile(r"([0-9]{8}T[0-9]{6}Z-[0-9a-f]{32})?")
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,12 @@ def _dump(content: object) -> Dump:
     if not isinstance(content, dict):
         raise NotReadableError("its dump is no object")
     dump_id, size, digest, server = take(content, "id", "bytes", "sha256", "server")
-    if not is_id(dump_id) or not isinstance(digest, str) or not _SHA256.fullmatch(digest) or not isinstance(server, str):
+    if (
+        not is_id(dump_id)
+        or not isinstance(digest, str)
+        or not _SHA256.fullmatch(digest)
+        or not isinstance(server, str)
+        or not _SERVER.fullmatch(server)
+    ):
         raise NotReadableError("its dump is none")
     return Dump(str(dump_id), whole(size), digest, server)

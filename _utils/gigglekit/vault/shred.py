@@ -25,7 +25,9 @@ from gigglekit.vault.keyring import Keyring, fscrypt_key
 from gigglekit.vault.ledger import Ledger, now
 from gigglekit.vault.places import ENCRYPTED, KINDS, PLAIN, VAULTS, Places, is_user_id, user_id
 from gigglekit.vault.receipt import Receipts
+from gigglekit.vault.remote import PendingError, Remote
 from gigglekit.vault.rows import Database, DatabaseError
+from gigglekit.vault.share import ShareUnreachableError
 from gigglekit.vault.volume import BESIDE, Volume, mounted
 
 APP_SERVICE = "giggles.service"
@@ -52,6 +54,13 @@ _RISKS = {
     ),
     "database": "Its provider's own backups and logs keep the rows until they expire.",
     "backup": "No backup is made by this droplet. A copy made by other means is not reached.",
+    "bucket": (
+        "A copy of the bucket that somebody made before opens with the recovery kit that was in force then: salt-call "
+        "giggles.recovery_kit rotate=True makes one that such a copy does not know, and the old one can be destroyed."
+    ),
+    "database dumps": (
+        "Until then the recovery kit opens them. Restoring one deletes the user's rows again, by the ledger, before anybody can use it."
+    ),
 }
 
 
@@ -94,6 +103,7 @@ class Outcome:
         vault_id: keyed hash of the user's id.
         receipt: number of the receipt.
         confirmed: the user had been erased before, and nothing has come back.
+        pending: why the copies in the backup are not erased yet, "" if they are; another receipt follows then.
         copies: what the receipt says of each copy.
         key_destroyed_after: seconds from the call until the key was destroyed on every disk; None if an earlier run did that.
     """
@@ -103,6 +113,7 @@ class Outcome:
     confirmed: bool
     copies: list[dict[str, Any]]
     key_destroyed_after: float | None
+    pending: str = ""
 
 
 @dataclass
@@ -115,6 +126,7 @@ class _Run:
     database: Database | None
     restart_app: Callable[[], None]
     mode: str
+    remote: Remote | None = None
     began: float = field(default_factory=time.monotonic)
     key_destroyed_after: float | None = None
     journal: dict[str, Any] = field(default_factory=dict)
@@ -169,7 +181,9 @@ def examine(places: Places, given: object, database: Database | None) -> Found:
     return Found(run.vault_id, run.mode, state, files, size, rows, legacy, held, (tombstone or {}).get("receipt"))
 
 
-def shred(places: Places, given: object, database: Database | None, restart_app: Callable[[], None]) -> Outcome:
+def shred(
+    places: Places, given: object, database: Database | None, restart_app: Callable[[], None], remote: Remote | None = None
+) -> Outcome:
     """Erase a user everywhere this droplet reaches, go on with an erasure that was interrupted, or confirm one.
 
     Arguments:
@@ -177,6 +191,7 @@ def shred(places: Places, given: object, database: Database | None, restart_app:
         given: the user's id, as somebody typed it.
         database: the app's, None if none is configured.
         restart_app: restarts the web app behind its socket; asked for only if it has files of the user open.
+        remote: the backup, None if there is none. If it cannot be reached, the outcome says that it is pending.
 
     Raises:
         RefusedError: it is no user's id, nobody knows the user, or erasing would harm somebody else; nothing was changed.
@@ -185,7 +200,7 @@ def shred(places: Places, given: object, database: Database | None, restart_app:
     """
     user = user_id(given)
     mode = ENCRYPTED if places.is_encrypted() else PLAIN
-    run = _Run(places, user, Keyring(places).vault_id(user), database, restart_app, mode)
+    run = _Run(places, user, Keyring(places).vault_id(user), database, restart_app, mode, remote)
     with places.locked(), _root(run) as volume:
         run.keyring.tidy() if mode == ENCRYPTED else None
         journal = run.ledger.journal(run.vault_id)
@@ -205,13 +220,54 @@ def shred(places: Places, given: object, database: Database | None, restart_app:
             _erase_encrypted(run, volume)
         else:
             _erase_plain(run)
-        content = {
-            "subject": run.vault_id, "mode": mode, "started": journal["started"], "finished": _last(run), "copies": _copies(run),
-        }  # fmt: skip
-        number = run.receipts.issue(content)
-        run.ledger.bury(run.vault_id, receipt=number)
+        return _conclude(run)
+
+
+def finish_remote(places: Places, vault_id: str, remote: Remote) -> Outcome | None:
+    """Go on with an erasure of which only the copies in the backup are left.
+
+    Arguments:
+        places: where everything lies.
+        vault_id: the user's; nobody needs to know the user's id any more.
+        remote: the backup.
+
+    Returns:
+        How it ended; None if there is no such erasure, or if more than that is left of it.
+    """
+    mode = ENCRYPTED if places.is_encrypted() else PLAIN
+    with places.locked():
+        run = _Run(places, "", vault_id, None, lambda: None, mode, remote)
+        journal = run.ledger.journal(vault_id)
+        if journal is None or "pending" not in journal:
+            return None
+        run.journal = journal
+        return _conclude(run)
+
+
+def _conclude(run: _Run) -> Outcome:
+    """Erase what lies in the backup, and write the receipt; what cannot be reached now is said to be pending in one."""
+    pending = ""
+    if run.remote is not None:
+        try:
+            run.step("bucket", lambda: _erase_remote(run, run.remote))  # type: ignore[arg-type]
+        except PendingError as error:
+            pending = str(error)
+    before = run.journal.get("pending")
+    if pending and before is not None:
+        return Outcome(run.vault_id, int(before), False, list(run.receipts.read(int(before))["copies"]), None, pending)
+    copies = _copies(run) if before is None else _copies_elsewhere(run)
+    content = {
+        "subject": run.vault_id, "mode": run.mode, "started": run.journal["started"], "finished": _last(run), "copies": copies,
+        **({"completes": before} if before is not None else {}),
+    }  # fmt: skip
+    number = run.receipts.issue(content)
+    run.ledger.bury(run.vault_id, receipt=number)
+    if pending:
+        run.journal["pending"] = number
+        run.ledger.note(run.vault_id, run.journal)
+    else:
         run.ledger.close(run.vault_id)
-        return Outcome(run.vault_id, number, False, content["copies"], run.key_destroyed_after)
+    return Outcome(run.vault_id, number, False, copies, run.key_destroyed_after, pending)
 
 
 # --- before anything is changed ---------------------------------------------------------------------------------------
@@ -500,8 +556,22 @@ def _delete_rows(run: _Run) -> dict[str, Any]:
         raise _unfinished_rows(error) from None
 
 
+def _erase_remote(run: _Run, remote: Remote) -> dict[str, Any]:
+    erased = remote.erase(run.vault_id, str((run.ledger.tombstone(run.vault_id) or {})["since"]))
+    if remote.shares is not None and run.keyring.share() is not None:
+        # A share that was there while the user's key was opens, with an old disk, that key.
+        try:
+            run.keyring.rekey(shares=remote.shares)
+        except ShareUnreachableError as error:
+            raise PendingError(str(error)) from error
+    return {"objects": erased.objects, "locked_until": erased.locked_until, "dumps_until": erased.dumps_until}
+
+
 def _erase_plain(run: _Run) -> None:
     run.step("links", lambda: plain.block(run.places, run.user, run.vault_id))
+    if run.keyring.exists() and ("key ring" in run.done or run.keyring.root_key(run.vault_id) is not None):
+        # Clips are not encrypted by it here, but copies in the backup are.
+        run.step("key ring", lambda: _destroy_wrapped(run))
     try:
         run.step("legacy", lambda: _overwrite_legacy(run))
     except DatabaseError as error:
@@ -563,5 +633,23 @@ def _copies(run: _Run) -> list[dict[str, Any]]:
         copies.append(
             {**entry("database", "database", "no database is configured"), "risk": "Rows in a database elsewhere are not reached."}
         )
-    copies.append({"copy": "backup", "method": "none is configured", "time": _last(run), "risk": _RISKS["backup"]})
+    return copies + _copies_elsewhere(run)
+
+
+def _copies_elsewhere(run: _Run) -> list[dict[str, Any]]:
+    if run.remote is None:
+        return [{"copy": "backup", "method": "none is configured", "time": _last(run), "risk": _RISKS["backup"]}]
+    if "bucket" not in run.done:
+        method = "pending: the bucket could not be reached; it is tried again with every backup, and another receipt says when it is done"
+        return [{"copy": "backup", "method": method, "time": _last(run), "risk": _RISKS["bucket"]}]
+    done = run.done["bucket"]
+    until = done["locked_until"]
+    rest = (
+        f"{done['objects']} data objects are locked, unreadable, until {until}" if until else f"{done['objects']} data objects were deleted"
+    )
+    method = f"cryptographic erase: the sealed key was deleted in all its versions; {rest}"
+    copies = [{"copy": "backup", "method": method, "time": done["time"], "risk": _RISKS["bucket"]}]
+    if done["dumps_until"]:
+        method = f"the user's rows are in dumps from before; the key of the last one is deleted by {done['dumps_until']}"
+        copies.append({"copy": "database dumps", "method": method, "time": done["time"], "risk": _RISKS["database dumps"]})
     return copies

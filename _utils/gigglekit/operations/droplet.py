@@ -1,0 +1,316 @@
+"""What the backup of this droplet works with: settings, keys, users, and the lock around all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gigglekit.backup import names, settings
+from gigglekit.backup.errors import BackupError, BusyError, RefusedError
+from gigglekit.backup.settings import Settings
+from gigglekit.crypto import keys
+from gigglekit.files.replacing import replace
+from gigglekit.vault.errors import VaultError
+from gigglekit.vault.keyring import DUMPS, SNAPSHOTS, Keyring
+from gigglekit.vault.ledger import Ledger
+from gigglekit.vault.places import KINDS, VAULTS, Places, is_user_id
+from gigglekit.vault.receipt import Receipts
+
+if TYPE_CHECKING:
+    from gigglekit.backup.bucket import Bucket
+    from gigglekit.backup.manifest import Manifest
+    from gigglekit.backup.repository import Repository
+    from gigglekit.backup.sync import User
+    from gigglekit.vault.rows import Database
+
+_KIT = "kit.json"
+
+
+@dataclass(frozen=True)
+class Droplet:
+    """One droplet, as the backup sees it.
+
+    Arguments:
+        places: of the vault.
+        settings_path: where the backup's settings lie.
+        folder: what it keeps: the manifest.
+        records: where runs are recorded.
+        environment: the app's `.env`, which has the database's address.
+        lock: who changes anything in bucket or manifest holds it.
+    """
+
+    places: Places = field(default_factory=Places)
+    settings_path: Path = settings.PATH
+    folder: Path = Path("/var/lib/giggles/backup")
+    records: Path = Path("/var/lib/giggles/records")
+    environment: Path = Path("/opt/giggles/.env")
+    lock: Path = Path("/run/giggles/backup.lock")
+
+    # --- what there is ---------------------------------------------------------------------------------------------------
+
+    def settings(self) -> Settings:
+        """Return the settings.
+
+        Raises:
+            RefusedError: this droplet has no backup.
+        """
+        found = settings.load(self.settings_path)
+        if found is None:
+            raise RefusedError(
+                "No bucket is configured, so clips and database are in no backup, and there is nothing to restore from here. "
+                "docs/BACKUP_AND_RESTORE.md says how to make a bucket; then choose it in the pillar (giggles:backup) and apply it: "
+                "salt-call state.apply"
+            )
+        return found
+
+    def keyring(self) -> Keyring:
+        """Return the key ring."""
+        return Keyring(self.places)
+
+    def ledger(self) -> Ledger:
+        """Return the tombstones and journals."""
+        return Ledger(self.places)
+
+    def database(self) -> Database | None:
+        """Return the app's database, None if none is configured. Its address holds a password and goes nowhere else."""
+        from gigglekit.release.dotenv import read_back
+        from gigglekit.vault.rows import Database
+
+        try:
+            url = read_back(self.environment.read_text()).get("DATABASE_URL")
+        except OSError:
+            url = None
+        return Database(url) if url else None
+
+    @contextlib.contextmanager
+    def locked(self, seconds: float = 0) -> Iterator[None]:
+        """Be the only one who changes the bucket or the manifest during the block.
+
+        Arguments:
+            seconds: how long to wait for others.
+
+        Raises:
+            BusyError: somebody else was at work for all that time.
+        """
+        import time
+
+        self.lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            end = time.monotonic() + seconds
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= end:
+                        raise BusyError(
+                            f"A backup, a prune or an erasure is at work on the bucket already (fuser -v {self.lock} names it), so nothing "
+                            "was done. Wait for it to end, then ask again."
+                        ) from None
+                time.sleep(0.1)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def manifest(self) -> Iterator[Manifest]:
+        """Open the manifest; one that is damaged is thrown away, since all of it can be read from the bucket again."""
+        from gigglekit.backup.manifest import Manifest
+
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.folder / "manifest.sqlite"
+        try:
+            opened = Manifest(path)
+        except sqlite3.DatabaseError:
+            for left in self.folder.glob("manifest.sqlite*"):
+                left.unlink()
+            opened = Manifest(path)
+        try:
+            yield opened
+        except sqlite3.OperationalError as error:
+            raise BackupError(
+                f"{path} cannot be written ({error}), so the backup stopped; the bucket is as consistent as before. Mostly the disk is "
+                "full: look at df -h, free some, then ask again: salt-call giggles.sync"
+            ) from None
+        finally:
+            opened.close()
+
+    def bucket(self) -> Bucket:
+        """Open the bucket."""
+        from gigglekit.backup.bucket import Bucket
+
+        return Bucket(self.settings())
+
+    # --- keys ------------------------------------------------------------------------------------------------------------
+
+    def kit_public(self) -> bytes | None:
+        """Return the public half of the recovery kit's key, None if there is no kit yet."""
+        try:
+            return bytes.fromhex(json.loads((self.places.keys / _KIT).read_bytes())["public"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise BackupError(
+                f"{self.places.keys / _KIT}, which says which recovery kit keys are sealed for, is damaged. Make a new kit, which replaces "
+                "the one you have: salt-call giggles.recovery_kit rotate=True"
+            ) from error
+
+    def keep_kit(self, public: bytes, created: str) -> None:
+        """Remember which recovery kit is in force."""
+        replace(self.places.keys / _KIT, json.dumps({"public": public.hex(), "created": created}).encode() + b"\n", 0o600)
+
+    def repository(self, *, make: bool = False) -> Repository:
+        """Open the repository, with this droplet's keys.
+
+        Arguments:
+            make: whether a snapshot key is made if there is none.
+
+        Raises:
+            RefusedError: there is no kit yet.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        from gigglekit.backup.repository import Repository, Secrets
+        from gigglekit.backup.signed import Signer
+
+        chosen, keyring = self.settings(), self.keyring()
+        snapshots, public = keyring.secret(SNAPSHOTS), self.kit_public()
+        if snapshots is None and make:
+            keyring.keep_secret(SNAPSHOTS, keys.new())
+            snapshots = keyring.secret(SNAPSHOTS)
+        if snapshots is None or (public is None and not make):
+            raise RefusedError(
+                "There is no recovery kit yet, and without one nobody could ever restore this backup, so nothing was saved. Make it, and "
+                "keep what it prints in a password manager: salt-call giggles.recovery_kit. From then on the backup runs by itself."
+            )
+        if keyring.secret(DUMPS) is None and make:
+            keyring.keep_secret(DUMPS, keys.new())
+        signer = Signer(Ed25519PrivateKey.from_private_bytes(Receipts(self.places).signing_key()))
+
+        def bucket() -> Bucket:
+            from gigglekit.backup.bucket import Bucket
+
+            return Bucket(chosen)
+
+        return Repository(bucket, Secrets(snapshots, keyring.names_key(), signer, signer.public, public))
+
+    def dump_key(self, dump_id: str) -> bytes | None:
+        """Return the key of a dump that this droplet made since the last erasure; another one opens nothing."""
+        secret = self.keyring().secret(DUMPS)
+        return None if secret is None else keys.derive(secret, names.dump_label(dump_id))
+
+    def roots(self) -> dict[str, bytes]:
+        """Return the root keys of users who were not erased, by vault id."""
+        keyring, erased = self.keyring(), set(self.ledger().tombstones())
+        found = {vault: keyring.root_key(vault) for vault in keyring.vaults() if vault not in erased}
+        return {vault: root for vault, root in found.items() if root is not None}
+
+    # --- users ------------------------------------------------------------------------------------------------------------
+
+    def users(self, problems: list[str]) -> list[User]:
+        """Return everybody whose clips are to be saved.
+
+        Arguments:
+            problems: gets a sentence for each thing that is not saved and should be.
+
+        Raises:
+            VaultError: the volume is not mounted, or somebody's vault is locked: an empty backup would be made of it.
+        """
+        ids = self._ids()
+        users = self._encrypted_users(ids) if self.places.is_encrypted() else self._plain_users(ids)
+        return self._with_legacy(users, problems)
+
+    def _ids(self) -> dict[str, str]:
+        """Return the users that the app has folders for: the user's id by vault id."""
+        keyring = self.keyring()
+        found = {}
+        for kind in KINDS:
+            with contextlib.suppress(FileNotFoundError):
+                for name in os.listdir(self.places.uploads / kind):
+                    if is_user_id(name):
+                        found[keyring.vault_id(name)] = name
+        return found
+
+    def _encrypted_users(self, ids: Mapping[str, str]) -> dict[str, User]:
+        from gigglekit.backup.sync import User
+        from gigglekit.vault import fscrypt
+        from gigglekit.vault.keyring import fscrypt_key
+        from gigglekit.vault.volume import mounted
+
+        roots = self.roots()
+        with mounted(self.places) as volume:
+            there = set(volume.vault_ids())
+            for vault, root in roots.items():
+                locked = (
+                    vault in there and fscrypt.status(volume.root, fscrypt.identifier_for(fscrypt_key(root))) is not fscrypt.Status.PRESENT
+                )
+                if locked:
+                    raise VaultError(
+                        f"Vault {vault} is locked, so its clips cannot be read, and a backup without them would look like one in which "
+                        "they were deleted. Nothing was saved. Unlock it: systemctl restart giggles-vault-unlock; then salt-call "
+                        "giggles.sync"
+                    )
+            keyless = there - roots.keys() - set(self.ledger().tombstones())
+            if keyless:
+                raise VaultError(
+                    f"There is no key for {len(keyless)} vaults ({sorted(keyless)[0]}), so their clips cannot be read. Nothing was saved. "
+                    "Restore their keys with the recovery kit: docs/BACKUP_AND_RESTORE.md"
+                )
+        return {vault: User(vault, ids.get(vault, ""), root, self.places.uploads / VAULTS / vault) for vault, root in roots.items()}
+
+    def _plain_users(self, ids: Mapping[str, str]) -> dict[str, User]:
+        from gigglekit.backup.sync import User
+
+        erased, keyring = set(self.ledger().tombstones()), self.keyring()
+        return {
+            vault: User(
+                vault, user, keyring.make_root_key(vault), self.places.uploads / VAULTS / vault, clips=self.places.uploads / "clips" / user
+            )
+            for vault, user in ids.items()
+            if vault not in erased
+        }
+
+    def _with_legacy(self, users: dict[str, User], problems: list[str]) -> list[User]:
+        """Give clips that lie directly below `clips/` to the users whose rows name them."""
+        from dataclasses import replace as changed
+
+        from gigglekit.backup.sync import User
+
+        clips = self.places.uploads / "clips"
+        with contextlib.suppress(FileNotFoundError):
+            legacy = [name for name in os.listdir(clips) if not name.startswith(".") and stat.S_ISREG(os.lstat(clips / name).st_mode)]
+        if not legacy:
+            return list(users.values())
+        database = self.database()
+        try:
+            owners = database.owners_of_clips() if database else {}
+        except VaultError as error:
+            problems.append(
+                f"{len(legacy)} clips lie directly in {clips}, and whose they are cannot be told, so they were not saved: {error}"
+            )
+            return list(users.values())
+        keyring, erased = self.keyring(), set(self.ledger().tombstones())
+        unknown = 0
+        for name in sorted(legacy):
+            owner = owners.get(f"{clips}/{name}", "")
+            vault = keyring.vault_id(owner) if is_user_id(owner) else ""
+            if not vault or vault in erased:
+                unknown += not vault
+                continue
+            if vault not in users:
+                users[vault] = User(vault, owner, keyring.make_root_key(vault), self.places.uploads / VAULTS / vault)
+            users[vault] = changed(users[vault], legacy=(*users[vault].legacy, clips / name))
+        if unknown:
+            problems.append(
+                f"{unknown} clips lie directly in {clips} and are in no row of the database, so they are nobody's and were not saved."
+            )
+        return list(users.values())

@@ -1,0 +1,90 @@
+"""What is written down of each run, one line of JSON each, for status and grains. No user's id, name or file is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_MOST_LINES = 2000
+_KEPT_LINES = 1000
+
+
+def append(folder: Path, kind: str, record: dict[str, Any]) -> None:
+    """Add a line to `<kind>.jsonl`; a file that has grown long is cut at its beginning.
+
+    Arguments:
+        folder: where records lie.
+        kind: `backup`, `drill`, `verify`, `prune` or `restore`.
+        record: what is to be written; `time` is added.
+    """
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    path = folder / f"{kind}.jsonl"
+    line = json.dumps({"time": now(), **record}, sort_keys=True, ensure_ascii=False) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    with os.fdopen(descriptor, "ab") as file:
+        with contextlib.suppress(KeyError, PermissionError):
+            os.fchown(file.fileno(), 0, grp.getgrnam("giggles").gr_gid)
+        # One write: a line is there or it is not.
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    lines = path.read_bytes().splitlines(keepends=True)
+    if len(lines) > _MOST_LINES:
+        from gigglekit.files.replacing import rewrite
+
+        rewrite(path, b"".join(lines[-_KEPT_LINES:]))
+
+
+def last(folder: Path, kind: str, **wanted: object) -> dict[str, Any] | None:
+    """Return the newest record that has these values; None if there is none. Never raises over what lies in the file."""
+    for record in _newest_first(folder / f"{kind}.jsonl"):
+        if all(record.get(key) == value for key, value in wanted.items()):
+            return record
+    return None
+
+
+def _newest_first(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
+
+
+def now() -> str:
+    """Return the time in UTC, in seconds (RFC 3339)."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@contextlib.contextmanager
+def recorded(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """Record a run, however it ends: what the block puts into the dictionary, how long it took, and why it failed.
+
+    Arguments:
+        folder: where records lie.
+        kind: as in `append`.
+    """
+    began = time.monotonic()
+    record: dict[str, Any] = {}
+    try:
+        yield record
+    except BaseException as error:
+        reason = (
+            str(error)
+            if type(error).__name__.endswith("Error") and type(error).__module__.startswith("gigglekit")
+            else type(error).__name__
+        )
+        with contextlib.suppress(OSError):
+            append(folder, kind, {**record, "ok": False, "seconds": round(time.monotonic() - began, 1), "reason": reason})
+        raise
+    append(folder, kind, {"ok": True, **record, "seconds": round(time.monotonic() - began, 1)})

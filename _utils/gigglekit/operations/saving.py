@@ -1,0 +1,115 @@
+"""Saving: sync, and prune after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from gigglekit.backup import names
+from gigglekit.backup.settings import Settings
+from gigglekit.operations import erasing, records
+from gigglekit.operations.droplet import Droplet
+from gigglekit.operations.progress import Progress
+
+if TYPE_CHECKING:
+    from gigglekit.backup.repository import Repository
+    from gigglekit.backup.snapshot import Dump
+
+_SECONDS_BETWEEN_PRUNES = 7 * 86400
+
+
+def sync(droplet: Droplet, *, anyway: bool = False) -> dict[str, Any]:
+    """Save what is new, and finish erasures that the bucket has not heard of yet.
+
+    Arguments:
+        droplet: this one.
+        anyway: go on although the bucket holds snapshots that this droplet did not make.
+
+    Returns:
+        What `gigglekit.backup.sync.Synced` says, and `erasures` that were finished.
+
+    Raises:
+        BackupError, VaultError: what was stored is known to the next run.
+    """
+    with records.recorded(droplet.records, "backup") as record:
+        chosen = droplet.settings()
+        with droplet.locked():
+            done = _sync(droplet, chosen, anyway)
+        record.update({key: value for key, value in done.items() if key != "problems"}, problems=len(done["problems"]))
+        if done["problems"]:
+            record.update(ok=False, reason=" ".join(done["problems"]))
+    return done
+
+
+def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
+    from gigglekit.backup.sync import Sync
+
+    repository = droplet.repository()
+    problems: list[str] = []
+    with droplet.manifest() as manifest, Progress("saving") as progress:
+        finished = erasing.finish_pending(droplet, repository, manifest, problems)
+        users = droplet.users(problems)
+        ledger = droplet.ledger()
+        run = Sync(repository, manifest, chosen.threads, erased=ledger.tombstones, progress=progress.bytes_and_files)
+        database = droplet.database() if chosen.database else None
+        done = run.run(users, (lambda: _dump(droplet, repository, database.url)) if database else None, anyway=anyway)
+        # Who was to be erased while this run was at work.
+        finished += erasing.finish_pending(droplet, repository, manifest, problems)
+        erasing.store_ledger(droplet, repository, manifest)
+    result = dataclasses.asdict(done)
+    result["problems"] = [*problems, *done.problems]
+    result["erasures"] = finished
+    return result
+
+
+def _dump(droplet: Droplet, repository: Repository, url: str) -> Dump:
+    from gigglekit.backup import database
+    from gigglekit.backup.errors import RefusedError
+
+    chosen = droplet.settings()
+    dump_id = names.new_id()
+    key = droplet.dump_key(dump_id)
+    if key is None:
+        raise RefusedError("There is no recovery kit yet; make it first: salt-call giggles.recovery_kit")
+    # The key first: a dump that nobody can open would be worth nothing.
+    repository.store_key(names.DATABASE_KEYS + dump_id, key)
+    return database.dump(
+        url,
+        program=chosen.pg_dump,
+        schemas=chosen.schemas,
+        key=key,
+        dump_id=dump_id,
+        sink=lambda pieces: repository.bucket.put_stream(names.DATABASE + dump_id, pieces, locked=True),
+    )
+
+
+def prune(droplet: Droplet) -> dict[str, Any]:
+    """Remove snapshots that nobody keeps, and what only they needed.
+
+    Raises:
+        BackupError, VaultError: the next run goes on.
+    """
+    from gigglekit.backup.prune import Prune
+
+    with records.recorded(droplet.records, "prune") as record:
+        chosen = droplet.settings()
+        with droplet.locked(), droplet.manifest() as manifest, Progress("pruning") as progress:
+            run = Prune(
+                droplet.repository(), manifest, droplet.roots(), chosen.keep, chosen.keep_dumps_days, time.time(), progress=progress.words
+            )
+            done = dataclasses.asdict(run.run())
+        record.update(done)
+    return done
+
+
+def is_prune_due(droplet: Droplet) -> bool:
+    """Tell whether the last prune that ended well is a week ago, so that the nightly run does one."""
+    import calendar
+
+    found = records.last(droplet.records, "prune", ok=True)
+    try:
+        then = calendar.timegm(time.strptime(str((found or {})["time"]), "%Y-%m-%dT%H:%M:%SZ"))
+    except (KeyError, ValueError):
+        return True
+    return not 0 <= time.time() - then < _SECONDS_BETWEEN_PRUNES
