@@ -8,8 +8,6 @@ Sources: https://www.backblaze.com/docs/cloud-storage-s3-compatible-api and http
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
@@ -92,7 +90,7 @@ class Bucket:
                         f"{name} in the bucket has {length} bytes, and more than {limit} cannot be right: it was exchanged, or is damaged.",
                     )
                 content = self._rest(body, length)
-            if not _has_md5(content, answer):
+            if not s3.has_md5(content, answer):
                 damaged += 1
                 if damaged >= _DAMAGED_TIMES:
                     raise DamagedError(name)
@@ -212,7 +210,7 @@ class Bucket:
         def question() -> None:
             with self.connection.body(data) as body:
                 answer = self.connection.call("PutObject", {**which, **lock, "Body": body})
-            if not _has_md5(data, answer):
+            if not s3.has_md5(data, answer):
                 raise Broken(f"the bucket has written other bytes to {name} than were sent")
 
         self.connection.repeat("PutObject", name, question, locked=bool(lock))
@@ -280,11 +278,3 @@ class Bucket:
 
 def _too_short(name: str) -> DamagedError:
     return DamagedError(name, f"{name} in the bucket ends before the bytes that should be there: it was cut, or exchanged for another.")
-
-
-def _has_md5(content: bytes | bytearray | memoryview, answer: dict[str, Any]) -> bool:
-    """Tell whether `content` is what the bucket says it has, as far as it says so: not of uploads in parts, nor where it encrypts."""
-    tag = str(answer.get("ETag", "")).strip('"')
-    if not re.fullmatch(r"[0-9a-f]{32}", tag) or answer.get("ServerSideEncryption") or answer.get("SSECustomerAlgorithm"):
-        return True
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() == tag

@@ -104,8 +104,8 @@ def refuse_default(found: Locking) -> None:
         raise RefusedError(
             f"The bucket locks everything that is written to it ({found.default}), by a default retention. The keys in the backup must "
             "never be locked: an erasure deletes them, and a locked key would make it wait. Take the default away in the web UI of "
-            "Backblaze (bucket, Object Lock, default retention: none) and leave Object Lock itself on: the backup locks by itself what is to be "
-            "locked (giggles:backup:lock_days)."
+            "Backblaze (bucket, Object Lock, default retention: none) and leave Object Lock itself on: the backup locks by itself what is "
+            "to be locked (giggles:backup:lock_days)."
         )
 
 
@@ -120,8 +120,8 @@ def _compared(bucket: Bucket, wanted: Wanted) -> tuple[list[dict[str, Any]], lis
             if not _prefix(rule).startswith(prefix):
                 raise RefusedError(
                     f"The bucket has a lifecycle rule for names that begin with {_prefix(rule)!r}, which deletes objects after a time, and "
-                    f"so the backup below {prefix!r} too. It is not changed, since it may be meant for what else is in this bucket. Narrow it "
-                    "or take it away in the web UI of Backblaze (bucket, Lifecycle Settings), or give the backup a bucket of its own."
+                    f"so the backup below {prefix!r} too. It is not changed, since it may be meant for what else is in this bucket. Narrow "
+                    "it or take it away in the web UI of Backblaze (bucket, Lifecycle Settings), or give the backup a bucket of its own."
                 )
             missing.append(f"a lifecycle rule would delete what begins with {_prefix(rule)!r} after a time")
             for name in ("Expiration", "Transitions"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from gigglekit.backup.body import Body, Requests
+from gigglekit.backup.sending import Broken
 
 if TYPE_CHECKING:
     from gigglekit.backup.settings import Settings
@@ -110,11 +112,28 @@ def fit(client: Any, requests: Requests) -> None:  # noqa: ANN401 - botocore has
         elif request.body:
             requests.add(sent=len(request.body))
 
+    def before_parse(response_dict: dict[str, Any], **_: object) -> None:
+        # botocore takes an answer that was cut to nothing for an empty one: a listing without anything in it.
+        body, length = response_dict["body"], response_dict["headers"].get("content-length")
+        if response_dict["context"]["operation_name"].startswith("Head") or not isinstance(body, bytes) or length is None:
+            return
+        if len(body) != int(length):
+            raise Broken(f"{len(body)} bytes of an answer came, {length} were announced")
+
     client.meta.events.register("before-call.s3", before_call)
     client.meta.events.register("before-sign.s3", before_sign)
     client.meta.events.register("before-send.s3", before_send)
+    client.meta.events.register("before-parse.s3", before_parse)
 
 
 def md5(data: bytes | bytearray | memoryview) -> str:
     """Return the MD5 of `data` as the header Content-MD5 has it (RFC 1864). It guards against faults of the way, not against people."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def has_md5(content: bytes | bytearray | memoryview, answer: dict[str, Any]) -> bool:
+    """Tell whether `content` is what the bucket says it has, as far as it says so: not of uploads in parts, nor where it encrypts."""
+    tag = str(answer.get("ETag", "")).strip('"')
+    if not re.fullmatch(r"[0-9a-f]{32}", tag) or answer.get("ServerSideEncryption") or answer.get("SSECustomerAlgorithm"):
+        return True
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == tag

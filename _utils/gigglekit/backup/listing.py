@@ -8,13 +8,14 @@ from typing import Any
 
 from gigglekit.backup.connection import Connection
 from gigglekit.backup.objects import Object, Upload, Version
+from gigglekit.backup.sending import Broken
 
 
 def objects(connection: Connection, prefix: str) -> Iterator[Object]:
     """Yield the objects whose names begin with `prefix`, sorted, hidden ones left out."""
     more: dict[str, Any] = {}
     while True:
-        answer = connection.ask("ListObjectsV2", **connection.below(prefix), **more)
+        answer = _list(connection, "ListObjectsV2", **connection.below(prefix), **more)
         for entry in answer.get("Contents", []):
             yield Object(connection.name(entry["Key"]), int(entry["Size"]), _utc(entry["LastModified"]))
         if not answer.get("IsTruncated"):
@@ -43,7 +44,7 @@ def page_of_versions(connection: Connection, prefix: str, start: dict[str, str])
     Returns:
         The versions, as `versions` orders them, and where the next page begins; empty if there is none.
     """
-    answer = connection.ask("ListObjectVersions", **connection.below(prefix), **start)
+    answer = _list(connection, "ListObjectVersions", **connection.below(prefix), **start)
     page = [
         Version(
             connection.name(entry["Key"]),
@@ -70,12 +71,24 @@ def uploads(connection: Connection, prefix: str) -> Iterator[Upload]:
     """Yield the uploads in parts below `prefix` that were begun and not ended."""
     more: dict[str, str] = {}
     while True:
-        answer = connection.ask("ListMultipartUploads", **connection.below(prefix), **more)
+        answer = _list(connection, "ListMultipartUploads", **connection.below(prefix), **more)
         for entry in answer.get("Uploads", []):
             yield Upload(connection.name(entry["Key"]), entry["UploadId"], _utc(entry["Initiated"]))
         if not answer.get("IsTruncated"):
             return
         more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+
+def _list(connection: Connection, operation: str, **parameters: str) -> dict[str, Any]:
+    def question() -> dict[str, Any]:
+        answer: dict[str, Any] = connection.call(operation, {"Bucket": connection.settings.bucket, **parameters})
+        # To take an answer that says nothing for an empty bucket would be to think that nothing is left to erase, or to restore.
+        if "IsTruncated" not in answer:
+            raise Broken("a listing came that does not say whether it is whole")
+        return answer
+
+    answer: dict[str, Any] = connection.repeat(operation, "", question)
+    return answer
 
 
 def _utc(when: datetime) -> datetime:

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gigglekit.backup import client as s3
+from gigglekit.backup import listing
 from gigglekit.backup.connection import Connection
-from gigglekit.backup.errors import BackupError, MissingError
-from gigglekit.backup.sending import has_code
+from gigglekit.backup.errors import BackupError, DamagedError, MissingError
+from gigglekit.backup.sending import Broken, ask, has_code
 
 if TYPE_CHECKING:
     from gigglekit.backup.bucket import Bucket
@@ -61,7 +62,11 @@ class _Parts:
     def __init__(self, connection: Connection, name: str, *, locked: bool) -> None:
         self._connection, self._name = connection, name
         self._locked = bool(connection.lock(locked))
-        self._upload = str(connection.ask("CreateMultipartUpload", name, **connection.lock(locked))["UploadId"])
+        which = {"Bucket": connection.settings.bucket, "Key": connection.key(name), **connection.lock(locked)}
+        attempts = connection.attempts("CreateMultipartUpload", name, locked=self._locked)
+        self._upload = str(ask(attempts, lambda: connection.call("CreateMultipartUpload", which))["UploadId"])
+        # An attempt whose answer was lost may have begun an upload too.
+        self._others = attempts.failed > 0
         self._tags: list[str] = []
 
     def send(self, data: memoryview) -> None:
@@ -79,7 +84,10 @@ class _Parts:
 
         def question() -> str:
             with self._connection.body(data) as body:
-                return str(self._connection.call("UploadPart", {**which, "Body": body})["ETag"])
+                answer = self._connection.call("UploadPart", {**which, "Body": body})
+            if not s3.has_md5(data, answer):
+                raise Broken(f"the bucket has kept other bytes of {self._name} than were sent")
+            return str(answer["ETag"])
 
         self._tags.append(self._connection.repeat("UploadPart", self._name, question, locked=self._locked))
 
@@ -89,14 +97,34 @@ class _Parts:
             self._connection.ask("CompleteMultipartUpload", self._name, UploadId=self._upload, MultipartUpload={"Parts": parts})
         except BackupError as error:
             # The answer to an attempt that succeeded may have been lost: then there is no such upload any more, but the object.
-            if not has_code(error, "NoSuchUpload") or not self._is_there(size):
+            if not has_code(error, "NoSuchUpload") or self._size() != size:
                 raise
+        else:
+            if self._size() != size:
+                raise DamagedError(
+                    self._name, f"The bucket has put {self._name} together wrongly: it has not the {size} bytes that were sent."
+                )
+        self._abort_others()
 
-    def _is_there(self, size: int) -> bool:
+    def _size(self) -> int:
         try:
-            return int(self._connection.ask("HeadObject", self._name)["ContentLength"]) == size
+            return int(self._connection.ask("HeadObject", self._name)["ContentLength"])
         except MissingError:
-            return False
+            return -1
 
     def abort(self) -> None:
-        self._connection.ask("AbortMultipartUpload", self._name, UploadId=self._upload)
+        """Throw away the parts."""
+        self._abort(self._upload)
+        self._abort_others()
+
+    def _abort_others(self) -> None:
+        for upload in [*listing.uploads(self._connection, self._name)] if self._others else []:
+            if upload.name == self._name and upload.upload_id != self._upload:
+                self._abort(upload.upload_id)
+
+    def _abort(self, upload: str) -> None:
+        try:
+            self._connection.ask("AbortMultipartUpload", self._name, UploadId=upload)
+        except BackupError as error:
+            if not has_code(error, "NoSuchUpload"):
+                raise

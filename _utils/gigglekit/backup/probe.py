@@ -137,7 +137,7 @@ class _Trial:
         if abs(off) > _SKEW_SECONDS:
             text = (
                 f"The clock of this droplet is {abs(off) / 60:.0f} minutes {'ahead of' if off > 0 else 'behind'} the bucket's; from 15 "
-                "minutes on it takes no requests. Set the clock: timedatectl set-ntp true, then timedatectl says whether it is synchronized."
+                "minutes on it takes no requests. Set the clock: timedatectl set-ntp true, then timedatectl shows whether it is in step."
             )
             self.found.append(Finding("clock", text, serious=False))
 
@@ -198,9 +198,9 @@ class _Trial:
                     self.found.append(Finding("lock", str(error)))
             if days and not locking.enabled:
                 text = (
-                    f"The backup is to be locked for {days} days (giggles:backup:lock_days), and Object Lock is off for this bucket. Switch "
-                    "it on in the web UI of Backblaze (bucket, Object Lock; it cannot be switched off again), without a default retention, or "
-                    "set lock_days to 0."
+                    f"The backup is to be locked for {days} days (giggles:backup:lock_days), and Object Lock is off for this bucket. "
+                    "Switch it on in the web UI of Backblaze (bucket, Object Lock; it cannot be switched off again), without a default "
+                    "retention, or set lock_days to 0."
                 )
                 self.found.append(Finding("lock", text))
             elif days and not any(finding.what in ("lock", "deleteFiles", "writeFiles") for finding in self.found):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gigglekit.backup.errors import BackupError, ClockError, DeniedError, MissingError, UnreachableError
 
@@ -169,12 +169,12 @@ def is_transient(error: Exception) -> bool:
 
 def code_of(error: BaseException | None) -> str:
     """Return the code that the bucket gave, such as `NoSuchKey`; "" if it gave none."""
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
 def status_of(error: BaseException | None) -> int:
     """Return the HTTP status of the answer, 0 if there was none."""
-    return int(getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return int(_answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def has_code(error: BackupError, *codes: str) -> bool:
@@ -182,12 +182,18 @@ def has_code(error: BackupError, *codes: str) -> bool:
     return code_of(error.__cause__) in codes
 
 
+def _answer(error: BaseException | None) -> dict[str, Any]:
+    # Errors of the way there have a `response` too, which is None.
+    return getattr(error, "response", None) or {}
+
+
 def _headers(error: Exception) -> dict[str, str]:
-    return getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})  # type: ignore[no-any-return]
+    headers: dict[str, str] = _answer(error).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers
 
 
 def _message(error: BaseException) -> str:
-    return str(getattr(error, "response", {}).get("Error", {}).get("Message", ""))
+    return str(_answer(error).get("Error", {}).get("Message", ""))
 
 
 def _retry_after(error: Exception) -> float:
