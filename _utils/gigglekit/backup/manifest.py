@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gigglekit.backup.section import MOST_TIME
 from gigglekit.crypto import keys
 
 _VERSION = 1
@@ -43,8 +44,8 @@ class State:
 
     @classmethod
     def of(cls, status: os.stat_result) -> State:
-        """Return what stat(2) says."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        """Return what stat(2) says, with a time that sections and SQLite can hold: the app may set any."""
+        return cls(status.st_size, max(-MOST_TIME, min(MOST_TIME, status.st_mtime_ns)), status.st_ctime_ns, status.st_ino)
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,12 @@ class Manifest:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # On a full disk SQLite has taken it back by itself.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     # --- facts ---------------------------------------------------------------------------------------------------------
 

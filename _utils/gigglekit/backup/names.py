@@ -12,6 +12,9 @@ DATA, SNAPSHOTS, DATABASE, ERASED, RECEIPTS = "data/", "snapshots/", "database/"
 
 BACKUP_LABEL, MANIFEST_LABEL = "giggles-salt/v1/backup", "giggles-salt/v1/manifest"
 
+UNFINISHED = ".restoring-"
+"""What names of files on the droplet begin with that a restore has not finished."""
+
 _ID = re.compile(r"[0-9a-f]{32}")
 _SNAPSHOT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})\.(0|[1-9][0-9]{0,5})")
 

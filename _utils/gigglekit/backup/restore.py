@@ -25,7 +25,6 @@ _GAP_BYTES = 512 << 10
 """What lies between two wanted pieces is read with them if it is not more than this: a request costs about as much."""
 _READ_BYTES = 16 << 20
 _PLACE_BYTES = 64 << 20
-_BESIDE = ".restoring-"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -287,7 +286,7 @@ class _Folders:
     def _tidy(folder: int) -> None:
         """Remove what a run that was killed has left."""
         with os.scandir(folder) as entries:
-            left = [entry.name for entry in entries if entry.name.startswith(_BESIDE) and entry.is_file(follow_symlinks=False)]
+            left = [entry.name for entry in entries if entry.name.startswith(names.UNFINISHED) and entry.is_file(follow_symlinks=False)]
         for name in left:
             os.unlink(name, dir_fd=folder)
 
@@ -319,7 +318,7 @@ class _Folders:
     def unfinished(self, file: FileEntry) -> Iterator[int]:
         """Have a descriptor to write a file's content to during the block; it is thrown away if the block fails."""
         folder = self._open[file.path.rpartition("/")[0]]
-        beside = f"{_BESIDE}{secrets.token_hex(8)}"
+        beside = f"{names.UNFINISHED}{secrets.token_hex(8)}"
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             yield descriptor

@@ -16,6 +16,7 @@ _MOST_BYTES = 512 << 20
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _USER = re.compile(r"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")
 KINDS = ("clips/", "audio/", "legacy/")
+MOST_PATH_BYTES = 4000
 MOST_TIME = 1 << 62
 """The latest time of a file, in nanoseconds since 1970: in the year 2116; the earliest one is as long before."""
 
@@ -117,7 +118,7 @@ def decode(data: bytes) -> Section:
 def is_safe(path: str) -> bool:
     """Tell whether a path can be restored: below one of the known folders, and never above it."""
     parts = path.split("/")
-    if "\0" in path or len(path.encode("utf-8", "surrogateescape")) > 4000 or not path.startswith(KINDS):
+    if "\0" in path or len(path.encode("utf-8", "surrogateescape")) > MOST_PATH_BYTES or not path.startswith(KINDS):
         return False
     return all(part not in ("", ".", "..") for part in parts) and not (parts[0] == "legacy" and len(parts) != 2)
 

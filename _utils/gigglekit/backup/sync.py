@@ -22,7 +22,7 @@ from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.backup.manifest import Manifest, State, digest_of, name_of
 from gigglekit.backup.pack import PACK_BYTES, Builder, Finished
 from gigglekit.backup.repository import Repository, backup_key, manifest_key
-from gigglekit.backup.section import Extent, FileEntry, NotReadableError, PackEntry, Section
+from gigglekit.backup.section import MOST_PATH_BYTES, Extent, FileEntry, NotReadableError, PackEntry, Section, is_safe
 from gigglekit.backup.snapshot import Dump, Head
 from gigglekit.files import walking
 
@@ -30,6 +30,8 @@ _BLOCK = 1 << 20
 _SMALL = 4 << 20
 """Files up to this size are read once: hashed in memory, and stored only if their content is new."""
 _TRIES = 3
+_CERTAINLY_SHORT = MOST_PATH_BYTES // 4
+"""Characters of a path that can be saved, however many bytes each of them has."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ class Sync:
         self._tidy()
         self._learn(users, anyway)
         present: dict[str, list[str]] = {}
-        new = self._store_keys(users)
+        # A run that failed may have stored what no snapshot refers to yet.
+        new = self._store_keys(users) or self.manifest.get("unsaved") == "yes"
         with ThreadPoolExecutor(self.threads, thread_name_prefix="store") as pool:
             storing = _Storing(self.repository, self.manifest, self.threads, synced, pool)
             try:
@@ -295,7 +298,7 @@ class Sync:
         known = self.manifest.states(user.vault_id)
         filling = _Filling(self, user, key, storing)
         paths, seen, new = [], set(), False
-        for found in _files(user):
+        for found in _files(user, storing.synced):
             name = name_of(key, found.path)
             state, before = State.of(found.status), known.get(name)
             if before == state:
@@ -306,7 +309,7 @@ class Sync:
                 # Learned from the bucket, which knows no inodes.
                 filling.touched.append((name, state, None))
             else:
-                new = True
+                new = self._note_unsaved()
                 if not filling.take(found, name) and before is None:
                     continue
                 # What was there before is better than nothing.
@@ -315,12 +318,19 @@ class Sync:
         filling.flush()
         gone = known.keys() - seen
         if gone:
-            new = True
+            new = self._note_unsaved()
             storing.synced.gone += len(gone)
             with self.manifest.change():
                 for name in gone:
                     self.manifest.drop_file(user.vault_id, name)
         return paths, new
+
+    def _note_unsaved(self) -> bool:
+        """Write down that a snapshot is due, whatever becomes of this run, before the manifest calls anything known."""
+        if self.manifest.get("unsaved") != "yes":
+            with self.manifest.change():
+                self.manifest.put("unsaved", "yes")
+        return True
 
     # --- the snapshot ----------------------------------------------------------------------------------------------------------
 
@@ -366,6 +376,7 @@ class Sync:
             self.manifest.finish(name.object)
             self._remember(name.base, number, (user.vault_id for user in users))
             self.manifest.put("holds", f"{synced.users} {synced.files} {synced.size}")
+            self.manifest.put("unsaved", None)
         synced.snapshot = name.base
 
     def _section(self, user: User, paths: list[str]) -> Section:
@@ -490,7 +501,22 @@ class _Filling:
             self.touched.clear()
 
 
-def _files(user: User) -> Iterator[walking.Found]:
+def _files(user: User, synced: Synced) -> Iterator[walking.Found]:
+    """Yield what is to be saved of a user."""
+    too_long = 0
+    for found in _found(user):
+        if len(found.path) > _CERTAINLY_SHORT and not is_safe(found.path):
+            too_long += 1
+        elif not found.path.rpartition("/")[2].startswith(names.UNFINISHED):
+            yield found
+    if too_long:
+        synced.problems.append(
+            f"{too_long} files of vault {user.vault_id} were not saved, since their paths are too long: more than {MOST_PATH_BYTES} bytes. "
+            "The app names clips shorter; look what has made these, and rename or remove them."
+        )
+
+
+def _found(user: User) -> Iterator[walking.Found]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         folder = os.open(user.clips or user.folder / "clips", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
