@@ -344,8 +344,8 @@ def _kit_text(kit):
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandExecutionError(
-            f"The recovery kit cannot be read from the file that kit= names ({getattr(error, 'strerror', None) or 'no text'}). Put the page "
-            "into a file that only root can read, /root/kit.txt for example, and give its path."
+            f"The recovery kit cannot be read from the file that kit= names ({getattr(error, 'strerror', None) or 'no text'}). Put the "
+            "page into a file that only root can read, /root/kit.txt for example, and give its path."
         ) from None
 
 

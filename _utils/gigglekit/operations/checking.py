@@ -28,7 +28,7 @@ def snapshots(droplet: Droplet) -> list[dict[str, Any]]:
         BackupError: the bucket does not answer.
     """
     repository = droplet.repository()
-    found = []
+    found: list[dict[str, Any]] = []
     for name in repository.snapshots():
         try:
             head = repository.open(name).head
@@ -134,8 +134,8 @@ def _load_dump(
     key = droplet.dump_key(dump.id)
     if key is None or not kits.opens(repository, dump.id, dump.size, key):
         problems.append(
-            f"The dump in {opened.name.base} is from before the last erasure, so this droplet opens it no more; the next backup makes one that "
-            "it does."
+            f"The dump in {opened.name.base} is from before the last erasure, so this droplet opens it no more; the next backup makes one "
+            "that it does."
         )
         return None
     files: dict[str, set[str]] = {}

@@ -236,8 +236,8 @@ def _take_over(droplet: Droplet, source: _Source, kit: Kit) -> None:
     keyring, ledger = droplet.keyring(), droplet.ledger()
     if not keyring.exists():
         raise RefusedError(
-            "This droplet has no vault yet, so there is nowhere to restore to. Nothing was changed. Apply it first (salt-call state.apply), or "
-            "give a folder: target=/root/restored"
+            "This droplet has no vault yet, so there is nowhere to restore to. Nothing was changed. Apply it first (salt-call "
+            "state.apply), or give a folder: target=/root/restored"
         )
     from gigglekit.crypto import keys
     from gigglekit.vault.keyring import DUMPS
