@@ -109,8 +109,8 @@ def fit(client: Any, requests: Requests) -> None:  # noqa: ANN401 - botocore has
         requests.add(request.method)
         if isinstance(request.body, Body):
             request.body.sending()
-        elif request.body:
-            requests.add(sent=len(request.body))
+        else:
+            requests.add(sent=int(request.headers.get("Content-Length") or 0))
 
     def before_parse(response_dict: dict[str, Any], **_: object) -> None:
         # botocore takes an answer that was cut to nothing for an empty one: a listing without anything in it.

@@ -38,8 +38,8 @@ WRONG_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToke
 _WRONG_REGION = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException")
 
 CAPABILITIES = {
-    "GetObject": "readFiles",
-    "HeadObject": "readFiles",
+    "GetObject": "readFiles, and listBuckets to be told that something is not there",
+    "HeadObject": "readFiles, and listBuckets to be told that something is not there",
     "PutObject": "writeFiles",
     "CreateMultipartUpload": "writeFiles",
     "UploadPart": "writeFiles",
