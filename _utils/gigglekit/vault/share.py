@@ -39,7 +39,7 @@ class ShareUnreachableError(VaultError):
     def __init__(self, place: str, why: str) -> None:
         super().__init__(
             f"The bucket that holds a share of this droplet's key ({place}) cannot be used now: {why}. What is unlocked stays so, and "
-            "nothing is stored in the clear. After a boot giggles-vault-unlock.service asks again every ten seconds, and the app comes up "
+            "nothing is stored in the clear. After a boot giggles-vault-unlock.service asks again every few seconds, and the app comes up "
             "by itself; anything else is to be asked for again. If it lasts, check the droplet's network, the provider's status page, and "
             "the credentials in giggles:backup."
         )
