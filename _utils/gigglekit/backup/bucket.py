@@ -90,7 +90,7 @@ class Bucket:
                         f"{name} in the bucket has {length} bytes, and more than {limit} cannot be right: it was exchanged, or is damaged.",
                     )
                 content = self._rest(body, length)
-            if not s3.has_md5(content, answer):
+            if not s3.has_md5(s3.md5(content), answer):
                 damaged += 1
                 if damaged >= _DAMAGED_TIMES:
                     raise DamagedError(name)
@@ -210,7 +210,7 @@ class Bucket:
         def question() -> None:
             with self.connection.body(data) as body:
                 answer = self.connection.call("PutObject", {**which, **lock, "Body": body})
-            if not s3.has_md5(data, answer):
+            if not s3.has_md5(which["ContentMD5"], answer):
                 raise Broken(f"the bucket has written other bytes to {name} than were sent")
 
         self.connection.repeat("PutObject", name, question, locked=bool(lock))

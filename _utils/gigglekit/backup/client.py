@@ -131,9 +131,14 @@ def md5(data: bytes | bytearray | memoryview) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-def has_md5(content: bytes | bytearray | memoryview, answer: dict[str, Any]) -> bool:
-    """Tell whether `content` is what the bucket says it has, as far as it says so: not of uploads in parts, nor where it encrypts."""
+def has_md5(md5: str, answer: dict[str, Any]) -> bool:
+    """Tell whether the bucket says that an object has this MD5, as far as it says so: not of uploads in parts, nor where it encrypts.
+
+    Arguments:
+        md5: what `md5` has returned for the content.
+        answer: of botocore, to a GET or PUT.
+    """
     tag = str(answer.get("ETag", "")).strip('"')
     if not re.fullmatch(r"[0-9a-f]{32}", tag) or answer.get("ServerSideEncryption") or answer.get("SSECustomerAlgorithm"):
         return True
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() == tag
+    return base64.b64decode(md5).hex() == tag

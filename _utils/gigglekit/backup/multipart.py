@@ -74,18 +74,19 @@ class _Parts:
             raise BackupError(
                 f"{self._name} has more than {_MOST_PARTS} parts of 16 MiB, and the bucket takes no more. It was not written."
             )
+        md5 = s3.md5(data)
         which = {
             "Bucket": self._connection.settings.bucket,
             "Key": self._connection.key(self._name),
             "UploadId": self._upload,
             "PartNumber": len(self._tags) + 1,
-            "ContentMD5": s3.md5(data),
+            "ContentMD5": md5,
         }
 
         def question() -> str:
             with self._connection.body(data) as body:
                 answer = self._connection.call("UploadPart", {**which, "Body": body})
-            if not s3.has_md5(data, answer):
+            if not s3.has_md5(md5, answer):
                 raise Broken(f"the bucket has kept other bytes of {self._name} than were sent")
             return str(answer["ETag"])
 
