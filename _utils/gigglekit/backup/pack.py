@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
 
 from gigglekit.backup import names
@@ -44,7 +45,8 @@ class Builder:
         self.plain = 0
         self._capacity = capacity
         self._encryptor = chunked.Encryptor(key, names.pack_context(self.id))
-        self._buffer = bytearray(chunked.ciphertext_size(capacity))
+        # Memory that the kernel gives page by page when it is written to, so that a small pack takes little, and back when it goes.
+        self._buffer = memoryview(mmap.mmap(-1, chunked.ciphertext_size(capacity)))
         self._written = 0
 
     @property
@@ -56,11 +58,11 @@ class Builder:
         """Put bytes at the end; not more than there is room for."""
         if len(data) > self.room:
             raise ValueError("more than the pack has room for")
-        self._written += self._encryptor.update_into(data, memoryview(self._buffer)[self._written :])
+        self._written += self._encryptor.update_into(data, self._buffer[self._written :])
         self.plain += len(data)
 
     def finish(self) -> Finished:
         """Return the pack; nothing can be added after that."""
         rest = self._encryptor.finish()
         self._buffer[self._written : self._written + len(rest)] = rest
-        return Finished(self.id, memoryview(self._buffer)[: self._written + len(rest)], self.plain)
+        return Finished(self.id, self._buffer[: self._written + len(rest)], self.plain)

@@ -12,18 +12,19 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gigglekit.backup import kit, names, signed
-from gigglekit.backup.errors import BackupError, RefusedError
+from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
 from gigglekit.backup.manifest import Manifest, State, digest_of, name_of
 from gigglekit.backup.pack import PACK_BYTES, Builder, Finished
-from gigglekit.backup.repository import Repository, backup_key, manifest_key
+from gigglekit.backup.names import SnapshotName
+from gigglekit.backup.repository import Opened, Repository, backup_key, manifest_key
 from gigglekit.backup.section import MOST_PATH_BYTES, Extent, FileEntry, NotReadableError, PackEntry, Section, is_safe
-from gigglekit.backup.snapshot import Dump, Head
+from gigglekit.backup.snapshot import Dump, Head, Part
 from gigglekit.files import walking
 
 _BLOCK = 1 << 20
@@ -81,6 +82,10 @@ class Synced:
     problems: list[str] = field(default_factory=list)
 
 
+class _OthersError(Exception):
+    """The bucket is not as this droplet has left it; its text says how."""
+
+
 class _ChangedError(Exception):
     """A file changed while it was read."""
 
@@ -113,29 +118,38 @@ class _Storing:
 
     def store(self, vault: str, pack: Finished) -> None:
         """Store a pack; waits while as many as may are under way."""
-        while len(self.running) >= self.threads:
-            self.settle(FIRST_COMPLETED)
+        done = self._settled() if len(self.running) >= self.threads else ()
         name = names.DATA + pack.id
-        with self.manifest.change():
-            self.manifest.begin(name, vault)
+        # By one transaction, since each waits for the disk.
+        self._write_down(done, (name, vault))
+        for future in done:
+            future.result()
         bucket = self.repository.bucket
         self.running[self.pool.submit(bucket.put, name, pack.body, locked=True)] = (vault, pack)
 
-    def settle(self, until: str) -> None:
-        """Wait for packs, and write down what is stored with them."""
-        done, _ = wait(self.running, return_when=until)
-        failure: BaseException | None = None
-        for future in done:
-            vault, pack = self.running.pop(future)
-            failure = future.exception() or failure
-            if future.exception() is None:
-                with self.manifest.change():
-                    self.numbers[pack.id] = self.manifest.add_pack(pack.id, vault, len(pack.body), pack.header)
-                    self.manifest.finish(names.DATA + pack.id)
-                    self._known()
-                self.synced.packs += 1
-        if failure is not None:
-            raise failure
+    def _settled(self) -> Collection[Future[None]]:
+        """Wait for a pack, and return all that were stored or failed by then."""
+        return wait(self.running, return_when=FIRST_COMPLETED).done
+
+    def _write_down(self, done: Collection[Future[None]] = (), beginning: tuple[str, str] | None = None) -> None:
+        """Write down what is stored with these packs, those left out that failed, and that another is about to be: its name and vault."""
+        before = self.numbers
+        self.numbers = dict(before)
+        try:
+            with self.manifest.change():
+                for future in done:
+                    vault, pack = self.running.pop(future)
+                    if future.exception() is None:
+                        self.numbers[pack.id] = self.manifest.add_pack(pack.id, vault, len(pack.body), pack.header)
+                        self.manifest.finish(names.DATA + pack.id)
+                        self.synced.packs += 1
+                self._known()
+                if beginning is not None:
+                    self.manifest.begin(*beginning)
+        except BaseException:
+            # Nothing of it was written down, so no file may refer to it either.
+            self.numbers = before
+            raise
 
     def _known(self) -> None:
         """Write down the files whose content is stored altogether now."""
@@ -153,15 +167,14 @@ class _Storing:
         """Wait for all, those after one that failed too."""
         failure: BaseException | None = None
         while self.running:
-            try:
-                self.settle(FIRST_COMPLETED)
-            except Exception as error:  # noqa: BLE001 (raised below, when the others are written down)
-                failure = failure or error
+            done = self._settled()
+            self._write_down(done)
+            failure = next(filter(None, (future.exception() for future in done)), failure)
+        if self.waiting:
+            # Empty files wait for no pack.
+            self._write_down()
         if failure is not None:
             raise failure
-        with self.manifest.change():
-            # Empty files wait for no pack.
-            self._known()
 
 
 @dataclass
@@ -185,6 +198,7 @@ class Sync:
     progress: Callable[[int, int], None] = lambda *_: None
     pack_bytes: int = PACK_BYTES
     clock: Callable[[], float] = time.time
+    _is_compared: bool = field(default=False, init=False)
 
     def run(self, users: Sequence[User], dump: Callable[[], Dump] | None = None, *, anyway: bool = False) -> Synced:
         """Store what is new of these users, and a snapshot if anything is.
@@ -198,8 +212,18 @@ class Sync:
             BackupError: what the bucket says; everything that was stored is known to the next run.
         """
         synced = Synced()
+        try:
+            self._run(users, dump, anyway, synced)
+        except _OthersError as error:
+            with self.manifest.change():
+                self.manifest.put("learned", None)
+            synced = Synced(problems=[str(error)])
+            self._run(users, dump, anyway, synced)
+        return synced
+
+    def _run(self, users: Sequence[User], dump: Callable[[], Dump] | None, anyway: bool, synced: Synced) -> None:
         self._tidy()
-        self._learn(users, anyway)
+        self._learn(users, anyway, synced)
         present: dict[str, list[str]] = {}
         # A run that failed may have stored what no snapshot refers to yet.
         new = self._store_keys(users) or self.manifest.get("unsaved") == "yes"
@@ -212,6 +236,8 @@ class Sync:
                         new = new or more
             finally:
                 storing.finish()
+        if new or dump is not None:
+            self._compare()
         described = self._dump(dump, synced) if dump is not None else None
         if present.keys() != self._before():
             new = True
@@ -219,36 +245,91 @@ class Sync:
             self._snapshot([user for user in users if user.vault_id in present], present, described, synced)
         else:
             synced.users, synced.files, synced.size = (int(part) for part in (self.manifest.get("holds") or "0 0 0").split())
-        return synced
 
     # --- before ------------------------------------------------------------------------------------------------------------
 
     def _tidy(self) -> None:
-        """Remove what a run that was killed has left half stored."""
+        """Remove what a run that was killed has left half stored, and take over its snapshot if that is there."""
         for name in self.manifest.underway():
-            self.repository.bucket.erase(name)
+            opened = self._stored(name)
+            if opened is None:
+                self.repository.bucket.erase(name)
             with self.manifest.change():
                 self.manifest.finish(name)
+                if opened is not None:
+                    self._remember_parts(opened.name.base, opened.head.number, opened.head.users)
+                    self.manifest.put("unsaved", None)
 
-    def _learn(self, users: Sequence[User], anyway: bool) -> None:
+    def _stored(self, name: str) -> Opened | None:
+        """Open a snapshot if it was stored after all; a locked one could not be removed, either."""
+        found = names.snapshot_name(name.removeprefix(names.SNAPSHOTS)) if name.startswith(names.SNAPSHOTS) else None
+        try:
+            return None if found is None else self.repository.open(found)
+        except (DamagedError, MissingError):
+            return None
+
+    def _compare(self) -> None:
+        """See whether the newest snapshot is the one that this droplet made last, before anything is built on that.
+
+        Raises:
+            _OthersError: it is not.
+        """
+        if self._is_compared:
+            return
+        self._is_compared = True
+        ours, found = self.manifest.get("snapshot") or "", [name.base for name in self.repository.snapshots()]
+        if ours == (found[-1] if found else ""):
+            return
+        if ours in found or not ours:
+            raise _OthersError(
+                f"{names.SNAPSHOTS}{found[-1]} is in the bucket and was not made by this droplet: another droplet with the same keys saves "
+                "there too, or this one's disk was put back to an earlier state. What the bucket has was read again, and nothing is lost. "
+                "If there are two droplets, stop the backup of one: what one prunes, the other may just be about to use."
+            )
+        raise _OthersError(
+            f"{names.SNAPSHOTS}{ours}, which this droplet made last, is not in the bucket any more: somebody removed it, an older state of "
+            "the bucket was put back, or another droplet with the same keys has pruned it. What the bucket has was read again, and what "
+            "it lacks was stored again. If nobody of you did this, replace the application key."
+        )
+
+    def _learn(self, users: Sequence[User], anyway: bool, synced: Synced) -> None:
         """Know what is in the bucket, by the manifest or, if that is new, by the newest snapshot."""
         if self.manifest.get("learned") == "yes":
             return
         secrets = self.repository.secrets
         owner = next(iter(self.repository.bucket.list(names.SYSTEM_KEYS + "signing")), None)
         found = self.repository.snapshots()
+        self._is_compared = True
         if owner is not None and secrets.signer is not None and not anyway:
             self._insist_on_ours(owner.name)
         with self.manifest.change():
             self.manifest.forget_everything()
-            if found:
-                opened = self.repository.open(found[-1])
-                roots = {user.vault_id: user.root_key for user in users}
-                for part in opened.head.users:
+            self._learn_newest(found, {user.vault_id: user.root_key for user in users}, synced)
+            self.manifest.put("learned", "yes")
+
+    def _learn_newest(self, found: Sequence[SnapshotName], roots: Mapping[str, bytes], synced: Synced) -> None:
+        """Learn from the newest snapshot that can be read. What cannot be is stored again, under a snapshot that comes after all."""
+        damaged = 0
+        for name in reversed(found):
+            try:
+                opened = self.repository.open(name)
+            except (DamagedError, MissingError) as error:
+                synced.problems.append(str(error))
+                damaged += 1
+                continue
+            for part in opened.head.users:
+                try:
                     if part.vault in roots:
                         self._learn_user(part.vault, roots[part.vault], self.repository.section(opened, part, roots[part.vault]))
-                self._remember(opened.name.base, opened.head.number, {part.vault for part in opened.head.users})
-            self.manifest.put("learned", "yes")
+                except (DamagedError, MissingError) as error:
+                    synced.problems.append(str(error))
+                    self.manifest.put("unsaved", "yes")
+            self._remember_parts(found[-1].base, opened.head.number + damaged, opened.head.users)
+            break
+        else:
+            self._remember_parts(found[-1].base if found else "", damaged, ())
+        if damaged:
+            self.manifest.put("unsaved", "yes")
 
     def _insist_on_ours(self, name: str) -> None:
         secrets = self.repository.secrets
@@ -282,13 +363,23 @@ class Sync:
             **{names.USER_KEYS + user.vault_id: user.root_key for user in users},
         }
         lacking = [name for name in everything if not wanted or sealed.get(name) != wanted]
-        erased = set(self.erased()) if lacking else set()
-        for name in lacking:
-            if name.removeprefix(names.USER_KEYS) not in erased:
-                self.repository.store_key(name, everything[name])
-                with self.manifest.change():
+        if not lacking:
+            return False
+        erased = set(self.erased())
+        with ThreadPoolExecutor(2 * self.threads, thread_name_prefix="keys") as pool:
+            # They are small, so the time goes by in waiting.
+            storing = {
+                name: pool.submit(self.repository.store_key, name, everything[name])
+                for name in lacking
+                if name.removeprefix(names.USER_KEYS) not in erased
+            }
+        with self.manifest.change():
+            for name, future in storing.items():
+                if future.exception() is None:
                     self.manifest.put(f"sealed:{name}", wanted)
-        return bool(lacking)
+        for future in storing.values():
+            future.result()
+        return True
 
     # --- one user ------------------------------------------------------------------------------------------------------------
 
@@ -327,6 +418,7 @@ class Sync:
 
     def _note_unsaved(self) -> bool:
         """Write down that a snapshot is due, whatever becomes of this run, before the manifest calls anything known."""
+        self._compare()
         if self.manifest.get("unsaved") != "yes":
             with self.manifest.change():
                 self.manifest.put("unsaved", "yes")
@@ -346,10 +438,15 @@ class Sync:
     def _before(self) -> set[str]:
         return set((self.manifest.get("vaults") or "").split())
 
-    def _remember(self, base: str, number: int, vaults: Iterable[str]) -> None:
+    def _remember_parts(self, base: str, number: int, parts: Sequence[Part]) -> None:
+        self._remember(base, number, [part.vault for part in parts], sum(part.files for part in parts), sum(part.size for part in parts))
+
+    def _remember(self, base: str, number: int, vaults: Sequence[str], files: int, size: int) -> None:
+        """Write down what the newest snapshot is and holds."""
         self.manifest.put("snapshot", base)
         self.manifest.put("number", str(number))
         self.manifest.put("vaults", " ".join(sorted(vaults)))
+        self.manifest.put("holds", f"{len(vaults)} {files} {size}")
 
     def _snapshot(self, users: Sequence[User], present: dict[str, list[str]], dump: Dump | None, synced: Synced) -> None:
         previous, number = self.manifest.get("snapshot") or "", int(self.manifest.get("number") or 0) + 1
@@ -374,8 +471,7 @@ class Sync:
         self.repository.bucket.put(name.object, data, locked=True)
         with self.manifest.change():
             self.manifest.finish(name.object)
-            self._remember(name.base, number, (user.vault_id for user in users))
-            self.manifest.put("holds", f"{synced.users} {synced.files} {synced.size}")
+            self._remember(name.base, number, [user.vault_id for user in users], synced.files, synced.size)
             self.manifest.put("unsaved", None)
         synced.snapshot = name.base
 
