@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import subprocess
 import tempfile
 import uuid
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
 from gigglekit.backup.scratch import scratch
@@ -67,17 +66,17 @@ class Cluster:
 @contextmanager
 def cluster() -> Iterator[Cluster]:
     """Have a server in memory."""
-    # Memory where there is some that any account can reach.
-    base = Path(tempfile.mkdtemp(prefix="gg-pg-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    # Memory where there is some that any account can reach. Always the same folder: what a killed run left is found by the next.
+    memory = Path("/dev/shm")
+    base = (memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())) / f"giggles-tests-{os.geteuid()}"
+    base.mkdir(mode=0o711, exist_ok=True)
+    assert base.stat().st_uid == os.geteuid(), f"{base} is somebody else's"
     base.chmod(0o711)
-    try:
-        with scratch(base) as url:
-            (folder,) = base.glob("scratch-*")
-            (folder / "data/pg_hba.conf").write_text("local all postgres peer map=scratch\nlocal all all scram-sha-256\n")
-            execute(url, "SELECT pg_reload_conf()")
-            yield Cluster(str(folder), url)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with scratch(base) as url:
+        folder = Path(parse_qs(urlsplit(url).query)["host"][0])
+        (folder / "data/pg_hba.conf").write_text("local all postgres peer map=scratch\nlocal all all scram-sha-256\n")
+        execute(url, "SELECT pg_reload_conf()")
+        yield Cluster(str(folder), url)
 
 
 def execute(url: str, statements: str) -> None:
