@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from gigglekit.crypto import keys
 from gigglekit.files.replacing import replace
-from gigglekit.vault.errors import VaultError
+from gigglekit.vault.errors import RefusedError, VaultError
 from gigglekit.vault.keyring import Keyring
 from gigglekit.vault.places import Places
 
 from tests.unit.killing import killed_before
-from tests.unit.vault_volume import Disk
+from tests.unit.vault_volume import Disk, Droplet
 
 
 class Ring:
@@ -271,3 +271,20 @@ def test_writing_a_new_file_over_the_old_one_would_leave_it_there(a_disk: Disk) 
     replace(a_disk.place / "user.key", keys.wrap(keys.new(), keys.new()))
     (a_disk.place / "user.key").unlink()
     assert old in a_disk.raw()
+
+
+def test_a_damaged_key_is_replaced_by_the_one_of_the_backup(droplet: Droplet) -> None:
+    root = droplet.keyring.make_root_key("a" * 32)
+    path = droplet.places.keys / "ring" / "vaults" / f"{'a' * 32}.key"
+    path.write_bytes(bytes(40))
+    with pytest.raises(VaultError):
+        droplet.keyring.root_key("a" * 32)
+    droplet.keyring.take_over(droplet.keyring.names_key(), {"a" * 32: root}, {})
+    assert droplet.keyring.root_key("a" * 32) == root
+
+
+def test_keys_of_another_droplet_are_not_taken_over_where_users_have_vaults(droplet: Droplet) -> None:
+    droplet.keyring.make_root_key("a" * 32)
+    with pytest.raises(RefusedError, match="1 users"):
+        droplet.keyring.take_over(bytes(32), {}, {})
+    assert droplet.keyring.names_key() != bytes(32)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gigglekit.crypto import signing
 from gigglekit.vault import receipt
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.ledger import Ledger
@@ -248,3 +249,14 @@ def test_the_ledger_names_no_erased_user(droplet: Droplet) -> None:
     for path in droplet.places.ledger.rglob("*"):
         assert user not in path.name
         assert not path.is_file() or user.encode() not in path.read_bytes()
+
+
+def test_a_lost_signing_key_comes_back_and_a_strangers_is_refused(droplet: Droplet) -> None:
+    droplet.receipts.issue({"subject": "x"})
+    private = droplet.receipts.signing_key()
+    (droplet.places.keys / "receipts.key").unlink()
+    with pytest.raises(VaultError, match="other key|another key"):
+        droplet.receipts.take_over(signing.new())
+    droplet.receipts.take_over(private)
+    assert droplet.receipts.signing_key() == private
+    assert droplet.receipts.check().problems == ()

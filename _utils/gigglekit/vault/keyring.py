@@ -188,7 +188,7 @@ class Keyring:
         except OSError as error:
             raise VaultError(
                 f"There are no keys in {self._folder} ({error.strerror}). On a new droplet salt-call state.apply vault makes them; on "
-                "this one, where users have vaults, put the folder back from the newest snapshot of this droplet."
+                "this one, where users have vaults, the recovery kit brings them back: salt-call giggles.restore kit=/root/kit.txt."
             ) from error
         ring = self._folder / name
         if not _RING.fullmatch(name) or not _whole(ring):
@@ -339,7 +339,7 @@ class Keyring:
         except keys.WrongKeyError as error:
             raise VaultError(
                 f"{path} cannot be unwrapped: it is damaged or was made by another key-encryption key. Nothing was changed. Put it "
-                "back from the newest snapshot of this droplet; without it, what it encrypts is lost."
+                "back with the recovery kit: salt-call giggles.restore kit=/root/kit.txt. Without kit and backup, what it encrypts is lost."
             ) from error
 
     def _store(self, kind: str, name: str, key: bytes) -> None:
@@ -435,10 +435,17 @@ class Keyring:
                 )
             replace(self._folder / _NAMES, names_key, 0o600)
         for vault_id, root in roots.items():
-            if self.root_key(vault_id) != root:
+            if not self._has(vault_id, root):
                 self._store("vaults", vault_id, root)
         for name, key in secrets.items():
             self.keep_secret(name, key)
+
+    def _has(self, vault_id: str, root: bytes) -> bool:
+        try:
+            return self.root_key(vault_id) == root
+        except VaultError:
+            # A damaged one is what somebody takes the keys over for; without the share, storing says so.
+            return False
 
     # --- names ----------------------------------------------------------------------------------------------------------
 

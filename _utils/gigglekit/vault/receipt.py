@@ -69,8 +69,8 @@ class Receipts:
             if not self._private.exists():
                 if any(True for _ in self.numbers()):
                     raise VaultError(
-                        f"{self._private} is gone, although there are receipts signed by it. Nothing was changed. Put it back from the "
-                        "newest snapshot of this droplet, so that new receipts can be checked by the same public key."
+                        f"{self._private} is gone, although there are receipts signed by it. Nothing was changed. Put it back with the "
+                        "recovery kit, so that new receipts can be checked by the same public key: docs/BACKUP_AND_RESTORE.md"
                     )
                 self._private.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 replace(self._private, signing.private_pem(signing.new()), 0o600)
@@ -86,8 +86,8 @@ class Receipts:
             return signing.from_private_pem(self._private.read_bytes())
         except (OSError, signing.NoKeyError) as error:
             raise VaultError(
-                f"The key that signs receipts, {self._private}, cannot be used. Put it back from the newest snapshot of this "
-                "droplet; on a droplet without receipts salt-call state.apply vault makes one."
+                f"The key that signs receipts, {self._private}, cannot be used. The recovery kit brings it back: salt-call "
+                "giggles.restore kit=/root/kit.txt. On a droplet without receipts salt-call state.apply vault makes one."
             ) from error
 
     def signing_key(self) -> bytes:
@@ -100,9 +100,10 @@ class Receipts:
         Raises:
             VaultError: there are receipts here already that another key has signed.
         """
-        if self._private.exists() and self._key() == private:
+        if self._private.exists() and self._private.read_bytes() == signing.private_pem(private):
             return
-        if self.numbers():
+        ours = signing.public_pem(signing.public_of(private))
+        if self.numbers() and not (self._public.exists() and self._public.read_bytes() == ours):
             raise VaultError(
                 f"Receipts in {self._folder} were signed by another key than the backup's, so that the two cannot become one. Nothing was "
                 "changed. Keep a copy of that folder elsewhere, remove it, then ask again."

@@ -158,8 +158,8 @@ class Volume:
                     fscrypt.encrypt(vault, identifier)
                 elif found != identifier:
                     raise VaultError(
-                        f"The vault {vault_id} is encrypted by another key than the ring has for it. Nothing was changed. Put the ring of "
-                        f"{self.places.keys} back from the newest snapshot of this droplet."
+                        f"The vault {vault_id} is encrypted by another key than the ring has for it. Nothing was changed. The recovery kit "
+                        "brings the right one back: salt-call giggles.restore kit=/root/kit.txt"
                     )
                 for kind in KINDS:
                     with contextlib.suppress(FileExistsError):
