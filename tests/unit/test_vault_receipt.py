@@ -255,7 +255,7 @@ def test_a_lost_signing_key_comes_back_and_a_strangers_is_refused(droplet: Dropl
     droplet.receipts.issue({"subject": "x"})
     private = droplet.receipts.signing_key()
     (droplet.places.keys / "receipts.key").unlink()
-    with pytest.raises(VaultError, match="other key|another key"):
+    with pytest.raises(VaultError, match="another key"):
         droplet.receipts.take_over(signing.new())
     droplet.receipts.take_over(private)
     assert droplet.receipts.signing_key() == private
