@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from gigglekit.backup import multipart
 from gigglekit.backup.errors import BackupError, DamagedError, DeniedError, LockedError, MissingError, RefusedError
+from gigglekit.backup.objects import Version
 from gigglekit.backup.throttle import Throttle
 
 from tests.unit.b2 import Storage
@@ -181,6 +182,13 @@ def test_erasing_takes_every_version_and_marker_and_no_neighbour(b2: Storage) ->
 
 def test_the_oldest_version_goes_first(b2: Storage) -> None:
     # Were it the other way round, a run that is killed would leave an older version, or a hidden one, as the newest.
+    when = [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (3, 2, 1, 1)]
+    listed = [Version("a", str(number), 1, number == 0, each) for number, each in enumerate(when)]
+    eraser, order = bucket(b2)._eraser, list[str]()
+    eraser._takes_many = False
+    eraser._delete_one = lambda version: order.append(version.version_id)  # type: ignore[assignment, method-assign, func-returns-value]
+    eraser._delete(listed)
+    assert order == ["3", "2", "1", "0"]
     there = bucket(b2)
     there._eraser._takes_many = False
     client = b2.client()

@@ -194,7 +194,7 @@ def test_the_answer_to_the_last_request_may_be_lost(b2: Storage, there: Bucket) 
     assert there.get("x") == bytes(multipart.PART_BYTES) + b"y"
 
 
-def test_an_upload_that_is_taken_away_is_no_success(b2: Storage, there: Bucket) -> None:
+def test_an_upload_that_is_taken_away_is_no_success(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     there.put("x", b"another object of this name")
 
     def chunks() -> Any:
@@ -205,7 +205,28 @@ def test_an_upload_that_is_taken_away_is_no_success(b2: Storage, there: Bucket) 
 
     with pytest.raises(BackupError, match="Upload"):
         there.put_stream("x", chunks())
+    import botocore.exceptions
+
+    ask = there.connection.ask
+
+    def late(operation: str, name: str = "", **parameters: Any) -> Any:
+        if operation == "CompleteMultipartUpload":
+            # moto answers 500 where B2 answers so.
+            answer = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+            raise BackupError("NoSuchUpload") from botocore.exceptions.ClientError(answer, operation)
+        return ask(operation, name, **parameters)
+
+    monkeypatch.setattr(there.connection, "ask", late)
+    with pytest.raises(BackupError, match="NoSuchUpload"):
+        there.put_stream("x", [bytes(multipart.PART_BYTES), b"y"])
     assert there.get("x") == b"another object of this name"
+
+
+def test_a_listing_that_does_not_say_whether_it_is_whole_is_none(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(there.connection, "call", lambda *_: {})
+    for ask in (there.list, there.versions, there.unfinished):
+        with pytest.raises(UnreachableError):
+            [*ask()]
 
 
 def test_a_stream_that_cannot_be_written_leaves_no_parts(b2: Storage, there: Bucket) -> None:

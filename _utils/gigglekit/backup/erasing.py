@@ -87,7 +87,9 @@ class Eraser:
 
     def _delete(self, versions: list[Version]) -> Erased:
         # The oldest first: with the newest deleted and the run killed then, an older one, or one that was hidden, would come to light.
-        versions = sorted(versions, key=lambda version: version.modified)
+        # What was written in the same second comes newest first, as it was listed.
+        versions = versions[::-1]
+        versions.sort(key=lambda version: (version.modified, version.marker))
         left = self._delete_many(versions) if self._takes_many and len(versions) > 1 else versions
         locks = [until for until in map(self._delete_one, left) if until is not None]
         return Erased(len(versions) - len(locks), max(locks, default=None))
