@@ -28,7 +28,7 @@ def __virtual__():
     return "backup"
 
 
-def usable(name, settings="/etc/giggles/backup.json"):
+def usable(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggles/backup/checked.json"):
     """
     The bucket can be used as the backup needs it: listed, read, written and cleared, in all versions. A right that is
     missing is named. A bucket that worked with these settings and cannot be reached now is told, and is no failure: the
@@ -38,6 +38,8 @@ def usable(name, settings="/etc/giggles/backup.json"):
         Not used; any text.
     settings
         The file with the settings of the backup.
+    notes
+        Where it is noted what was found, and when.
 
     .. code-block:: yaml
 
@@ -45,12 +47,12 @@ def usable(name, settings="/etc/giggles/backup.json"):
           backup.usable: []
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
-    path = Path(settings)
+    path, notes = Path(settings), Path(notes)
     try:
         chosen = backup_settings.load(path)
         if chosen is None:
             return _without_settings(ret)
-        last = checked.last(checked.RIGHTS, path)
+        last = checked.last(checked.RIGHTS, path, notes=notes)
         if not last.due:
             return {**ret, "comment": f"The bucket was found usable at {last.day}."}
         if __opts__["test"]:
@@ -65,7 +67,7 @@ def usable(name, settings="/etc/giggles/backup.json"):
             return {**ret, "comment": f"{error} It was usable at {last.day}, and the next backup tries again."}
         if found:
             return {**ret, "result": False, "comment": " ".join(found)}
-        checked.note(checked.RIGHTS, path)
+        checked.note(checked.RIGHTS, path, notes=notes)
     except BackupError as error:
         return {**ret, "result": False, "comment": str(error)}
     except OSError as error:
@@ -75,7 +77,7 @@ def usable(name, settings="/etc/giggles/backup.json"):
     return {**ret, "comment": "The bucket is usable."}
 
 
-def bucket_kept(name, settings="/etc/giggles/backup.json"):
+def bucket_kept(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggles/backup/checked.json"):
     """
     The bucket's own settings are as the backup needs them: uploads that were never finished are cleared away, and nothing
     there deletes or locks by itself what it must not.
@@ -84,6 +86,8 @@ def bucket_kept(name, settings="/etc/giggles/backup.json"):
         Not used; any text.
     settings
         The file with the settings of the backup.
+    notes
+        Where it is noted what was found, and when.
 
     .. code-block:: yaml
 
@@ -91,12 +95,12 @@ def bucket_kept(name, settings="/etc/giggles/backup.json"):
           backup.bucket_kept: []
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
-    path = Path(settings)
+    path, notes = Path(settings), Path(notes)
     try:
         chosen = backup_settings.load(path)
         if chosen is None:
             return _without_settings(ret)
-        last = checked.last(checked.OWN_SETTINGS, path)
+        last = checked.last(checked.OWN_SETTINGS, path, notes=notes)
         if not last.due:
             return {**ret, "comment": f"The bucket's settings were as they should be at {last.day}."}
         from gigglekit.backup import bucket_settings
@@ -115,7 +119,7 @@ def bucket_kept(name, settings="/etc/giggles/backup.json"):
                 raise
             return _only_asked(ret, last, f"{error} Nothing is known of the bucket's settings.", {"bucket": "looked at"})
         if not __opts__["test"]:
-            checked.note(checked.OWN_SETTINGS, path)
+            checked.note(checked.OWN_SETTINGS, path, notes=notes)
     except BackupError as error:
         return {**ret, "result": False, "changes": {}, "comment": str(error)}
     except OSError as error:

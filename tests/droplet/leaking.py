@@ -30,6 +30,7 @@ ALLOWED = frozenset(
         "/opt/giggles/.env",
         "/opt/giggles/process.env",
         "/root/giggles-answers.yaml",
+        "/etc/giggles/backup.json",
     )
 )
 """The only files that may hold a secret; nobody but their owner may read them."""
