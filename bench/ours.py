@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-sys.dont_write_bytecode = False
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "_utils"))
 
 
@@ -45,20 +45,23 @@ def main() -> None:
         manifest.close()
         print(json.dumps(vars(done)))
     elif command in ("restore", "clip"):
-        from gigglekit.backup.restore import restore_user
+        from gigglekit.backup.restore import Task, restore
 
         opened = repository.open(repository.choose(None))
         parts = {part.vault: part for part in opened.head.users}
-        for user in users:
-            if command == "restore" or arguments[0].startswith(user["vault"] + "/"):
-                root = bytes.fromhex(user["root"])
-                target = Path(arguments[-1]) / user["vault"]
-                target.mkdir(parents=True)
-                section = repository.section(opened, parts[user["vault"]], root)
-                wanted = (lambda path: True) if command == "restore" else (lambda path: path == arguments[0].partition("/")[2])
-                done = restore_user(repository, section, root, target, None, wanted=wanted)
-                if done.damaged:
-                    sys.exit("; ".join(done.damaged))
+        path = arguments[0] if command == "clip" else ""
+
+        def tasks() -> Iterator[Task]:
+            for user in users:
+                if path.startswith(user["vault"]) or not path:
+                    target = Path(arguments[-1]) / user["vault"]
+                    target.mkdir(parents=True)
+                    root = bytes.fromhex(user["root"])
+                    yield Task(repository.section(opened, parts[user["vault"]], root), root, target, None)
+
+        back = restore(repository, tasks(), wanted=lambda name: not path or name == path.partition("/")[2])
+        if back.damaged:
+            sys.exit("; ".join(back.damaged))
     elif command == "erase":
         from gigglekit.backup.erase import erase_user
         from gigglekit.backup.manifest import Manifest

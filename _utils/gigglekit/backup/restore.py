@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,7 +20,7 @@ from gigglekit.backup.manifest import digest_of
 from gigglekit.backup.repository import Repository, backup_key, manifest_key
 from gigglekit.backup.section import FileEntry, PackEntry, Section
 from gigglekit.crypto import chunked
-from gigglekit.files import draining
+from gigglekit.files import draining, links
 
 _GAP_BYTES = 512 << 10
 """What lies between two wanted pieces is read with them if it is not more than this: a request costs about as much."""
@@ -55,6 +56,78 @@ class Restored:
     kept: int = 0
     damaged: list[str] = field(default_factory=list)
 
+    def add(self, other: Restored) -> None:
+        """Count what somebody else restored too."""
+        self.files, self.size = self.files + other.files, self.size + other.size
+        self.same, self.kept = self.same + other.same, self.kept + other.kept
+        self.damaged += other.damaged
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be written of one user.
+
+    Arguments:
+        section: what the snapshot holds of the user.
+        root_key: the user's.
+        folder: where to; `clips/…` is made in it.
+        owner: of what is written; this process's account if None.
+    """
+
+    section: Section
+    root_key: bytes = field(repr=False)
+    folder: Path
+    owner: Owner | None
+
+
+def restore(
+    repository: Repository,
+    tasks: Iterable[Task],
+    *,
+    wanted: Callable[[str], bool] = lambda _: True,
+    replace: bool = False,
+    threads: int = 4,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Restored:
+    """Write the files of users, those of several at the same time.
+
+    Arguments:
+        repository: where they come from.
+        tasks: whose, one after the other; asked for the next one when there is a thread free for it.
+        wanted: which paths.
+        replace: whether a file that is there with another content gives way.
+        threads: packs that are read at once.
+        progress: told bytes, now and then, by several threads.
+
+    Raises:
+        BackupError: the bucket does not answer. Files that were finished stay; none is there by halves.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    run = secrets.token_hex(4)
+    begun: list[_User] = []
+    try:
+        with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
+            running: set[Future[None]] = set()
+            for task in tasks:
+                user = _User(repository, task, run, replace)
+                begun.append(user)
+                for batch in user.begin(wanted):
+                    # Few at a time, so that what was read does not pile up in memory.
+                    if len(running) >= threads:
+                        finished, running = wait(running, return_when=FIRST_COMPLETED)
+                        for future in finished:
+                            future.result()
+                    running.add(pool.submit(user.restore, batch, progress))
+            for future in running:
+                future.result()
+    finally:
+        for user in begun:
+            user.folders.close()
+    total = Restored()
+    for user in begun:
+        total.add(user.done)
+    return total
+
 
 def restore_user(
     repository: Repository,
@@ -65,53 +138,61 @@ def restore_user(
     *,
     wanted: Callable[[str], bool] = lambda _: True,
     replace: bool = False,
-    threads: int = 3,
+    threads: int = 4,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Restored:
-    """Write the files of a user.
+    """Write the files of one user; see `Task` and `restore`."""
+    tasks = [Task(section, root_key, folder, owner)]
+    return restore(repository, tasks, wanted=wanted, replace=replace, threads=threads, progress=progress)
 
-    Arguments:
-        repository: where they come from.
-        section: what the snapshot holds of the user.
-        root_key: the user's.
-        folder: where to; `clips/…` is made in it.
-        owner: of what is written; this process's account if None.
-        wanted: which paths.
-        replace: whether a file that is there with another content gives way.
-        threads: packs that are read at once.
-        progress: told bytes, now and then.
 
-    Raises:
-        BackupError: the bucket does not answer. Files that were finished stay; none is there by halves.
-        OSError: the disk is full, or the folder cannot be written.
-    """
-    done = Restored()
-    key = manifest_key(root_key)
-    chosen = [file for file in section.files if wanted(file.path)]
-    with _Folders(folder, owner, replace, done) as folders:
-        todo = [file for file in chosen if not _is_settled(folders, file, key, replace, done)]
+class _User:
+    """The files of one user on their way."""
+
+    def __init__(self, repository: Repository, task: Task, run: str, replace: bool) -> None:
+        self.done = Restored()
+        self._key = manifest_key(task.root_key)
+        self._files, self._replace = task.section.files, replace
+        self._fetcher = _Fetcher(repository, task.section.packs, backup_key(task.root_key))
+        self.folders = _Folders(task.folder, task.owner, replace, self.done, run)
+        self._left = 0
+        self._lock = threading.Lock()
+
+    def begin(self, wanted: Callable[[str], bool]) -> list[list[FileEntry]]:
+        """Return what is to be done, in parts that each are one call of `restore`."""
+        chosen = [file for file in self._files if wanted(file.path)]
+        todo = [file for file in chosen if not _is_settled(self.folders, file, self._key, self._replace, self.done)]
         # One pack after the other, and in it from front to back.
         todo.sort(key=lambda file: (file.extents[0].pack, file.extents[0].offset) if file.extents else (-1, 0))
-        batches = _batches(todo)
-        fetcher = _Fetcher(repository, section.packs, backup_key(root_key))
-        with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
-            running: set[Future[None]] = set()
-            for batch in batches:
-                # Few at a time, so that what was read does not pile up in memory.
-                if len(running) >= threads:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        future.result()
-                running.add(pool.submit(_restore_batch, fetcher, folders, batch, key, done, progress))
-            for future in running:
-                future.result()
-        folders.place()
-    return done
+        batches = list(_batches(todo))
+        self._left, self._files = len(batches), ()
+        if not batches:
+            self.folders.close()
+        return batches
+
+    def restore(self, batch: list[FileEntry], progress: Callable[[int], None]) -> None:
+        """Write files; after the last of them, let go of the folders."""
+        _restore_batch(self._fetcher, self.folders, batch, self._key, self.done, progress)
+        with self._lock:
+            self._left -= 1
+            last = not self._left
+        if last:
+            self.folders.place()
+            self.folders.close()
 
 
 def _is_settled(folders: _Folders, file: FileEntry, key: bytes, replace: bool, done: Restored) -> bool:
     """Tell whether there is nothing to do for a file, since it is there."""
-    found = folders.digest(file.path, key, file.size)
+    try:
+        found = folders.digest(file.path, key, file.size)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        done.damaged.append(
+            f"{file.path} was not restored: one of its folders cannot be made, since something else lies there, or its name is too long "
+            f"for this disk ({error.strerror}). Move away what is there, then ask again."
+        )
+        return True
     if found is None:
         return False
     if found == file.digest:
@@ -240,26 +321,29 @@ class _Folders:
     A file gets its name when its content is on the disk for certain. That is asked of the disk for many files at once.
     """
 
-    def __init__(self, folder: Path, owner: Owner | None, replace: bool, done: Restored) -> None:
-        self._root, self._owner, self._replace, self._done = folder, owner, replace, done
-        self._open: dict[str, int] = {}
+    def __init__(self, folder: Path, owner: Owner | None, replace: bool, done: Restored, run: str) -> None:
+        self._owner, self._replace, self._done = owner, replace, done
+        # Tells what this run is writing from what one that was killed has left.
+        self._beside = f"{names.UNFINISHED}{run}"
+        self._open = {"": os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}
         self._written: list[_Written] = []
         self._paths: set[str] = set()
         self._lock = threading.Lock()
 
-    def __enter__(self) -> _Folders:
-        self._open[""] = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for written in self._written:
-            with contextlib.suppress(OSError):
-                os.unlink(written.beside, dir_fd=written.folder)
-        for descriptor in self._open.values():
-            with contextlib.suppress(OSError):
-                # Names last as well as contents.
-                os.fsync(descriptor)
-            os.close(descriptor)
+    def close(self) -> None:
+        """Throw away what has no name yet, and let go of the folders; nothing happens the second time."""
+        with self._lock:
+            for written in self._written:
+                with contextlib.suppress(OSError):
+                    os.unlink(written.beside, dir_fd=written.folder)
+            self._written.clear()
+            for descriptor in self._open.values():
+                with contextlib.suppress(OSError):
+                    # Names last as well as contents.
+                    os.fsync(descriptor)
+                os.close(descriptor)
+            self._open.clear()
+            self._paths.clear()
 
     def _folder(self, path: str, *, make: bool) -> int | None:
         if path in self._open:
@@ -278,16 +362,19 @@ class _Folders:
             if self._owner is not None:
                 os.fchown(descriptor, self._owner.uid, self._owner.gid)
                 os.fchmod(descriptor, self._owner.folder_mode)
-        self._tidy(descriptor)
+        self._tidy(descriptor, self._beside)
         self._open[path] = descriptor
         return descriptor
 
     @staticmethod
-    def _tidy(folder: int) -> None:
+    def _tidy(folder: int, ours: str) -> None:
         """Remove what a run that was killed has left."""
         with os.scandir(folder) as entries:
             left = [entry.name for entry in entries if entry.name.startswith(names.UNFINISHED) and entry.is_file(follow_symlinks=False)]
         for name in left:
+            if name.startswith(ours):
+                # Of another user, whose files go into the same folder.
+                continue
             os.unlink(name, dir_fd=folder)
 
     def has(self, path: str) -> bool:
@@ -306,19 +393,22 @@ class _Folders:
             if error.errno in (errno.ELOOP, errno.ENXIO):
                 return ""
             raise
-        with os.fdopen(descriptor, "rb") as file:
-            if os.fstat(descriptor).st_size != size:
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != size:
                 return ""
             digest = hashlib.sha256()
-            while block := file.read(1 << 20):
+            while block := os.read(descriptor, 1 << 20):
                 digest.update(block)
+        finally:
+            os.close(descriptor)
         return digest_of(key, digest.hexdigest())
 
     @contextlib.contextmanager
     def unfinished(self, file: FileEntry) -> Iterator[int]:
         """Have a descriptor to write a file's content to during the block; it is thrown away if the block fails."""
         folder = self._open[file.path.rpartition("/")[0]]
-        beside = f"{names.UNFINISHED}{secrets.token_hex(8)}"
+        beside = f"{self._beside}{secrets.token_hex(8)}"
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             yield descriptor
@@ -341,25 +431,51 @@ class _Folders:
     def place(self) -> None:
         """Give every file that was written its name."""
         with self._lock:
-            if not self._written:
-                return
-            draining.sync(self._open[""])
-            while self._written:
-                self._name(self._written[-1])
-                self._written.pop()
+            placing, self._written = self._written, []
+        if not placing:
+            return
+        try:
+            draining.sync(placing[0].folder)
+            while placing:
+                self._name(placing[-1])
+                placing.pop()
+        except BaseException:
+            with self._lock:
+                self._written += placing
+            raise
 
     def _name(self, written: _Written) -> None:
         name = written.file.path.rpartition("/")[2]
         if self._replace:
-            os.rename(written.beside, name, src_dir_fd=written.folder, dst_dir_fd=written.folder)
+            try:
+                os.rename(written.beside, name, src_dir_fd=written.folder, dst_dir_fd=written.folder)
+            except IsADirectoryError:
+                os.unlink(written.beside, dir_fd=written.folder)
+                self._done.damaged.append(
+                    f"{written.file.path} was not restored: a folder of this name lies there, and a file cannot take its place. Move it "
+                    "away, then ask again."
+                )
+                return
         else:
             try:
-                os.link(written.beside, name, src_dir_fd=written.folder, dst_dir_fd=written.folder, follow_symlinks=False)
+                _name_new(written.folder, written.beside, name)
             except FileExistsError:
                 # Somebody made it meanwhile.
+                os.unlink(written.beside, dir_fd=written.folder)
                 self._done.kept += 1
                 return
-            finally:
-                os.unlink(written.beside, dir_fd=written.folder)
-        self._done.files += 1
-        self._done.size += written.file.size
+        with self._lock:
+            self._done.files += 1
+            self._done.size += written.file.size
+
+
+def _name_new(folder: int, beside: str, name: str) -> None:
+    """Give a file its name if nothing has it."""
+    try:
+        links.move_in(folder, beside, folder, name)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        # A file system that cannot do it in one step.
+        os.link(beside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.unlink(beside, dir_fd=folder)
