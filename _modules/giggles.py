@@ -521,7 +521,7 @@ def recovery_kit(rotate=False):
     .. code-block:: bash
 
         salt-call giggles.recovery_kit
-        salt-call --out=newline_values_only giggles.recovery_kit rotate=True > /dev/shm/kit.txt
+        salt-call giggles.recovery_kit rotate=True > /dev/shm/kit.txt
     """
     from gigglekit.operations import kits
 

@@ -64,7 +64,8 @@ def read(text: str) -> Kit:
         NotReadableError: it is none, or there is a mistake in it; the text names the line and quotes nothing.
     """
     lines = [line.strip() for line in text[:_MOST_CHARACTERS].splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    # "local:" is what salt-call writes above all that it prints.
+    lines = [line for line in lines if line and line != "local:" and not line.startswith("#")]
     if not lines or not re.fullmatch(r"giggles-salt recovery kit \d+", " ".join(lines[0].lower().split())):
         raise NotReadableError(f"it does not begin with the line '{_FIRST}'")
     if " ".join(lines[0].lower().split()) != _FIRST:
