@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigglekit.backup import names, signed
-from gigglekit.backup.errors import BackupError, MissingError, RefusedError
+from gigglekit.backup.errors import MissingError, RefusedError
 from gigglekit.backup.kit import Kit
-from gigglekit.backup.restore import Owner, Restored, restore_user
+from gigglekit.backup.restore import Owner, Task
+from gigglekit.backup.restore import restore as write
 from gigglekit.backup.section import FileEntry, NotReadableError, Section
 from gigglekit.operations import kits, records
 from gigglekit.operations.droplet import Droplet
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from gigglekit.backup.snapshot import Part
 
 _SIGNATURE_BYTES = 64
+_KEYS_AT_ONCE = 8
 
 
 @dataclass
@@ -74,38 +78,41 @@ def restore(
             name = source.repository.choose(snapshot)
             opened = source.repository.open(name)
             parts = _parts(droplet, source, opened, wanted, kit_text)
-            result = {"snapshot": name.base, "users": 0, "erased": 0}
-            total = Restored()
-            for part in parts:
-                if part.vault in source.erased:
-                    result["erased"] += 1  # type: ignore[operator]
-                    continue
-                root = source.roots.get(part.vault)
-                if root is None:
-                    source.problems.append(f"There is no key for vault {part.vault}, so its {part.files} files cannot be restored.")
-                    continue
-                section = source.repository.section(opened, part, root)
-                section = dataclasses.replace(section, files=tuple(file for file in section.files if file.path.startswith(path or "")))
-                for place, piece, owner in _places_for(droplet, part.vault, section, target):
-                    done = restore_user(
-                        source.repository, piece, root, place, owner, replace=replace, progress=lambda size: _add(progress, total, size)
-                    )
-                    _sum(total, done)
-                result["users"] += 1  # type: ignore[operator]
+            counted = {"users": 0, "erased": 0}
+
+            def tasks() -> Iterator[Task]:
+                for part in parts:
+                    if part.vault in source.erased:
+                        counted["erased"] += 1
+                        continue
+                    root = source.roots.get(part.vault)
+                    if root is None:
+                        source.problems.append(f"There is no key for vault {part.vault}, so its {part.files} files cannot be restored.")
+                        continue
+                    section = source.repository.section(opened, part, root)
+                    section = dataclasses.replace(section, files=tuple(file for file in section.files if file.path.startswith(path or "")))
+                    for place, piece, owner in _places_for(droplet, part.vault, section, target):
+                        yield Task(piece, root, place, owner)
+                    counted["users"] += 1
+
+            total = write(source.repository, tasks(), replace=replace, progress=_sum(progress))
         problems = [*source.problems, *total.damaged]
-        numbers = {**result, "files": total.files, "bytes": total.size, "same": total.same, "kept": total.kept}
+        numbers = {"snapshot": name.base, **counted, "files": total.files, "bytes": total.size, "same": total.same, "kept": total.kept}
         record.update(numbers, problems=len(problems), ok=not problems)
     return {**numbers, "problems": problems}
 
 
-def _add(progress: Progress, total: Restored, size: int) -> None:
-    progress.bytes(total.size + size)
+def _sum(progress: Progress) -> Callable[[int], None]:
+    """Return what shows the sum of the bytes that it is told by several threads."""
+    lock, total = threading.Lock(), 0
 
+    def more(size: int) -> None:
+        nonlocal total
+        with lock:
+            total += size
+            progress.bytes(total)
 
-def _sum(total: Restored, more: Restored) -> None:
-    total.files, total.size = total.files + more.files, total.size + more.size
-    total.same, total.kept = total.same + more.same, total.kept + more.kept
-    total.damaged += more.damaged
+    return more
 
 
 def _parts(droplet: Droplet, source: _Source, opened: Opened, wanted: str | None, kit_text: str | None) -> list[Part]:
@@ -215,16 +222,20 @@ def open_with_kit(droplet: Droplet, kit: Kit) -> _Source:
     secrets = Secrets(key(names.SYSTEM_KEYS + "snapshots"), key(names.SYSTEM_KEYS + "names"), None, kit.signer, kit.public)
     repository = Repository(lambda: bucket, secrets)
     source = _Source(repository, {}, repository.erased(), signing=key(names.SYSTEM_KEYS + "signing"))
-    for entry in list(bucket.list(names.USER_KEYS)):
-        vault = entry.name.removeprefix(names.USER_KEYS)
-        if vault in source.erased:
-            continue
+    sealed = [entry.name for entry in bucket.list(names.USER_KEYS) if entry.name.removeprefix(names.USER_KEYS) not in source.erased]
+
+    def unseal(name: str) -> bytes | str:
         try:
-            source.roots[vault] = signed.unseal_key(entry.name, bucket.get(entry.name, 4096), kit.key, kit.signer)
-        except (NotReadableError, BackupError) as error:
-            if isinstance(error, BackupError) and not isinstance(error, MissingError):
-                raise
-            source.problems.append(f"{entry.name} does not open with this kit: {error}.")
+            return signed.unseal_key(name, bucket.get(name, 4096), kit.key, kit.signer)
+        except (NotReadableError, MissingError) as error:
+            return f"{name} does not open with this kit: {error}."
+
+    with ThreadPoolExecutor(_KEYS_AT_ONCE, thread_name_prefix="keys") as pool:
+        for name, found in zip(sealed, pool.map(unseal, sealed), strict=True):
+            if isinstance(found, bytes):
+                source.roots[name.removeprefix(names.USER_KEYS)] = found
+            else:
+                source.problems.append(found)
     return source
 
 
