@@ -26,6 +26,13 @@ from tests.unit.backup_repository import Droplet
 _PIECE = 100_000
 
 
+def samples(usually: int) -> int:
+    """Return how many of something are tried: GIGGLES_SAMPLES, a factor, asks for more than usual."""
+    number = round(usually * float(os.environ.get("GIGGLES_SAMPLES", "1")))
+    print(f"samples: {number}")
+    return number
+
+
 class FolderBucket:
     """Objects as files.
 

@@ -6,10 +6,14 @@ to see the backup fail. Disks are full, clocks are wrong, and credentials end.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import os
 import random
 import shutil
 import sqlite3
+import stat
 import subprocess
 import threading
 import time
@@ -22,13 +26,12 @@ import pytest
 from gigglekit.backup import names
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.errors import BackupError, ClockError, DeniedError
-from gigglekit.backup.manifest import Manifest
-from gigglekit.backup.repository import Repository
+from gigglekit.backup.manifest import Manifest, State
 from gigglekit.backup.sync import User
 from gigglekit.files import walking
 
-from tests.unit.b2 import Storage
-from tests.unit.backup_folder import FolderDroplet
+from tests.unit.b2 import Storage, b2_proxy
+from tests.unit.backup_folder import FolderDroplet, samples
 from tests.unit.backup_repository import Droplet, digests
 from tests.unit.test_backup_prune import check, prune
 
@@ -117,7 +120,7 @@ def test_links_fifos_sockets_and_devices_are_left_out_and_read_by_nobody(local: 
     (clips / "deep").mkdir()
     (clips / "deep/link.wav").symlink_to("/etc/shadow")
     if os.geteuid() == 0:
-        os.mknod(clips / "zero.wav", 0o600 | 0o020000, os.makedev(1, 5))
+        os.mknod(clips / "zero.wav", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
     assert local.sync().files == 1
     assert local.restore(user, a_folder / "back").files == 1
     shutil.rmtree(clips)
@@ -167,7 +170,7 @@ def test_what_becomes_something_else_between_looking_and_opening_is_not_read(
         elif becomes == "device":
             if os.geteuid() != 0:
                 pytest.skip("needs root")
-            os.mknod(victim, 0o600 | 0o020000, os.makedev(1, 5))
+            os.mknod(victim, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
 
     swapping = Swapping(monkeypatch, swap)
     done = local.sync()
@@ -343,3 +346,392 @@ def test_what_was_deleted_before_a_run_that_failed_is_not_in_the_next_snapshot(l
         local.sync(repository)
     assert local.sync().files == 1
     everything_is_as_on_disk(local, user, a_folder / "back")
+
+
+@contextmanager
+def copied_keys(droplet: FolderDroplet, folder: Path) -> Iterator[FolderDroplet]:
+    """Give a second droplet with the same keys, users and bucket: one that was cloned, or put back to an earlier state of its disk."""
+    shutil.copytree(droplet.folder / "vaults", folder / "vaults")
+    (folder / "bucket").symlink_to(droplet.place)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(droplet.folder / "manifest.sqlite", folder)
+    clone = dataclasses.replace(droplet, folder=folder, erased=set(droplet.erased))
+    clone.users = {vault: dataclasses.replace(user, folder=folder / "vaults" / vault) for vault, user in droplet.users.items()}
+    yield clone
+
+
+def test_a_second_droplet_with_the_same_keys_is_noticed_and_none_refers_to_what_the_other_removed(
+    local: FolderDroplet, a_folder: Path
+) -> None:
+    user = local.add(1000, 300_000)
+    local.sync()
+    (a_folder / "clone").mkdir()
+    with copied_keys(local, a_folder / "clone") as clone:
+        twin = clone.users[user.vault_id]
+        for number in range(3):
+            local.write(user, f"{number}-here.wav", os.urandom(1000))
+            clone.write(twin, f"{number}-there.wav", os.urandom(1000))
+            here, there = local.sync(), clone.sync()
+            if number:
+                assert any("another droplet" in problem for problem in here.problems)
+            assert any("another droplet" in problem for problem in there.problems)
+            prune(local)
+            assert check(local).problems == []
+            assert clone.restore(twin, a_folder / f"clone-{number}").damaged == []
+            assert digests(a_folder / f"clone-{number}") == digests(twin.folder)
+        # Deleted by one of them, and only known to the other by what its manifest says.
+        (user.folder / "clips/2026_laughter_1.wav").unlink()
+        local.sync()
+        prune(local)
+        clone.write(twin, "last.wav", b"last")
+        clone.sync()
+        assert check(clone).problems == []
+        assert clone.restore(twin, a_folder / "last").damaged == []
+        assert digests(a_folder / "last") == digests(twin.folder)
+
+
+def test_a_droplet_put_back_to_an_earlier_disk_goes_on_with_what_the_bucket_has(local: FolderDroplet, a_folder: Path) -> None:
+    user = local.add(1000)
+    local.sync()
+    earlier = (local.folder / "manifest.sqlite").read_bytes()
+    local.write(user, "second.wav", b"second")
+    second = local.sync().snapshot
+    (local.folder / "manifest.sqlite").write_bytes(earlier)
+    local.write(user, "third.wav", b"third")
+    done = local.sync()
+    assert (done.new_files, done.files) == (1, 3), "what the bucket has is not stored again"
+    assert done.snapshot > second
+    everything_is_as_on_disk(local, user, a_folder / "back")
+
+
+def test_a_snapshot_that_somebody_removed_is_made_again_with_the_next_thing_that_is_new(local: FolderDroplet, a_folder: Path) -> None:
+    user = local.add(1000)
+    local.sync()
+    for path in (*(local.place / names.SNAPSHOTS).iterdir(), *(local.place / names.DATA).iterdir()):
+        path.unlink()
+    local.write(user, "second.wav", b"second")
+    done = local.sync()
+    assert done.new_files == 2
+    assert any(str(names.SNAPSHOTS) in problem for problem in done.problems)
+    everything_is_as_on_disk(local, user, a_folder / "back")
+
+
+@pytest.mark.parametrize("damage", ["snapshot", "section"])
+def test_a_lost_manifest_and_a_damaged_snapshot_together_stop_nobody(local: FolderDroplet, a_folder: Path, damage: str) -> None:
+    user, other = local.add(1000), local.add(1000)
+    local.sync()
+    local.write(user, "second.wav", b"second")
+    local.sync()
+    (local.folder / "manifest.sqlite").unlink()
+    newest = max((local.place / names.SNAPSHOTS).iterdir())
+    content = bytearray(newest.read_bytes())
+    content[20 if damage == "snapshot" else -1] ^= 1
+    newest.write_bytes(content)
+    done = local.sync()
+    assert any(newest.name in problem for problem in done.problems)
+    for one in (user, other):
+        local.restore(one, a_folder / one.vault_id)
+        assert digests(a_folder / one.vault_id) == digests(one.folder)
+
+
+# --- what is in the way of a restore ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("obstacle", ["folder", "full folder", "fifo", "link", "link to nothing", "device", "socket"])
+def test_something_else_under_a_clips_name_costs_no_other_clip(local: FolderDroplet, a_folder: Path, obstacle: str, replace: bool) -> None:
+    user = local.add(1000, 2000, 3000)
+    local.write(user, "empty.wav", b"")
+    local.sync()
+    wanted = digests(user.folder)
+    target = a_folder / "back"
+    (target / "clips").mkdir(parents=True)
+    outside = a_folder / "outside"
+    outside.write_bytes(b"not mine")
+    for name in ("2026_laughter_1.wav", "empty.wav"):
+        place = target / "clips" / name
+        if "folder" in obstacle:
+            place.mkdir()
+        if obstacle == "full folder":
+            (place / "something").write_bytes(b"something")
+        if obstacle == "fifo":
+            os.mkfifo(place)
+        if "link" in obstacle:
+            place.symlink_to(a_folder / "nothing" if "nothing" in obstacle else outside)
+        if obstacle == "device":
+            if os.geteuid() != 0:
+                pytest.skip("needs root")
+            os.mknod(place, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        if obstacle == "socket":
+            os.mknod(place, 0o600 | stat.S_IFSOCK)
+    done = local.restore(user, target, replace=replace)
+    found = digests(target)
+    assert wanted["clips/2026_laughter_0.wav"] == found["clips/2026_laughter_0.wav"]
+    assert wanted["clips/2026_laughter_2.wav"] == found["clips/2026_laughter_2.wav"]
+    assert outside.read_bytes() == b"not mine"
+    assert not (a_folder / "nothing").exists()
+    if replace and "folder" not in obstacle:
+        assert (found, done.kept, done.damaged) == (wanted, 0, [])
+    elif replace:
+        assert (done.files, len(done.damaged)) == (2, 2)
+        assert all("folder" in problem for problem in done.damaged)
+    else:
+        assert (done.files, done.same, done.kept, done.damaged) == (2, 0, 2, [])
+    assert not [path for path in target.rglob("*") if path.name.startswith(names.UNFINISHED)]
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link to etc", "fifo"])
+def test_something_else_under_a_folders_name_costs_only_what_lies_in_it(local: FolderDroplet, a_folder: Path, obstacle: str) -> None:
+    user = local.add(1000)
+    local.write(user, "deep/a.wav", b"a")
+    local.write(user, "deep/er/b.wav", b"b")
+    local.sync()
+    target = a_folder / "back"
+    (target / "clips").mkdir(parents=True)
+    outside = a_folder / "outside"
+    outside.mkdir()
+    place = target / "clips/deep"
+    match obstacle:
+        case "file":
+            place.write_bytes(b"a file")
+        case "fifo":
+            os.mkfifo(place)
+        case _:
+            place.symlink_to(outside)
+    for replace in (False, True):
+        done = local.restore(user, target, replace=replace)
+        assert done.files + done.same == 1
+        assert len(done.damaged) == 2
+        assert all("clips/deep" in problem for problem in done.damaged)
+    assert list(outside.iterdir()) == []
+
+
+def test_folders_that_become_links_while_clips_are_restored_lead_nowhere(
+    local: FolderDroplet, a_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = local.add()
+    for number in range(6):
+        local.write(user, f"deep/{number}.wav", b"mine" * (number + 1))
+    local.sync()
+    target, outside = a_folder / "back", a_folder / "outside"
+    outside.mkdir()
+    target.mkdir()
+    original, swapped = os.open, []
+
+    def opened(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if str(path).startswith(names.UNFINISHED) and not swapped:
+            swapped.append(path)
+            (target / "clips/deep").rename(target / "clips/was-deep")
+            (target / "clips/deep").symlink_to(outside)
+        return original(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    local.restore(user, target)
+    assert swapped
+    assert list(outside.iterdir()) == []
+    assert len(list((target / "clips/was-deep").iterdir())) == 6
+
+
+# --- full disks ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(a_folder: Path) -> Iterator[Path]:
+    """A disk of a megabyte."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = a_folder / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_fills_during_a_restore_leaves_whole_clips_only_and_more_room_goes_on(
+    local: FolderDroplet, a_folder: Path, small: Path
+) -> None:
+    user = local.add(*[200_000] * 10)
+    local.sync()
+    wanted = digests(user.folder)
+    with pytest.raises(OSError, match="No space left") as caught:
+        local.restore(user, small)
+    assert caught.value.errno == errno.ENOSPC
+    found = digests(small)
+    assert found.items() <= wanted.items(), "nothing is there by halves, and nothing under another name"
+    subprocess.run(["mount", "-o", "remount,size=8M", small], check=True)
+    done = local.restore(user, small)
+    assert (done.files + done.same, done.damaged) == (10, [])
+    assert digests(small) == wanted
+
+
+def test_a_disk_that_is_full_under_the_manifest_loses_nothing(local: FolderDroplet, a_folder: Path, small: Path) -> None:
+    user = local.add(1000)
+    local.sync()
+    shutil.move(local.folder / "manifest.sqlite", small)
+    (local.folder / "manifest.sqlite").symlink_to(small / "manifest.sqlite")
+    for number in range(2000):
+        local.write(user, f"{number}.wav", b"%d" % number)
+    with (small / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        local.sync()
+    assert check(local).problems == []
+    (small / "filler").unlink()
+    assert local.sync().files == 2001
+    everything_is_as_on_disk(local, user, a_folder / "back")
+
+
+def test_a_full_disk_takes_back_a_change_of_the_manifest_and_says_that_it_is_full(small: Path) -> None:
+    manifest = Manifest(small / "manifest.sqlite")
+    with manifest.change():
+        manifest.put("key", "before")
+    with pytest.raises(sqlite3.OperationalError, match="full"), manifest.change():
+        manifest.put("key", "after" * 1_000_000)
+    assert manifest.get("key") == "before"
+    with manifest.change():
+        manifest.put("key", "later")
+    assert manifest.get("key") == "later"
+    manifest.close()
+
+
+# --- clocks and credentials -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_an_hour_off_is_an_error_that_says_so_and_the_next_run_goes_on(droplet: Droplet, tmp_path: Path, hours: int) -> None:
+    user = droplet.add(1000)
+    droplet.sync()
+    droplet.write(user, "new.wav", b"new")
+    droplet.storage.proxy.set_clock(hours * 3600)
+    with pytest.raises(ClockError, match=f"60 minutes {'behind' if hours > 0 else 'ahead'}.*timedatectl"):
+        droplet.sync()
+    with pytest.raises(ClockError):
+        droplet.restore(user, tmp_path / "not")
+    droplet.storage.proxy.set_clock(0)
+    assert droplet.sync().new_files == 1
+    everything_is_as_on_disk(droplet, user, tmp_path / "back")
+
+
+def test_a_clock_that_was_set_back_makes_no_snapshot_the_older_one(local: FolderDroplet, a_folder: Path) -> None:
+    user = local.add(1000)
+    local.sync(clock=lambda: 1_900_000_000.0)
+    made = [local.repository().choose(None).base]
+    for number in range(3):
+        local.write(user, f"{number}.wav", b"%d" % number)
+        made.append(local.sync(clock=lambda: 1_800_000_000.0).snapshot)
+        if number == 1:
+            (local.folder / "manifest.sqlite").unlink()
+    repository = local.repository()
+    assert [name.base for name in repository.snapshots()] == made
+    heads = [repository.open(name).head for name in repository.snapshots()]
+    assert [head.number for head in heads] == [1, 2, 3, 4]
+    assert [head.previous for head in heads] == ["", *made[:-1]]
+    prune(local)
+    everything_is_as_on_disk(local, user, a_folder / "back")
+
+
+@pytest.mark.parametrize("after", [0, 2, 5, 7])
+def test_credentials_that_end_half_way_are_named_and_new_ones_go_on(droplet: Droplet, tmp_path: Path, after: int) -> None:
+    users = [droplet.add(300_000) for _ in range(4)]
+    left = [after]
+    original = Bucket.put
+
+    def put(bucket: Bucket, name: str, data: bytes, **options: Any) -> None:
+        if left[0] == 0:
+            droplet.storage.revoke()
+        left[0] -= 1
+        original(bucket, name, data, **options)
+
+    Bucket.put = put  # type: ignore[method-assign]
+    try:
+        with pytest.raises(DeniedError, match="giggles:secrets:backup"):
+            droplet.sync()
+    finally:
+        Bucket.put = original  # type: ignore[method-assign]
+    key_id, key = droplet.storage.key(*b2_proxy.CAPABILITIES)
+    droplet.storage = dataclasses.replace(droplet.storage, key_id=key_id, application_key=key)
+    assert droplet.sync().files == 4
+    packs = list(droplet.bucket().versions(names.DATA))
+    assert len(packs) == 4, "what was stored with the old ones is used"
+    for user in users:
+        everything_is_as_on_disk(droplet, user, tmp_path / user.vault_id)
+
+
+# --- a damaged manifest ---------------------------------------------------------------------------------------------------------------
+
+
+def filled(path: Path) -> bytes:
+    """Make a manifest with something in it."""
+    manifest = Manifest(path)
+    with manifest.change():
+        number = manifest.add_pack("0" * 32, "vault", 1000, bytes(56))
+        for each in range(500):
+            content = manifest.add_content("vault", f"{each:032}", 10, [(number, each * 10, 10)])
+            manifest.put_file("vault", f"{each:032}", State(10, 1, 1, 1), content)
+    manifest.close()
+    return path.read_bytes()
+
+
+def used(path: Path) -> None:
+    """Read all of a manifest, and write to it."""
+    manifest = Manifest(path)
+    try:
+        manifest.files("vault")
+        manifest.states("vault")
+        [*manifest.packs()]
+        manifest.needed_packs()
+        with manifest.change():
+            manifest.put("key", "value")
+    finally:
+        manifest.close()
+
+
+def test_a_manifest_that_is_cut_is_a_database_error_or_an_empty_one(a_folder: Path) -> None:
+    path = a_folder / "manifest.sqlite"
+    whole = filled(path)
+    used(path)
+    for size in (15, 16, 99, 100, 101, 4095, 4096, 4097, 8192, 12_000, len(whole) - 4096, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(sqlite3.DatabaseError):
+            used(path)
+    for size in (0, 1):
+        path.write_bytes(whole[:size])
+        used(path)
+
+
+def test_a_manifest_that_is_damaged_is_a_database_error_or_harmless(a_folder: Path) -> None:
+    path = a_folder / "manifest.sqlite"
+    whole = filled(path)
+    chance, caught = random.Random(4), 0  # noqa: S311
+    for _ in range(samples(60)):
+        content = bytearray(whole)
+        for _ in range(40):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        path.write_bytes(content)
+        try:
+            used(path)
+        except sqlite3.DatabaseError:
+            caught += 1
+    assert caught > 10
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0", b"\0" * 4096])
+def test_what_is_no_manifest_is_a_database_error(a_folder: Path, content: bytes) -> None:
+    path = a_folder / "manifest.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(sqlite3.DatabaseError):
+        used(path)
+
+
+def test_a_manifest_of_a_newer_version_is_a_database_error(a_folder: Path) -> None:
+    path = a_folder / "manifest.sqlite"
+    filled(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 2")
+    connection.commit()
+    connection.close()
+    with pytest.raises(sqlite3.DatabaseError, match="version"):
+        Manifest(path)

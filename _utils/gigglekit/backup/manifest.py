@@ -79,6 +79,14 @@ def digest_of(manifest_key: bytes, sha256: str) -> str:
     return keys.keyed_hash(manifest_key, sha256)
 
 
+def _extents(text: object) -> tuple[tuple[int, int, int], ...]:
+    try:
+        return tuple((int(pack), int(offset), int(length)) for pack, offset, length in json.loads(text))  # type: ignore[arg-type]
+    except (TypeError, ValueError, RecursionError):
+        # SQLite looks after its own structure, and not after what is kept in it.
+        raise sqlite3.DatabaseError("a place in it is none") from None
+
+
 class Manifest:
     """An open manifest. Whoever has it open holds the lock of the backup.
 
@@ -104,6 +112,9 @@ class Manifest:
                 for statement in _SCHEMA.split(";"):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+        except UnicodeDecodeError:
+            # From SQLite's own message, which quotes what is damaged.
+            raise sqlite3.DatabaseError("a name in it is no text") from None
         finally:
             os.umask(previous)
 
@@ -201,8 +212,7 @@ class Manifest:
         )
         found = {}
         for name, size, modified, changed, inode, number, digest, length, extents in rows:
-            parts = tuple((part[0], part[1], part[2]) for part in json.loads(extents))
-            found[name] = (State(size, modified, changed, inode), Stored(number, digest, length, parts))
+            found[name] = (State(size, modified, changed, inode), Stored(number, digest, length, _extents(extents)))
         return found
 
     def states(self, vault: str) -> dict[str, State]:
@@ -232,7 +242,10 @@ class Manifest:
         """Return the ids of packs that files of now lie in."""
         ids = dict(self._connection.execute("SELECT number, id FROM packs"))
         rows = self._connection.execute("SELECT DISTINCT c.extents FROM files f JOIN contents c ON c.number = f.content")
-        return {ids[part[0]] for (extents,) in rows for part in json.loads(extents)}
+        numbers = {part[0] for (extents,) in rows for part in _extents(extents)}
+        if not numbers <= ids.keys():
+            raise sqlite3.DatabaseError("a place in it is in no pack")
+        return {ids[number] for number in numbers}
 
     def move(self, vault: str, packs: Iterable[tuple[str, int, bytes]], moved: Mapping[tuple[str, int, int], tuple[str, int]]) -> None:
         """Write down that pieces of a user's contents lie elsewhere now.
@@ -248,7 +261,7 @@ class Manifest:
         ids = {number: pack_id for pack_id, number in numbers.items()}
         for number, extents in self._connection.execute("SELECT number, extents FROM contents WHERE vault = ?", (vault,)).fetchall():
             parts = []
-            for pack, offset, length in json.loads(extents):
+            for pack, offset, length in _extents(extents):
                 target = moved.get((ids[pack], offset, length))
                 parts.append([numbers[target[0]], target[1], length] if target else [pack, offset, length])
             text = json.dumps(parts, separators=(",", ":"))
@@ -278,7 +291,7 @@ class Manifest:
         if not gone:
             return
         rows = self._connection.execute("SELECT number, extents FROM contents").fetchall()
-        contents = [number for number, extents in rows if any(part[0] in gone for part in json.loads(extents))]
+        contents = [number for number, extents in rows if any(part[0] in gone for part in _extents(extents))]
         for number in contents:
             self._connection.execute("DELETE FROM files WHERE content = ?", (number,))
             self._connection.execute("DELETE FROM contents WHERE number = ?", (number,))
