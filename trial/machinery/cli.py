@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         return result
 
     up = command("up", "boot a droplet with its neighbours, put this working tree on it and run bootstrap.sh there")
-    up.add_argument("--fresh", action="store_true", help="begin again from the base image")
+    again = up.add_mutually_exclusive_group()
+    again.add_argument("--fresh", action="store_true", help="begin again from the base image")
+    again.add_argument("--replace", action="store_true", help="a new droplet; its neighbours stay, with database and bucket")
     up.add_argument("--release", choices=RELEASES, help="Debian release of a new droplet (default: bookworm)")
     up.add_argument("--bare", action="store_true", help="only boot and copy the tree; run nothing of ours")
     execute = command("exec", "run a command as root inside the droplet; input, output and exit code untouched")
@@ -83,7 +85,7 @@ def main() -> NoReturn:
 def _dispatch(arguments: argparse.Namespace) -> int:
     name: str = getattr(arguments, "name", "")
     if arguments.command == "up":
-        code = trial.up(name, arguments.release, arguments.fresh, arguments.bare)
+        code = trial.up(name, arguments.release, fresh=arguments.fresh, replace=arguments.replace, bare=arguments.bare)
         if code == 0:
             _show_where_to_look(trial.describe(name), bare=arguments.bare)
         return code

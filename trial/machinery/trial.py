@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -45,13 +46,14 @@ def _trial_lock(name: str) -> str:
     return f"trial-{name}"
 
 
-def up(name: str, release: str | None, fresh: bool, bare: bool) -> int:
+def up(name: str, release: str | None, *, fresh: bool = False, replace: bool = False, bare: bool = False) -> int:
     """Have the droplet booted, with the working tree on it and, unless `bare`, converged by bootstrap.
 
     Arguments:
         name: the trial's name.
         release: the droplet's Debian release; None for what it is already, bookworm for a new one.
         fresh: begin again from the base image.
+        replace: the same for the droplet alone, as after its loss: database, bucket and everything else around it stay.
         bare: stop before anything of the project runs.
 
     Returns:
@@ -69,6 +71,11 @@ def up(name: str, release: str | None, fresh: bool, bare: bool) -> int:
                 _purge(name)
         if trial is None:
             trial = record.create(name, release or "bookworm")
+        elif replace:
+            with step("removed the earlier droplet, and left its neighbours alone"):
+                droplet(trial).stop(seconds=5)
+                image.remove_tree(droplet(trial).root)
+            trial = dataclasses.replace(trial, release=release or trial.release).with_bootstrapped(False)
         elif release is not None and release != trial.release:
             raise TrialError(
                 f"The droplet {name} runs {trial.release}, and {release} was asked for; a release is not changed in "
