@@ -57,10 +57,10 @@ def usable(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggles/ba
             return {**ret, "comment": f"The bucket was found usable at {last.day}."}
         if __opts__["test"]:
             return _only_asked(ret, last, "The bucket would be tried, since it was not yet with these settings.", {"bucket": "tried"})
-        from gigglekit.backup.probe import faults
+        from gigglekit.backup.probe import probe
 
         try:
-            found = faults(chosen)
+            found = [finding.text for finding in probe(_bucket(chosen)) if finding.serious]
         except UnreachableError as error:
             if last.time is None:
                 raise
@@ -104,9 +104,8 @@ def bucket_kept(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggl
         if not last.due:
             return {**ret, "comment": f"The bucket's settings were as they should be at {last.day}."}
         from gigglekit.backup import bucket_settings
-        from gigglekit.backup.bucket import Bucket
 
-        bucket = Bucket(chosen)
+        bucket = _bucket(chosen)
         try:
             missing = bucket_settings.settings_missing(bucket)
             if missing and __opts__["test"]:
@@ -125,6 +124,14 @@ def bucket_kept(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggl
     except OSError as error:
         return {**ret, "result": False, "comment": _of_the_disk(error)}
     return {**ret, "comment": "The bucket's settings were put right." if ret["changes"] else "The bucket's settings are as they should be."}
+
+
+def _bucket(chosen):
+    from gigglekit.backup.bucket import Bucket
+    from gigglekit.backup.sending import Patience
+
+    # A backup waits for minutes. Nobody waits that long for a converge, and the next one asks again.
+    return Bucket(chosen, patience=Patience(tries=3, seconds=20.0))
 
 
 def _without_settings(ret):

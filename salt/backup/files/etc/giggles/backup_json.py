@@ -7,4 +7,4 @@ from gigglekit.backup.choices import settings_file
 def run() -> str:
     # What the state that renders this hands over: the section `backup` with its defaults.
     secrets = __pillar__.get("giggles", {}).get("secrets", {}).get("backup", {})
-    return settings_file(context["choices"], secrets)
+    return settings_file(context["choices"], secrets)  # noqa: F821 (given by Salt)
