@@ -44,9 +44,9 @@ def prune(droplet: Droplet, keep: Keep = ONE, now: float = NOW) -> Pruned:
         return Prune(droplet.repository(), manifest, roots(droplet), keep, 30, now, pack_bytes=droplet.pack_bytes).run()
 
 
-def check(droplet: Droplet, fraction: float = 1.0) -> Verified:
+def check(droplet: Droplet, fraction: float = 1.0, expected: str | None = None) -> Verified:
     """Verify, reading everything."""
-    return verify(droplet.repository(), roots(droplet), fraction=fraction, chance=random.Random(1))  # noqa: S311
+    return verify(droplet.repository(), roots(droplet), expected=expected, fraction=fraction, chance=random.Random(1))  # noqa: S311
 
 
 def erase(droplet: Droplet, user: User) -> ErasedUser:

@@ -168,8 +168,11 @@ class Repository:
         except (chunked.DamagedError, NotReadableError) as error:
             raise self._damaged(name.object, f"the part of vault {part.vault} does not open: {error}") from None
 
-    def erased(self) -> dict[str, str]:
+    def erased(self, damaged: list[str] | None = None) -> dict[str, str]:
         """Return the users that were erased, as the bucket knows them: since when, by vault id.
+
+        Arguments:
+            damaged: gets a sentence for each tombstone that cannot be read; without it that is an error.
 
         Raises:
             DamagedError: a tombstone was changed or put there by somebody else.
@@ -179,8 +182,11 @@ class Repository:
             vault = entry.name.removeprefix(names.ERASED)
             try:
                 found[vault] = signed.read_tombstone(entry.name, self.bucket.get(entry.name, 4096), self.secrets.signer_public)
-            except NotReadableError as error:
-                raise self._damaged(entry.name, str(error)) from None
+            except (NotReadableError, DamagedError) as error:
+                reason = error if isinstance(error, DamagedError) else self._damaged(entry.name, str(error))
+                if damaged is None:
+                    raise reason from None
+                damaged.append(str(reason))
         return found
 
     # --- writing ---------------------------------------------------------------------------------------------------------

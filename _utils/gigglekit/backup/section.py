@@ -118,7 +118,12 @@ def decode(data: bytes) -> Section:
 def is_safe(path: str) -> bool:
     """Tell whether a path can be restored: below one of the known folders, and never above it."""
     parts = path.split("/")
-    if "\0" in path or len(path.encode("utf-8", "surrogateescape")) > MOST_PATH_BYTES or not path.startswith(KINDS):
+    try:
+        length = len(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        # JSON can spell halves of characters that no name of a file has.
+        return False
+    if "\0" in path or length > MOST_PATH_BYTES or not path.startswith(KINDS):
         return False
     return all(part not in ("", ".", "..") for part in parts) and not (parts[0] == "legacy" and len(parts) != 2)
 

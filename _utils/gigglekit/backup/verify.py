@@ -65,11 +65,7 @@ def verify(
     """
     found = Verified()
     lying = {entry.name: entry.size for entry in repository.bucket.list(names.DATA)}
-    try:
-        erased: Collection[str] = repository.erased()
-    except DamagedError as error:
-        found.problems.append(str(error))
-        erased = ()
+    erased = repository.erased(found.problems)
     snapshots = repository.snapshots()
     found.snapshots = len(snapshots)
     if expected and expected not in {name.base for name in snapshots}:
