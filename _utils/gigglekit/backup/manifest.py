@@ -196,10 +196,9 @@ class Manifest:
         row = self._connection.execute("SELECT number FROM contents WHERE vault = ? AND digest = ?", (vault, digest)).fetchone()
         return int(row[0])
 
-    def content(self, vault: str, digest: str) -> int | None:
-        """Return the number of a content that lies in the bucket; None if it does not."""
-        row = self._connection.execute("SELECT number FROM contents WHERE vault = ? AND digest = ?", (vault, digest)).fetchone()
-        return None if row is None else int(row[0])
+    def contents(self, vault: str) -> dict[str, int]:
+        """Return the numbers of a user's contents that lie in the bucket, by digest."""
+        return dict(self._connection.execute("SELECT digest, number FROM contents WHERE vault = ?", (vault,)).fetchall())
 
     # --- files --------------------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from gigglekit.backup import kit, names, signed
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
 from gigglekit.backup.manifest import Manifest, State, digest_of, name_of
-from gigglekit.backup.pack import PACK_BYTES, Builder, Finished
 from gigglekit.backup.names import SnapshotName
+from gigglekit.backup.pack import PACK_BYTES, Builder, Finished
 from gigglekit.backup.repository import Opened, Repository, backup_key, manifest_key
 from gigglekit.backup.section import MOST_PATH_BYTES, Extent, FileEntry, NotReadableError, PackEntry, Section, is_safe
 from gigglekit.backup.snapshot import Dump, Head, Part
@@ -114,7 +114,6 @@ class _Storing:
     running: dict[Future[None], tuple[str, Finished]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     waiting: deque[_Entry] = field(default_factory=deque)
-    twins: dict[tuple[str, str], _Entry] = field(default_factory=dict)
 
     def store(self, vault: str, pack: Finished) -> None:
         """Store a pack; waits while as many as may are under way."""
@@ -159,7 +158,6 @@ class _Storing:
                 parts = [(self.numbers[pack], offset, length) for pack, offset, length in entry.parts]
                 content = self.manifest.add_content(entry.vault, entry.digest, entry.size, parts)
                 self.manifest.put_file(entry.vault, entry.name, entry.state, content)
-                self.twins.pop((entry.vault, entry.digest), None)
             else:
                 self.waiting.append(entry)
 
@@ -400,7 +398,7 @@ class Sync:
                 # Learned from the bucket, which knows no inodes.
                 filling.touched.append((name, state, None))
             else:
-                new = self._note_unsaved()
+                new = new or self._note_unsaved()
                 if not filling.take(found, name) and before is None:
                     continue
                 # What was there before is better than nothing.
@@ -499,6 +497,8 @@ class _Filling:
     storing: _Storing
     builder: Builder | None = None
     touched: list[tuple[str, State, int | None]] = field(default_factory=list)
+    known: dict[str, int] | None = None
+    twins: dict[str, _Entry] = field(default_factory=dict)
 
     def take(self, found: walking.Found, name: str) -> bool:
         """Store a file's content unless it is stored; return whether it is known what it is."""
@@ -527,18 +527,20 @@ class _Filling:
         digest = digest_of(self.key, sha256)
         vault, manifest = self.user.vault_id, self.sync.manifest
         state = State.of(before)
-        content = manifest.content(vault, digest)
+        if self.known is None:
+            self.known = manifest.contents(vault)
+        content = self.known.get(digest)
         if content is not None:
             self.touched.append((name, state, content))
             return
-        twin = self.storing.twins.get((vault, digest))
+        twin = self.twins.get(digest)
         if twin is not None:
             self.storing.waiting.append(_Entry(vault, name, state, digest, twin.size, twin.parts))
             return
         parts = self._put(memoryview(data)) if data is not None else self._put_large(descriptor, before.st_size, sha256)
         entry = _Entry(vault, name, state, digest, before.st_size, parts)
         self.storing.waiting.append(entry)
-        self.storing.twins[vault, digest] = entry
+        self.twins[digest] = entry
         self.storing.synced.new_files += 1
         self.storing.synced.new_bytes += before.st_size
         self.sync.progress(self.storing.synced.new_bytes, self.storing.synced.new_files)
