@@ -280,9 +280,10 @@ class Manifest:
             self._connection.execute(f"DELETE FROM {table} WHERE vault = ?", (vault,))  # noqa: S608 (names from above)
 
     def forget_everything(self) -> None:
-        """Forget all, so that it is read from the bucket again."""
-        for table in ("files", "contents", "packs", "underway", "meta"):
+        """Forget all but which bucket this is, so that it is read from there again."""
+        for table in ("files", "contents", "packs", "underway"):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 (names from above)
+        self._connection.execute("DELETE FROM meta WHERE key <> 'bucket'")
 
     def forget_packs(self, numbers: Iterable[int]) -> None:
         """Forget packs that were removed, and every content in them."""

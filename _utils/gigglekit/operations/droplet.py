@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import sqlite3
@@ -123,7 +124,7 @@ class Droplet:
 
     @contextlib.contextmanager
     def manifest(self) -> Iterator[Manifest]:
-        """Open the manifest; one that is damaged is thrown away, since all of it can be read from the bucket again."""
+        """Open the manifest; one that is damaged, or of another bucket, is begun anew: all of it can be read from the bucket."""
         from gigglekit.backup.manifest import Manifest
 
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -135,6 +136,10 @@ class Droplet:
                 left.unlink()
             opened = Manifest(path)
         try:
+            if opened.get("bucket") != self._bucket_id():
+                with opened.change():
+                    opened.forget_everything()
+                    opened.put("bucket", self._bucket_id())
             yield opened
         except sqlite3.OperationalError as error:
             raise BackupError(
@@ -143,6 +148,10 @@ class Droplet:
             ) from None
         finally:
             opened.close()
+
+    def _bucket_id(self) -> str:
+        chosen = self.settings()
+        return hashlib.sha256(json.dumps([chosen.endpoint, chosen.bucket, chosen.prefix]).encode()).hexdigest()
 
     def bucket(self) -> Bucket:
         """Open the bucket."""
