@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -130,6 +132,17 @@ def _system(*arguments: str) -> None:
         raise VaultError(f"systemctl {' '.join(arguments)} failed: {done.last_words}. Look at its journal, then apply again.")
 
 
+def _show_in_status(text: str) -> None:
+    """Have `systemctl status` show why this unit waits to be tried again: of its journal it shows nothing then.
+
+    Source: sd_notify(3).
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("/"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+            notices.sendto(f"STATUS={text}".encode(), address)
+
+
 def main() -> int:
     """Run the command that the process arguments name; errors are one paragraph on standard error."""
     parser = argparse.ArgumentParser(prog="vault", description=__doc__)
@@ -144,12 +157,11 @@ def main() -> int:
         acts = {"unlock": _unlock, "adopt": _adopt, "watch": _watch, "renew-lobby": _renew_lobby, "after-switch": _after_switch}
         return acts[given.command]()
     except VaultError as error:
-        print(error, file=sys.stderr)
+        words = str(error)
     except OSError as error:
-        print(
-            f"{error.filename or 'The vault'}: {error.strerror}. Look at df, dmesg and systemctl status giggles-vault-unlock.",
-            file=sys.stderr,
-        )
+        words = f"{error.filename or 'The vault'}: {error.strerror}. Look at df, dmesg and systemctl status giggles-vault-unlock."
+    print(words, file=sys.stderr)
+    _show_in_status(words)
     return 1
 
 
