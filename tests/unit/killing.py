@@ -37,8 +37,13 @@ _IOCTLS = (fscrypt._ADD_KEY, fscrypt._REMOVE_KEY_ALL_USERS, fscrypt._SET_POLICY,
 _SECONDS = 30.0
 
 
-def killed_before(call: int, act: Callable[[], object]) -> bool:
+def killed_before(call: int, act: Callable[[], object], also: Callable[[Countdown], None] = lambda _: None) -> bool:
     """Run `act` in a child that is killed before its state-changing call number `call`, counted from 1.
+
+    Arguments:
+        call: at which.
+        act: what is killed.
+        also: called in the child, to have more of its calls counted.
 
     Returns:
         Whether it was killed; False if it ended before it came to that call.
@@ -46,7 +51,7 @@ def killed_before(call: int, act: Callable[[], object]) -> bool:
     child = os.fork()
     if child == 0:
         try:
-            _arm(call)
+            also(_arm(call))
             act()
             os._exit(0)
         except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
@@ -68,13 +73,14 @@ def killed_before(call: int, act: Callable[[], object]) -> bool:
     return code != 0
 
 
-def calls_of(act: Callable[[], object]) -> int:
-    """Run `act` here in a child to its end, and return how many state-changing calls it made."""
+def calls_of(act: Callable[[], object], also: Callable[[Countdown], None] = lambda _: None) -> int:
+    """Run `act` here in a child to its end, and return how many state-changing calls it made; `also` is as above."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             countdown = _arm(1 << 30)
+            also(countdown)
             act()
             os.write.__wrapped__(writer, str((1 << 30) - countdown.left).encode())  # type: ignore[attr-defined]
         except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
@@ -90,11 +96,14 @@ def calls_of(act: Callable[[], object]) -> int:
     return int(counted)
 
 
-class _Countdown:
+class Countdown:
+    """What is left until the child is killed."""
+
     def __init__(self, left: int) -> None:
         self.left = left
 
     def tick(self) -> None:
+        """Count a call."""
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -123,8 +132,8 @@ class _Unbuffered:
         os.close(self._descriptor)
 
 
-def _arm(call: int) -> _Countdown:
-    countdown = _Countdown(call)
+def _arm(call: int) -> Countdown:
+    countdown = Countdown(call)
 
     def counted(function: Callable[..., Any], counts: Callable[..., bool] = lambda *_, **__: True) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:

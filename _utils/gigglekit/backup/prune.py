@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gigglekit.backup import names, retention
-from gigglekit.backup.errors import RefusedError
+from gigglekit.backup.errors import DamagedError, RefusedError
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.pack import PACK_BYTES, Builder
@@ -100,8 +100,9 @@ class Prune:
         lying = {entry.name.removeprefix(names.DATA): entry.size for entry in self.repository.bucket.list(names.DATA)}
         self._rewrite(kept, lying)
         needed = {pack.id for snapshot in kept for section in snapshot.sections.values() for pack in section.packs}
-        # Stored by a sync that was killed before its snapshot: the next one's needs them.
-        needed |= self.manifest.needed_packs()
+        if self.manifest.get("learned") == "yes":
+            # Stored by a sync that was killed before its snapshot: the next one's needs them.
+            needed |= self.manifest.needed_packs()
         self._drop(set(lying) - needed, lying)
         self._end_dumps(kept)
         return self.done
@@ -167,9 +168,17 @@ class Prune:
             wasteful = self._wasteful(vault, kept, lying)
             if wasteful:
                 self.progress(f"writing {len(wasteful)} packs anew")
-                moved = self._move(vault, wasteful)
+                entries, moved = self._move(vault, wasteful)
+                learned = self.manifest.get("learned")
+                with self.manifest.change():
+                    # If this is killed, some snapshots name the new packs and some the old: the next sync reads what holds then.
+                    self.manifest.put("learned", None)
                 for snapshot in kept:
                     self._rename(snapshot, vault, moved)
+                with self.manifest.change():
+                    places = {piece: (pack.id, offset) for piece, (pack, offset) in moved.items()}
+                    self.manifest.move(vault, [(entry.id, entry.size, entry.header) for entry in entries], places)
+                    self.manifest.put("learned", learned)
                 self.done.rewritten += len(wasteful)
 
     def _wasteful(self, vault: str, kept: list[_Kept], lying: Mapping[str, int]) -> dict[PackEntry, set[tuple[int, int]]]:
@@ -185,8 +194,10 @@ class Prune:
             if pack.id in lying and sum(length for _, length in parts) < chunked.plaintext_size(pack.size) * _WORTH_IT
         }
 
-    def _move(self, vault: str, packs: Mapping[PackEntry, set[tuple[int, int]]]) -> dict[_Piece, tuple[PackEntry, int]]:
-        """Store what is still needed of some packs in new ones; return where each piece lies now."""
+    def _move(
+        self, vault: str, packs: Mapping[PackEntry, set[tuple[int, int]]]
+    ) -> tuple[list[PackEntry], dict[_Piece, tuple[PackEntry, int]]]:
+        """Store what is still needed of some packs in new ones; return these, and where each piece lies now."""
         key = backup_key(self.roots[vault])
         moved: dict[_Piece, tuple[str, int]] = {}
         entries: dict[str, PackEntry] = {}
@@ -200,7 +211,7 @@ class Prune:
                 self.done.freed -= len(pack.body)
 
         for pack, parts in packs.items():
-            plain = chunked.decrypt(key, names.pack_context(pack.id), self.repository.bucket.get(names.DATA + pack.id, pack.size))
+            plain = self._plain(pack, key)
             for offset, length in sorted(parts):
                 if builder is None or builder.room < length:
                     store()
@@ -208,9 +219,20 @@ class Prune:
                 moved[pack.id, offset, length] = (builder.id, builder.plain)
                 builder.add(memoryview(plain)[offset : offset + length])
         store()
-        with self.manifest.change():
-            self.manifest.move(vault, [(entry.id, entry.size, entry.header) for entry in entries.values()], moved)
-        return {piece: (entries[pack], offset) for piece, (pack, offset) in moved.items()}
+        return [*entries.values()], {piece: (entries[pack], offset) for piece, (pack, offset) in moved.items()}
+
+    def _plain(self, pack: PackEntry, key: bytes) -> bytes:
+        name = names.DATA + pack.id
+        try:
+            return chunked.decrypt(key, names.pack_context(pack.id), self.repository.bucket.get(name, pack.size))
+        except chunked.DamagedError as error:
+            raise DamagedError(
+                name,
+                f"{name} in the bucket is not as it was written ({error}), so what is still needed of it cannot be moved, and nothing more "
+                "was removed. salt-call giggles.verify read_data=all tells what else is damaged. If the clips in it are still on this "
+                "droplet: remove the object in the web UI of Backblaze in all versions, and /var/lib/giggles/backup/manifest.sqlite; the "
+                "next salt-call giggles.sync stores them again.",
+            ) from None
 
     def _rename(self, snapshot: _Kept, vault: str, moved: Mapping[_Piece, tuple[PackEntry, int]]) -> None:
         """Write a snapshot again, with the new places of what was moved."""
