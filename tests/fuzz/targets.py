@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gigglekit.backup import kit, names, section, signed, snapshot
 from gigglekit.crypto import chunked, sealing
 from gigglekit.crypto.keys import WrongKeyError
@@ -133,6 +135,25 @@ def signed_object(data: bytes) -> None:
     raise AssertionError("an object was taken that nobody signed")
 
 
+SIGNER = signed.Signer(Ed25519PrivateKey.from_private_bytes(KEY))
+KEY_NAME, STONE = names.USER_KEYS + ID, names.ERASED + ID
+WRONG_KEYS = (bytes(31), bytes(33), b"")
+SIGNED = tuple(by_the_book.hpke_seal(EPHEMERAL, PUBLIC, names.key_info(KEY_NAME), text) for text in (KEY, *WRONG_KEYS))
+
+
+def sealed_key_object(data: bytes) -> None:
+    """Whatever the droplet's own signer has signed under a key's name, it is a key only if it was sealed as one."""
+    found = signed.unseal_key(KEY_NAME, signed.sign(signed.KEY, KEY_NAME, data, SIGNER), PRIVATE, SIGNER.public)
+    assert (found, data) == (KEY, SIGNED[0]), "a key was taken that nobody sealed"
+
+
+def tombstone(data: bytes) -> None:
+    """Whatever the droplet's own signer has signed under a tombstone's name, it is one only if it says so in every word."""
+    since = signed.read_tombstone(STONE, signed.sign(signed.LEDGER, STONE, data, SIGNER), SIGNER.public)
+    assert since.isascii(), "a time that is none"
+    assert json.loads(data.decode("utf-8", "surrogateescape"))["subject"] == ID, "a tombstone of somebody else"
+
+
 # Deeper than Python's own stack.
 NESTED = b'{"a":' * 50_000
 DAMAGED, UNREADABLE = (chunked.DamagedError,), (section.NotReadableError,)
@@ -146,5 +167,7 @@ TARGETS = (
     Target("snapshot-head", snapshot_head, UNREADABLE, (HEAD_TEXT, b'{"format":1}', NESTED)),
     Target("snapshot-name", snapshot_name, (ValueError,), (SNAPSHOT.text.encode(), b"20261124T054500Z")),
     Target("kit", kit_text, UNREADABLE, (kit.write(KIT).encode(), b"giggles-salt recovery kit 1\n")),
+    Target("sealed-key", sealed_key_object, UNREADABLE, SIGNED),
+    Target("tombstone", tombstone, UNREADABLE, (signed.tombstone(ID, "2026-11-24T00:00:00Z", SIGNER)[1][72:], b"{}", NESTED)),
     Target("ledger", signed_object, UNREADABLE, (b"ledger/erased/" + ID.encode() + b"\0GIGGLED\x01" + bytes(64) + b'{"format":1}',)),
 )
