@@ -9,13 +9,14 @@ import os
 import stat
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gigglekit.backup import names
 from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.manifest import Manifest
 from gigglekit.operations import checking, erasing, kits, restoring, saving
 from gigglekit.operations.droplet import Droplet as Operated
 from gigglekit.vault import adopt, shred
@@ -25,7 +26,7 @@ from gigglekit.vault.places import KINDS
 from gigglekit.vault.receipt import Receipts
 from gigglekit.vault.rows import Database
 
-from tests.unit import vault_volume
+from tests.unit import killing, vault_volume
 from tests.unit.b2 import Storage
 from tests.unit.backup_repository import settings
 
@@ -174,6 +175,40 @@ def saved_plain(storage: Storage, **other: Any) -> Iterator[Saved]:
         for kind in ("clips", "audio", "temp"):
             (made.disk.place / kind).mkdir()
         yield made
+
+
+def killed_before(call: int, act: Callable[[], object]) -> bool:
+    """Do as `killing` does, with the calls counted that change something in the bucket or in the manifest."""
+    return killing.killed_before(call, lambda: _acting(act))
+
+
+def calls_of(act: Callable[[], object]) -> int:
+    """Do as `killing` does, with those calls counted too."""
+    return killing.calls_of(lambda: _acting(act))
+
+
+def _acting(act: Callable[[], object]) -> None:
+    """Have more calls counted, and files that are only read left alone."""
+    armed, tick = os.fdopen, os.mkdir
+
+    def fdopen(descriptor: int, mode: str = "r", *others: Any, **more: Any) -> Any:
+        return armed(descriptor, mode) if set(mode) & set("wax") else open(descriptor, mode, *others, **more)
+
+    os.fdopen = fdopen  # type: ignore[assignment]
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            with contextlib.suppress(FileNotFoundError):
+                # Counted, and nothing else: there is no such place.
+                tick("/proc/none/none")
+            return function(*arguments, **options)
+
+        return wrapped
+
+    for name in ("put", "put_stream", "erase", "erase_many"):
+        setattr(Bucket, name, counted(getattr(Bucket, name)))
+    Manifest.change = counted(Manifest.change)  # type: ignore[method-assign]
+    act()
 
 
 @contextlib.contextmanager

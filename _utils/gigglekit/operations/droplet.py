@@ -8,8 +8,7 @@ import hashlib
 import json
 import os
 import sqlite3
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,16 +124,12 @@ class Droplet:
     @contextlib.contextmanager
     def manifest(self) -> Iterator[Manifest]:
         """Open the manifest; one that is damaged, or of another bucket, is begun anew: all of it can be read from the bucket."""
-        from gigglekit.backup.manifest import Manifest
-
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.folder / "manifest.sqlite"
         try:
-            opened = Manifest(path)
-        except sqlite3.DatabaseError:
-            for left in self.folder.glob("manifest.sqlite*"):
-                left.unlink()
-            opened = Manifest(path)
+            opened = self._open_manifest(path)
+        except sqlite3.OperationalError as error:
+            raise _not_written(path, error) from None
         try:
             if opened.get("bucket") != self._bucket_id():
                 with opened.change():
@@ -142,12 +137,31 @@ class Droplet:
                     opened.put("bucket", self._bucket_id())
             yield opened
         except sqlite3.OperationalError as error:
+            raise _not_written(path, error) from None
+        except sqlite3.DatabaseError as error:
+            self._throw_away()
             raise BackupError(
-                f"{path} cannot be written ({error}), so the backup stopped; the bucket is as consistent as before. Mostly the disk is "
-                "full: look at df -h, free some, then ask again: salt-call giggles.sync"
+                f"{path}, which says what is in the bucket, turned out to be damaged ({error}), so it was thrown away, and the backup "
+                "stopped. All of it can be read from the bucket again; nothing is lost. Ask again: salt-call giggles.sync. If it happens "
+                "twice, look at the disk: dmesg"
             ) from None
         finally:
             opened.close()
+
+    def _open_manifest(self, path: Path) -> Manifest:
+        from gigglekit.backup.manifest import Manifest
+
+        try:
+            return Manifest(path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            self._throw_away()
+            return Manifest(path)
+
+    def _throw_away(self) -> None:
+        for left in self.folder.glob("manifest.sqlite*"):
+            left.unlink()
 
     def _bucket_id(self) -> str:
         chosen = self.settings()
@@ -177,15 +191,20 @@ class Droplet:
         """Remember which recovery kit is in force."""
         replace(self.places.keys / _KIT, json.dumps({"public": public.hex(), "created": created}).encode() + b"\n", 0o600)
 
-    def repository(self, *, make: bool = False) -> Repository:
+    def repository(self, *, make: bool = False, holding: bool = False) -> Repository:
         """Open the repository, with this droplet's keys.
 
         Arguments:
             make: whether a snapshot key is made if there is none.
+            holding: whether the caller holds the lock of the vault. A ring of keys may be replaced while it is read otherwise.
 
         Raises:
             RefusedError: there is no kit yet.
         """
+        with contextlib.nullcontext() if holding else self.places.locked():
+            return self._repository(make)
+
+    def _repository(self, make: bool) -> Repository:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         from gigglekit.backup.repository import Repository, Secrets
@@ -214,11 +233,17 @@ class Droplet:
 
     def dump_key(self, dump_id: str) -> bytes | None:
         """Return the key of a dump that this droplet made since the last erasure; another one opens nothing."""
-        secret = self.keyring().secret(DUMPS)
+        with self.places.locked():
+            secret = self.keyring().secret(DUMPS)
         return None if secret is None else keys.derive(secret, names.dump_label(dump_id))
 
     def roots(self) -> dict[str, bytes]:
         """Return the root keys of users who were not erased, by vault id."""
+        with self.places.locked():
+            return self.known_roots()
+
+    def known_roots(self) -> dict[str, bytes]:
+        """Do the same for somebody who holds the lock of the vault."""
         keyring, erased = self.keyring(), set(self.ledger().tombstones())
         found = {vault: keyring.root_key(vault) for vault in keyring.vaults() if vault not in erased}
         return {vault: root for vault, root in found.items() if root is not None}
@@ -234,9 +259,15 @@ class Droplet:
         Raises:
             VaultError: the volume is not mounted, or somebody's vault is locked: an empty backup would be made of it.
         """
-        ids = self._ids()
-        users = self._encrypted_users(ids) if self.places.is_encrypted() else self._plain_users(ids)
-        return self._with_legacy(users, problems)
+        legacy = self._legacy()
+        # Nobody else waits for the database.
+        owners = self._owners(legacy, problems) if legacy else None
+        with self.places.locked():
+            ids = self._ids()
+            users = self._encrypted_users(ids) if self.places.is_encrypted() else self._plain_users(ids)
+            if owners is not None:
+                self._give_legacy(users, legacy, owners, problems)
+        return list(users.values())
 
     def _ids(self) -> dict[str, str]:
         """Return the users that the app has folders for: the user's id by vault id."""
@@ -255,8 +286,10 @@ class Droplet:
         from gigglekit.vault.keyring import fscrypt_key
         from gigglekit.vault.volume import mounted
 
-        roots = self.roots()
+        roots = self.known_roots()
         with mounted(self.places) as volume:
+            # Locked, names look like others, and nobody would know whose vault is whose.
+            volume.insist_on_keys()
             there = set(volume.vault_ids())
             for vault, root in roots.items():
                 locked = (
@@ -288,28 +321,35 @@ class Droplet:
             if vault not in erased
         }
 
-    def _with_legacy(self, users: dict[str, User], problems: list[str]) -> list[User]:
+    def _legacy(self) -> list[str]:
+        """Return the names of files that lie directly below `clips/`."""
+        try:
+            with os.scandir(self.places.uploads / "clips") as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+
+    def _owners(self, legacy: Sequence[str], problems: list[str]) -> dict[str, str] | None:
+        database = self.database()
+        try:
+            return database.owners_of_clips() if database else {}
+        except VaultError as error:
+            problems.append(
+                f"{len(legacy)} clips lie directly in {self.places.uploads / 'clips'}, and whose they are cannot be told, so they were not "
+                f"saved: {error}"
+            )
+            return None
+
+    def _give_legacy(self, users: dict[str, User], legacy: Sequence[str], owners: Mapping[str, str], problems: list[str]) -> None:
         """Give clips that lie directly below `clips/` to the users whose rows name them."""
         from dataclasses import replace as changed
 
         from gigglekit.backup.sync import User
 
         clips = self.places.uploads / "clips"
-        with contextlib.suppress(FileNotFoundError):
-            legacy = [name for name in os.listdir(clips) if not name.startswith(".") and stat.S_ISREG(os.lstat(clips / name).st_mode)]
-        if not legacy:
-            return list(users.values())
-        database = self.database()
-        try:
-            owners = database.owners_of_clips() if database else {}
-        except VaultError as error:
-            problems.append(
-                f"{len(legacy)} clips lie directly in {clips}, and whose they are cannot be told, so they were not saved: {error}"
-            )
-            return list(users.values())
         keyring, erased = self.keyring(), set(self.ledger().tombstones())
         unknown = 0
-        for name in sorted(legacy):
+        for name in legacy:
             owner = owners.get(f"{clips}/{name}", "")
             vault = keyring.vault_id(owner) if is_user_id(owner) else ""
             if not vault or vault in erased:
@@ -320,6 +360,13 @@ class Droplet:
             users[vault] = changed(users[vault], legacy=(*users[vault].legacy, clips / name))
         if unknown:
             problems.append(
-                f"{unknown} clips lie directly in {clips} and are in no row of the database, so they are nobody's and were not saved."
+                f"{unknown} clips lie directly in {clips} and are in no row of the database, so they are nobody's and were not saved. "
+                "salt-call giggles.sweep erases those that nobody needs."
             )
-        return list(users.values())
+
+
+def _not_written(path: Path, error: sqlite3.Error) -> BackupError:
+    return BackupError(
+        f"{path} cannot be written ({error}), so the backup stopped; the bucket is as consistent as before. Mostly the disk is full: look "
+        "at df -h, free some, then ask again: salt-call giggles.sync"
+    )

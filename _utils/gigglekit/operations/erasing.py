@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gigglekit.backup import names, settings, signed
 from gigglekit.backup.errors import BackupError, LockedError
+from gigglekit.backup.objects import Erased
+from gigglekit.files.replacing import replace
 from gigglekit.operations.droplet import Droplet
 from gigglekit.vault import shred
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.receipt import Receipts
 from gigglekit.vault.remote import PendingError, RemoteErased
-from gigglekit.vault.share import Shares
+from gigglekit.vault.share import Shares, droplet_of
 
 if TYPE_CHECKING:
     from gigglekit.backup.manifest import Manifest
     from gigglekit.backup.repository import Repository
 
 _LOCK_SECONDS = 60.0
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_PREDECESSORS = "predecessors"
+WHOLE = "whole"
+"""A fact of the manifest: "yes" if it knows every object there ever was for a user."""
+_DAYS_BETWEEN_PRUNES = 8
+"""At most, as `saving.is_prune_due` has it: a dump ends with the first prune after its days are over."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +63,43 @@ class BucketCopies:
                 if signer is None:
                     raise PendingError("There is no key to sign the tombstone with. Look at salt-call giggles.verify_receipt.")
                 done = erase_user(repository.bucket, manifest, vault_id, since, signer)
+                more = Erased(0, None) if manifest.get(WHOLE) == "yes" else self._erase_unknown(repository, manifest)
                 dumps = any(True for _ in repository.bucket.list(names.DATABASE_KEYS))
-        except LockedError:
-            raise
+                _end_shares(self.droplet, repository)
         except BackupError as error:
+            # One that is locked there, too: every backup tries again, and the lock ends.
             raise PendingError(f"The copies in the backup are not erased yet: {error}") from error
         until = ""
         if dumps:
-            end = time.time() + self.droplet.settings().keep_dumps_days * 86400
-            until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end))
-        locked = done.locked_until.strftime("%Y-%m-%dT%H:%M:%SZ") if done.locked_until else ""
-        return RemoteErased(done.objects, locked, until)
+            end = time.time() + (self.droplet.settings().keep_dumps_days + _DAYS_BETWEEN_PRUNES) * 86400
+            until = time.strftime(_TIME, time.gmtime(end))
+        locks = [lock for lock in (done.locked_until, more.locked_until) if lock is not None]
+        return RemoteErased(done.objects + more.versions, max(locks).strftime(_TIME) if locks else "", until)
+
+    def tell(self) -> None:
+        """Have the newest receipts in the bucket; what cannot be told now is told with the next backup."""
+        with contextlib.suppress(BackupError), self._open() as (repository, manifest):
+            store_ledger(self.droplet, repository, manifest)
+
+    def _erase_unknown(self, repository: Repository, manifest: Manifest) -> Erased:
+        """Erase data that nobody refers to: a manifest that was begun anew does not know everything that a user had.
+
+        The user's key is gone by now, so what was the user's is told by being nobody else's.
+        """
+        needed = manifest.needed_packs() | {name.removeprefix(names.DATA) for name in manifest.underway()}
+        roots, erased = self.droplet.known_roots(), set(repository.erased())
+        for name in repository.snapshots():
+            opened = repository.open(name)
+            for part in opened.head.users:
+                if part.vault in erased:
+                    continue
+                if part.vault not in roots:
+                    # Whose it is cannot be told from here; without a key it is unreadable, and pruning sees to it.
+                    return Erased(0, None)
+                needed |= {pack.id for pack in repository.section(opened, part, roots[part.vault]).packs}
+        doomed = [entry.name for entry in repository.bucket.list(names.DATA) if entry.name.removeprefix(names.DATA) not in needed]
+        done = repository.bucket.erase_many(doomed) if doomed else None
+        return Erased(len(doomed), done.locked_until if done else None)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[tuple[Repository, Manifest]]:
@@ -73,7 +107,7 @@ class BucketCopies:
             yield self.repository, self.manifest
             return
         with self.droplet.locked(_LOCK_SECONDS), self.droplet.manifest() as manifest:
-            yield self.droplet.repository(), manifest
+            yield self.droplet.repository(holding=True), manifest
 
 
 def remote(droplet: Droplet) -> BucketCopies | None:
@@ -86,7 +120,51 @@ def remote(droplet: Droplet) -> BucketCopies | None:
 
     if settings.load(droplet.settings_path) is None or not droplet.keyring().exists():
         return None
-    return BucketCopies(droplet) if droplet.keyring().secret(SNAPSHOTS) is not None else None
+    with droplet.places.locked():
+        return BucketCopies(droplet) if droplet.keyring().secret(SNAPSHOTS) is not None else None
+
+
+def end_predecessor(droplet: Droplet, repository: Repository, erased: Iterable[str]) -> None:
+    """End in the bucket what the droplet whose place this one takes has left, and remember its share of a key.
+
+    Its disk may still be somewhere, and with its share it opens the keys of everybody it had. So that share goes with the next
+    erasure; not before, since until then that droplet might be needed again.
+
+    Arguments:
+        droplet: this one; the lock of the backup is held.
+        repository: open.
+        erased: vault ids of those who were erased.
+    """
+    bucket = repository.bucket
+    sealed = {entry.name for entry in bucket.list(names.USER_KEYS)}
+    for vault_id in erased:
+        # An erasure of which the bucket had heard, and that was not ended there.
+        if names.USER_KEYS + vault_id in sealed:
+            bucket.erase(names.USER_KEYS + vault_id)
+    share = droplet.keyring().share()
+    path = droplet.places.keys / _PREDECESSORS
+    known = set(path.read_text().split()) if path.exists() else set()
+    found = {droplet_of(entry.name.removeprefix(names.SHARES)) or "" for entry in bucket.list(names.SHARES)}
+    wanted = (known | found) - {"", share.droplet if share else ""}
+    if wanted != known:
+        replace(path, "".join(f"{one}\n" for one in sorted(wanted)).encode(), 0o600)
+
+
+def _end_shares(droplet: Droplet, repository: Repository) -> None:
+    """Destroy the shares of droplets whose place this one has taken: with an old disk they open keys of who is erased now."""
+    path = droplet.places.keys / _PREDECESSORS
+    if not path.exists():
+        return
+    predecessors = set(path.read_text().split())
+    doomed = {version.name for version in repository.bucket.versions(names.SHARES)}
+    doomed = {name for name in doomed if droplet_of(name.removeprefix(names.SHARES)) in predecessors}
+    locked = repository.bucket.erase_many(doomed).locked_until if doomed else None
+    if locked is not None:
+        raise LockedError(
+            locked,
+            f"A share of the key of a droplet that this one has replaced is locked in the bucket until {locked:%Y-%m-%d %H:%M} UTC, since "
+            "the bucket locks everything. Take its default retention away; this is tried again with every backup.",
+        )
 
 
 def finish_pending(droplet: Droplet, repository: Repository, manifest: Manifest, problems: list[str]) -> int:
@@ -106,6 +184,12 @@ def finish_pending(droplet: Droplet, repository: Repository, manifest: Manifest,
             continue
         if outcome is not None and outcome.pending:
             problems.append(f"An erasure is not complete in the bucket: {outcome.pending}")
+        journal = droplet.ledger().journal(vault_id) if outcome is None else None
+        if journal is not None:
+            problems.append(
+                f"An erasure was begun at {journal.get('started')} and is not complete on this droplet, so the user's copies in the backup "
+                "are not erased either. Ask for it again, which goes on where it stopped: salt-call giggles.shred user_id=…"
+            )
         finished += outcome is not None and not outcome.pending
     return finished
 

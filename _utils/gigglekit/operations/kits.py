@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from gigglekit.backup import kit, names
-from gigglekit.backup.errors import MissingError, RefusedError
+from gigglekit.backup.errors import BackupError, MissingError, RefusedError
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.repository import Repository
@@ -43,11 +43,18 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
             raise RefusedError("There is no key to sign with. Look at salt-call giggles.verify_receipt.")
         made = Kit(chosen.endpoint, chosen.region, chosen.bucket, chosen.prefix, created, private, repository.secrets.signer.public)
         repository.secrets = dataclasses.replace(repository.secrets, kit_public=public)
-        # From here on every sync seals for the new one: a run that is killed leaves nothing that only the old one opens.
-        droplet.keep_kit(public, created)
         if before is not None:
-            with droplet.manifest() as manifest, Progress("sealing") as progress:
-                _seal_again(droplet, repository, manifest, progress)
+            try:
+                with droplet.manifest() as manifest, Progress("sealing") as progress:
+                    _seal_again(droplet, repository, manifest, progress)
+            except BackupError as error:
+                raise BackupError(
+                    f"The recovery kit was not replaced: {error} The one from before is still in force, and the next backup seals for it "
+                    "what was sealed for the new one by now. Then ask again: salt-call giggles.recovery_kit rotate=True"
+                ) from error
+        # Last: until somebody has the new one, the old one has to open everything. What a run that was killed has sealed for a kit
+        # that nobody has is sealed again by the next backup.
+        droplet.keep_kit(public, created)
     return kit.write(made)
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gigglekit.backup import names, signed
-from gigglekit.backup.errors import MissingError, RefusedError
+from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.restore import Owner, Task
 from gigglekit.backup.restore import restore as write
 from gigglekit.backup.section import FileEntry, NotReadableError, Section
-from gigglekit.operations import kits, records
+from gigglekit.operations import erasing, kits, records
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
+from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import SNAPSHOTS
 from gigglekit.vault.places import KINDS, VAULTS, user_id
 
@@ -89,9 +90,14 @@ def restore(
                     if root is None:
                         source.problems.append(f"There is no key for vault {part.vault}, so its {part.files} files cannot be restored.")
                         continue
-                    section = source.repository.section(opened, part, root)
+                    try:
+                        section = source.repository.section(opened, part, root)
+                    except (DamagedError, MissingError) as error:
+                        # Whatever of the others can be saved is saved.
+                        source.problems.append(str(error))
+                        continue
                     section = dataclasses.replace(section, files=tuple(file for file in section.files if file.path.startswith(path or "")))
-                    for place, piece, owner in _places_for(droplet, part.vault, section, target):
+                    for place, piece, owner in _places_for(droplet, part.vault, section, target, source.problems):
                         yield Task(piece, root, place, owner)
                     counted["users"] += 1
 
@@ -139,14 +145,19 @@ def _parts(droplet: Droplet, source: _Source, opened: Opened, wanted: str | None
 def _source(droplet: Droplet, kit_text: str | None, *, take_over: bool) -> Iterator[_Source]:
     if kit_text is None:
         repository = droplet.repository()
-        erased = {vault: str((droplet.ledger().tombstone(vault) or {}).get("since", "")) for vault in droplet.ledger().tombstones()}
-        yield _Source(repository, droplet.roots(), erased)
+        yield _Source(repository, droplet.roots(), _erased(droplet))
         return
     source = open_with_kit(droplet, read_kit(kit_text))
     if take_over:
         with droplet.locked(), droplet.places.locked():
             _take_over(droplet, source, read_kit(kit_text))
     yield source
+
+
+def _erased(droplet: Droplet) -> dict[str, str]:
+    """Return the users that were erased, as this droplet knows them: since when, by vault id."""
+    ledger = droplet.ledger()
+    return {vault: str((ledger.tombstone(vault) or {}).get("since", "")) for vault in ledger.tombstones()}
 
 
 def read_kit(text: str) -> Kit:
@@ -221,7 +232,8 @@ def open_with_kit(droplet: Droplet, kit: Kit) -> _Source:
 
     secrets = Secrets(key(names.SYSTEM_KEYS + "snapshots"), key(names.SYSTEM_KEYS + "names"), None, kit.signer, kit.public)
     repository = Repository(lambda: bucket, secrets)
-    source = _Source(repository, {}, repository.erased(), signing=key(names.SYSTEM_KEYS + "signing"))
+    # What this droplet knows counts too: the bucket may not have heard of an erasure yet.
+    source = _Source(repository, {}, {**_erased(droplet), **repository.erased()}, signing=key(names.SYSTEM_KEYS + "signing"))
     sealed = [entry.name for entry in bucket.list(names.USER_KEYS) if entry.name.removeprefix(names.USER_KEYS) not in source.erased]
 
     def unseal(name: str) -> bytes | str:
@@ -244,7 +256,7 @@ def _take_over(droplet: Droplet, source: _Source, kit: Kit) -> None:
     from gigglekit.vault.receipt import Receipts
 
     secrets = source.repository.secrets
-    keyring, ledger = droplet.keyring(), droplet.ledger()
+    keyring, ledger, receipts = droplet.keyring(), droplet.ledger(), Receipts(droplet.places)
     if not keyring.exists():
         raise RefusedError(
             "This droplet has no vault yet, so there is nowhere to restore to. Nothing was changed. Apply it first (salt-call "
@@ -253,15 +265,18 @@ def _take_over(droplet: Droplet, source: _Source, kit: Kit) -> None:
     from gigglekit.crypto import keys
     from gigglekit.vault.keyring import DUMPS
 
+    keyring.insist_on_share()
+    keyring.insist_on_room(secrets.names, source.roots)
+    receipts.insist_on_room(source.signing)
     # Tombstones first: from then on nobody who was erased is taken back, whatever happens.
     for vault, since in source.erased.items():
         if ledger.tombstone(vault) is None:
             ledger.bury(vault, since=since)
     held = {SNAPSHOTS: secrets.snapshots, **({} if keyring.secret(DUMPS) else {DUMPS: keys.new()})}
     keyring.take_over(secrets.names, source.roots, held)
-    receipts = Receipts(droplet.places)
     receipts.take_over(source.signing)
     _receipts(source, receipts, droplet)
+    erasing.end_predecessor(droplet, source.repository, source.erased)
     droplet.keep_kit(kit.public, kit.created)
 
 
@@ -281,12 +296,15 @@ def _receipts(source: _Source, receipts: Any, droplet: Droplet) -> None:  # noqa
             continue
         if number.isascii() and number.isdigit() and len(content) > _SIGNATURE_BYTES:
             receipts.put_back(int(number), content[_SIGNATURE_BYTES:], content[:_SIGNATURE_BYTES])
-            if ledger.tombstone(subject) is not None:
+            tombstone = ledger.tombstone(subject)
+            if tombstone is not None and tombstone.get("receipt", 0) < int(number):
                 ledger.bury(subject, receipt=int(number))
 
 
-def _places_for(droplet: Droplet, vault: str, section: Section, target: str | None) -> Iterator[tuple[Path, Section, Owner | None]]:
-    """Yield where a user's files go, with the paths as they are there."""
+def _places_for(
+    droplet: Droplet, vault: str, section: Section, target: str | None, problems: list[str]
+) -> Iterator[tuple[Path, Section, Owner | None]]:
+    """Yield where a user's files go, with the paths as they are there. A place is good until the next one is asked for."""
     if target is not None:
         place = Path(target) / (section.user or vault)
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -295,42 +313,75 @@ def _places_for(droplet: Droplet, vault: str, section: Section, target: str | No
     found = droplet.places.owner()
     owner = Owner(found.uid, found.gid, found.file_mode, found.folder_mode)
     clips = [file for file in section.files if not file.path.startswith("legacy/")]
-    if clips and droplet.places.is_encrypted():
-        _make_vault(droplet, vault, section.user)
-        yield droplet.places.uploads / VAULTS / vault, dataclasses.replace(section, files=tuple(clips)), owner
-    elif clips and section.user:
-        place = droplet.places.uploads / "clips" / section.user
-        if not place.exists():
-            place.mkdir(mode=owner.folder_mode)
-            os.chown(place, owner.uid, owner.gid)
-        yield place, dataclasses.replace(section, files=_below("clips/", clips)), owner
     legacy = [file for file in section.files if file.path.startswith("legacy/")]
+    if droplet.ledger().tombstone(vault) is not None:
+        problems.append(_erased_meanwhile(vault, section))
+        return
+    if clips and droplet.places.is_encrypted():
+        if _make_vault(droplet, vault, section.user):
+            yield droplet.places.uploads / VAULTS / vault, dataclasses.replace(section, files=tuple(clips)), owner
+        else:
+            problems.append(_erased_meanwhile(vault, section))
+            return
+    elif clips and not section.user:
+        problems.append(f"Nobody knows whose vault {vault} is, so its {len(clips)} clips were not restored here. Give a folder: target=…")
+    elif clips:
+        with _app_folder(droplet, section.user, owner, problems) as folder:
+            if folder is not None:
+                yield folder, dataclasses.replace(section, files=_below("clips/", clips)), owner
     if legacy:
-        yield droplet.places.uploads / "clips", dataclasses.replace(section, files=_below("legacy/", legacy)), owner
+        with _app_folder(droplet, "", owner, problems) as folder:
+            if folder is not None:
+                yield folder, dataclasses.replace(section, files=_below("legacy/", legacy)), owner
+
+
+def _erased_meanwhile(vault: str, section: Section) -> str:
+    return f"The user of vault {vault} was erased meanwhile, so {len(section.files)} files were not restored."
+
+
+@contextlib.contextmanager
+def _app_folder(droplet: Droplet, user: str, owner: Owner, problems: list[str]) -> Iterator[Path | None]:
+    """Have the folder of a user below the app's `clips/`, or that itself; None if something else lies there.
+
+    The app may have put links there, and this runs as root: what was opened is what is written into.
+    """
+    from gigglekit.vault.volume import opened
+
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(opened(str(droplet.places.uploads), None))
+            for name in filter(None, ("clips", user)):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=folder)
+                    os.chown(name, owner.uid, owner.gid, dir_fd=folder, follow_symlinks=False)
+                    os.chmod(name, owner.folder_mode, dir_fd=folder)
+                folder = stack.enter_context(opened(name, folder))
+            yield Path(f"/proc/self/fd/{folder}")
+    except VaultError as error:
+        problems.append(str(error).replace(user, "of a user") if user else str(error))
+        yield None
 
 
 def _below(prefix: str, files: list[FileEntry]) -> tuple[FileEntry, ...]:
     return tuple(dataclasses.replace(file, path=file.path.removeprefix(prefix)) for file in files if file.path.startswith(prefix))
 
 
-def _make_vault(droplet: Droplet, vault: str, user: str) -> None:
-    """Have a user's vault, unlocked, and the links that lead the app to it."""
-    from gigglekit.vault import adopt, fscrypt
-    from gigglekit.vault.keyring import fscrypt_key
+def _make_vault(droplet: Droplet, vault: str, user: str) -> bool:
+    """Have a user's vault, unlocked, and the links that lead the app to it; return False if the user was erased meanwhile."""
+    from gigglekit.vault import adopt
     from gigglekit.vault.volume import mounted
 
-    keyring = droplet.keyring()
     with droplet.places.locked(), mounted(droplet.places) as volume:
         volume.insist_on_keys()
-        if vault not in volume.vault_ids():
-            volume.make_vault(vault, keyring)
-        root = keyring.root_key(vault)
-        if root is not None:
-            fscrypt.add_key(volume.root, fscrypt_key(root))
+        if droplet.ledger().tombstone(vault) is not None:
+            return False
+        # One that is there may be one that a killed run has begun.
+        volume.make_vault(vault, droplet.keyring())
         for kind in KINDS if user else ():
             with volume.folder(kind) as lobby, contextlib.suppress(FileExistsError):
                 # Where the app has made a folder meanwhile, adoption moves what is in it into this vault.
                 os.symlink(adopt.link_target(vault, kind), user, dir_fd=lobby)
+    return True
 
 
 def restore_database(
@@ -355,7 +406,7 @@ def restore_database(
         kit = read_kit(kit_text) if kit_text else None
         source = open_with_kit(droplet, kit) if kit else None
         repository = source.repository if source else droplet.repository()
-        erased = set(repository.erased()) | (set() if kit else set(droplet.ledger().tombstones()))
+        erased = set(repository.erased()) | set(droplet.ledger().tombstones())
         opened = _with_dump(repository, snapshot)
         dump = opened.head.dump
         if dump is None:

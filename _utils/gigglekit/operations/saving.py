@@ -54,6 +54,10 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
         run = Sync(repository, manifest, chosen.threads, erased=ledger.tombstones, progress=progress.bytes_and_files)
         database = droplet.database() if chosen.database else None
         done = run.run(users, (lambda: _dump(droplet, repository, database.url)) if database else None, anyway=anyway)
+        if manifest.get(erasing.WHOLE) is None and manifest.get("number") != "0":
+            # Begun in this run. After the first snapshot of all it knows everything, else only what the newest one had.
+            with manifest.change():
+                manifest.put(erasing.WHOLE, "yes" if manifest.get("number") == "1" else "no")
         # Who was to be erased while this run was at work.
         finished += erasing.finish_pending(droplet, repository, manifest, problems)
         erasing.store_ledger(droplet, repository, manifest)

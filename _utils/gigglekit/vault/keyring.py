@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gigglekit.crypto import keys
@@ -426,19 +426,33 @@ class Keyring:
         Raises:
             RefusedError: users have vaults here already, under ids made with another key; nothing was changed.
         """
-        if self._names_key() != names_key:
-            if self.vaults():
-                raise RefusedError(
-                    f"{len(self.vaults())} users already have vaults on this droplet, and their names are made with another key than those "
-                    "of the backup, so that the two cannot become one. Nothing was changed. Restore on a droplet that nobody has used "
-                    "yet; or, if these vaults are worth nothing, erase each (salt-call giggles.vaults, giggles.shred), then ask again."
-                )
-            replace(self._folder / _NAMES, names_key, 0o600)
+        self.insist_on_room(names_key, roots)
         for vault_id, root in roots.items():
             if not self._has(vault_id, root):
                 self._store("vaults", vault_id, root)
         for name, key in secrets.items():
             self.keep_secret(name, key)
+        # Last: as soon as vaults are named by it, adoption looks for their keys, and would make others.
+        if self._names_key() != names_key:
+            replace(self._folder / _NAMES, names_key, 0o600)
+
+    def insist_on_room(self, names_key: bytes, roots: Iterable[str]) -> None:
+        """Go on only if the keys of another droplet can be taken over; nothing is changed.
+
+        Arguments:
+            names_key: the key that ids of vaults are made with.
+            roots: vault ids of that droplet.
+
+        Raises:
+            RefusedError: users have vaults here already, under ids made with another key.
+        """
+        strangers = set(self.vaults()) - set(roots)
+        if strangers and self._names_key() != names_key:
+            raise RefusedError(
+                f"{len(strangers)} users already have vaults on this droplet, and their names are made with another key than those "
+                "of the backup, so that the two cannot become one. Nothing was changed. Restore on a droplet that nobody has used "
+                "yet; or, if these vaults are worth nothing, erase each (salt-call giggles.vaults, giggles.shred), then ask again."
+            )
 
     def _has(self, vault_id: str, root: bytes) -> bool:
         try:

@@ -100,17 +100,25 @@ class Receipts:
         Raises:
             VaultError: there are receipts here already that another key has signed.
         """
-        if self._private.exists() and self._private.read_bytes() == signing.private_pem(private):
-            return
+        self.insist_on_room(private)
+        ours = signing.public_pem(signing.public_of(private))
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path, pem in ((self._private, signing.private_pem(private)), (self._public, ours)):
+            if not path.exists() or path.read_bytes() != pem:
+                replace(path, pem, 0o600)
+
+    def insist_on_room(self, private: bytes) -> None:
+        """Go on only if the receipts of another droplet can be taken over; nothing is changed.
+
+        Raises:
+            VaultError: there are receipts here already that another key has signed.
+        """
         ours = signing.public_pem(signing.public_of(private))
         if self.numbers() and not (self._public.exists() and self._public.read_bytes() == ours):
             raise VaultError(
                 f"Receipts in {self._folder} were signed by another key than the backup's, so that the two cannot become one. Nothing was "
-                "changed. Keep a copy of that folder elsewhere, remove it, then ask again."
+                "changed. Keep a copy of that folder elsewhere, remove it and the tombstones beside it, then ask again."
             )
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace(self._private, signing.private_pem(private), 0o600)
-        replace(self._public, self.public_key(), 0o600)
 
     def raw(self, number: int) -> tuple[bytes, bytes]:
         """Return a receipt and its signature, byte for byte.

@@ -47,3 +47,7 @@ class Remote(Protocol):
             PendingError: it cannot be done now.
         """
         ...
+
+    def tell(self) -> None:
+        """Have tombstones and receipts there too. What cannot be told now is told later, so this raises nothing for that."""
+        ...

@@ -267,6 +267,9 @@ def _conclude(run: _Run) -> Outcome:
         run.ledger.note(run.vault_id, run.journal)
     else:
         run.ledger.close(run.vault_id)
+        if run.remote is not None:
+            # The droplet may be lost before the next backup.
+            run.remote.tell()
     return Outcome(run.vault_id, number, False, copies, run.key_destroyed_after, pending)
 
 
@@ -569,8 +572,8 @@ def _erase_remote(run: _Run, remote: Remote) -> dict[str, Any]:
 
 def _erase_plain(run: _Run) -> None:
     run.step("links", lambda: plain.block(run.places, run.user, run.vault_id))
-    if run.keyring.exists() and ("key ring" in run.done or run.keyring.root_key(run.vault_id) is not None):
-        # Clips are not encrypted by it here, but copies in the backup are.
+    if run.keyring.exists():
+        # Clips are not encrypted by it here, but copies in the backup are; and dumps from before open no more.
         run.step("key ring", lambda: _destroy_wrapped(run))
     try:
         run.step("legacy", lambda: _overwrite_legacy(run))
