@@ -14,6 +14,7 @@ import contextlib
 import functools
 import http.client
 import itertools
+import logging
 import os
 import random
 import shutil
@@ -39,7 +40,7 @@ from tests.unit.backup_repository import Droplet, digests, settings
 from tests.unit.killing import Countdown, calls_of, killed_before
 from tests.unit.test_backup_prune import DAY, NOW, at, check, erase, prune
 
-PACK, CLIP = 100_000, 45_000
+PACK, CLIP, LARGE = 100_000, 45_000, 145_000
 IN_FLIGHT = 3 * chunked.ciphertext_size(PACK)
 SEVERAL = Keep(3, 0, 0)
 
@@ -134,7 +135,8 @@ class Rounds:
         clips = self.user.folder / "clips"
         for path in clips.glob(f"round-{self.number - 2}-*"):
             path.unlink()
-        sizes = (CLIP, 0, CLIP, 3, PACK + CLIP, CLIP)
+        # More than what may be on its way: stored twice, it would be seen.
+        sizes = (CLIP, 0, CLIP, 3, LARGE, *[CLIP] * 9)
         for part, size in enumerate(sizes):
             self.droplet.write(self.user, f"round-{self.number}-{part}.wav", os.urandom(size))
         shutil.copy(clips / f"round-{self.number}-0.wav", clips / f"round-{self.number}-copy.wav")
@@ -161,6 +163,16 @@ class Rounds:
 
     def data(self) -> dict[str, int]:
         return {entry.name: entry.size for entry in self.droplet.bucket().list(names.DATA)}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Spare thousands of requests what botocore has to say about each."""
+    logger = logging.getLogger("botocore")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture
@@ -201,11 +213,14 @@ def kill_syncs(rounds: Rounds, most: int) -> None:
         rounds.killed += killed_before(call, rounds.sync, more_calls)
         rounds.verified(where)
         stored = sum(size for name, size in rounds.data().items() if name not in before)
+        if call % 2:
+            rounds.prune()
         there = set(rounds.data())
         done = rounds.sync()
         stored += sum(size for name, size in rounds.data().items() if name not in there)
-        # Besides what is new, headers and tags, and what was on its way when it was killed.
-        assert stored <= chunked.ciphertext_size(new) + 20 * 100 + IN_FLIGHT, where
+        # Besides what is new, headers and tags, and what was on its way when it was killed. A file that lies in several packs begins anew.
+        allowed = chunked.ciphertext_size(new) + 20 * 100 + IN_FLIGHT + LARGE
+        assert stored <= allowed < 2 * new, where
         assert done.problems == [], where
         # Saved by the killed run or by this one.
         newest = rounds.droplet.repository().choose(None)
@@ -270,10 +285,11 @@ def kill_erasures(rounds: Rounds, most: int) -> None:
         where = f"killed before call {call} of {calls}"
         erase(rounds.droplet, user)
         user = somebody()
+        before = set(rounds.data())
         if call % 2:
             # A sync was killed before it: what it was storing is this user's, too.
             rounds.droplet.write(user, "more.wav", os.urandom(CLIP * 3))
-            killed_before(5 + call, rounds.sync, more_calls)
+            killed_before(5 + call % 12, rounds.sync, more_calls)
         mine = {names.DATA + pack.id for pack in rounds.droplet.section(*_newest(rounds), user).packs}
         rounds.killed += killed_before(call, lambda user=user: erase(rounds.droplet, user), more_calls)  # type: ignore[misc]
         # Whatever is left of it, everybody else is as before; and a key that is gone has a tombstone.
@@ -286,6 +302,7 @@ def kill_erasures(rounds: Rounds, most: int) -> None:
             rounds.droplet.bucket().get(names.USER_KEYS + user.vault_id)
         assert user.vault_id in rounds.droplet.repository().erased(), where
         assert not mine & set(rounds.data()), where
+        assert set(rounds.data()) <= before, f"what a killed sync had stored of the user, {where}"
         rounds.sync()
         rounds.settled(where)
         assert all(user.vault_id != part.vault for part in rounds.droplet.repository().open(_newest(rounds)[1]).head.users), where
@@ -344,7 +361,7 @@ def test_killed_anywhere_a_restore_leaves_whole_clips_only_and_goes_on(local: Ro
     kill_restores(local, samples(60))
 
 
-@pytest.mark.parametrize(("kill", "most"), [(kill_syncs, 6), (kill_prunes, 4), (kill_erasures, 4), (kill_restores, 6)])
+@pytest.mark.parametrize(("kill", "most"), [(kill_syncs, 5), (kill_prunes, 4), (kill_erasures, 4), (kill_restores, 6)])
 def test_killed_while_it_talks_to_the_bucket_it_goes_on(remote: Rounds, kill: Callable[[Rounds, int], None], most: int) -> None:
     kill(remote, samples(most))
 
@@ -388,7 +405,7 @@ def failing(storage: Storage, number: int) -> Iterator[None]:
 def test_a_bucket_that_fails_anywhere_makes_clear_errors_and_the_next_run_goes_on(remote: Rounds) -> None:
     storage, droplet = remote.droplet.storage, remote.droplet
     number = 0
-    for _ in range(samples(9)):
+    for _ in range(samples(6)):
         remote.change()
         user = droplet.add(CLIP)
         remote.sync()

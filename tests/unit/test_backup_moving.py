@@ -230,6 +230,29 @@ def test_a_file_that_grows_or_shrinks_whenever_it_is_read_is_taken_as_it_was_or_
     everything_is_as_on_disk(local, user, a_folder / "settled")
 
 
+@pytest.mark.parametrize("size", [1000, 5 << 20])
+def test_a_clip_that_the_disk_does_not_give_back_costs_no_other_clip(
+    local: FolderDroplet, a_folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    user = local.add(1000, 2000)
+    victim = local.write(user, "victim.wav", bytes(size))
+    inode, read = victim.stat().st_ino, os.read
+
+    def reading(descriptor: int, length: int) -> bytes:
+        if os.fstat(descriptor).st_ino == inode:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", reading)
+        done = local.sync()
+    assert done.files == 2
+    assert [user.vault_id in problem and "Input/output error" in problem for problem in done.problems] == [True]
+    assert "victim" not in str(done.problems), "names of clips are the user's"
+    assert local.sync().new_files == 1
+    everything_is_as_on_disk(local, user, a_folder / "back")
+
+
 # --- the app at work during a run ---------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +369,35 @@ def test_what_was_deleted_before_a_run_that_failed_is_not_in_the_next_snapshot(l
         local.sync(repository)
     assert local.sync().files == 1
     everything_is_as_on_disk(local, user, a_folder / "back")
+
+
+def test_a_locked_snapshot_that_was_stored_just_before_the_end_is_taken_over(
+    b2_locked: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vaults").mkdir()
+    droplet = Droplet(tmp_path, b2_locked, other={"lock_days": 3})
+    user = droplet.add(1000)
+    droplet.sync()
+    droplet.write(user, "second.wav", b"second")
+    finish = Manifest.finish
+
+    def ended(manifest: Manifest, name: str) -> None:
+        if name.startswith(names.SNAPSHOTS):
+            raise KeyboardInterrupt
+        finish(manifest, name)
+
+    monkeypatch.setattr(Manifest, "finish", ended)
+    with pytest.raises(KeyboardInterrupt):
+        droplet.sync()
+    monkeypatch.setattr(Manifest, "finish", finish)
+    assert len(droplet.repository().snapshots()) == 2
+    done = droplet.sync()
+    assert (done.snapshot, done.users, done.files, done.problems) == ("", 1, 2, [])
+    droplet.write(user, "third.wav", b"third")
+    assert droplet.sync().problems == []
+    repository = droplet.repository()
+    assert [repository.open(name).head.number for name in repository.snapshots()] == [1, 2, 3]
+    everything_is_as_on_disk(droplet, user, tmp_path / "back")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ The bucket is a folder here (`backup_folder`), so that whoever changes it gives 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -19,6 +20,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gigglekit.backup import names, section, signed, snapshot
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
+from gigglekit.backup.repository import backup_key
+from gigglekit.backup.restore import restore_user
 from gigglekit.backup.section import NotReadableError
 from gigglekit.backup.settings import Keep
 from gigglekit.backup.signed import Signer
@@ -228,6 +231,49 @@ def test_a_flipped_bit_anywhere_in_a_key_or_a_tombstone_is_named(droplet: Folder
                     signed.unseal_key(name, content, droplet.kit_key, droplet.signer.public)
             put_back()
     assert check(droplet).problems == []
+
+
+def test_a_section_that_somebody_made_with_a_users_key_does_not_fit_to_the_head(droplet: FolderDroplet, rounds: Iterator[Path]) -> None:
+    repository = droplet.repository()
+    opened = repository.open(repository.choose(None))
+    part = opened.head.users[0]
+    user = droplet.users[part.vault]
+    context = names.section_context(opened.name, part.vault)
+    content = repository.section(opened, part, user.root_key)
+    forged = chunked.encrypt(backup_key(user.root_key), context, section.encode(content))
+    assert len(forged) == part.length
+    whole = (droplet.place / opened.name.object).read_bytes()
+    (droplet.place / opened.name.object).write_bytes(whole[: opened.start] + forged + whole[opened.start + part.length :])
+    looked = Looked(droplet, next(rounds))
+    assert {path.partition("/")[0] for path in looked.lost} == {part.vault}
+    assert looked.named(opened.name.object) == (True, True)
+
+
+def test_a_pack_that_was_encrypted_again_with_the_users_key_is_not_the_one_that_was_stored(
+    droplet: FolderDroplet, rounds: Iterator[Path]
+) -> None:
+    user = living(droplet)[0]
+    pack = packs_of(droplet, user)[0]
+    key, context = backup_key(user.root_key), names.pack_context(pack.name)
+    lost = lying_in(droplet, user, pack)
+    pack.write_bytes(chunked.encrypt(key, context, chunked.decrypt(key, context, pack.read_bytes())))
+    looked = Looked(droplet, next(rounds))
+    assert looked.lost == lost
+    assert looked.named(f"data/{pack.name}") == (True, True)
+
+
+def test_a_clip_whose_place_is_another_ones_is_not_taken_for_it(droplet: FolderDroplet, a_folder: Path) -> None:
+    user = living(droplet)[0]
+    repository = droplet.repository()
+    content = droplet.section(repository, repository.choose(None), user)
+    one, other = (next(file for file in content.files if file.path.endswith(f"_{number}.wav")) for number in (0, 1))
+    part = other.extents[0]
+    moved = dataclasses.replace(one, extents=(dataclasses.replace(part, length=one.size),))
+    files = tuple(moved if file is one else file for file in content.files)
+    (a_folder / "back").mkdir()
+    done = restore_user(repository, dataclasses.replace(content, files=files), user.root_key, a_folder / "back", None)
+    assert [one.path in line for line in done.damaged] == [True]
+    assert digests(user.folder).keys() - digests(a_folder / "back").keys() == {one.path}
 
 
 # --- lengths ------------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ then nothing in the bucket has changed for anybody who restores.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -31,6 +32,7 @@ _BLOCK = 1 << 20
 _SMALL = 4 << 20
 """Files up to this size are read once: hashed in memory, and stored only if their content is new."""
 _TRIES = 3
+_GONE = (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
 _CERTAINLY_SHORT = MOST_PATH_BYTES // 4
 """Characters of a path that can be saved, however many bytes each of them has."""
 
@@ -88,6 +90,10 @@ class _OthersError(Exception):
 
 class _ChangedError(Exception):
     """A file changed while it was read."""
+
+
+class _UnreadableError(OSError):
+    """The disk does not give a file back."""
 
 
 @dataclass
@@ -505,17 +511,26 @@ class _Filling:
         for _ in range(_TRIES):
             try:
                 descriptor = found.open()
-            except OSError:
+            except OSError as error:
                 # Gone, or a link now: the next run sees what is there then.
-                return False
+                return False if error.errno in _GONE else self._note_unreadable(error)
             try:
                 self._take(descriptor, name)
             except _ChangedError:
                 continue
+            except _UnreadableError as error:
+                return self._note_unreadable(error)
             finally:
                 os.close(descriptor)
             return True
         self.storing.synced.unsettled += 1
+        return False
+
+    def _note_unreadable(self, error: OSError) -> bool:
+        self.storing.synced.problems.append(
+            f"A clip of vault {self.user.vault_id} could not be read and was not saved: {error.strerror}. All others were. If it lasts, "
+            "look at the disk: dmesg; and restore the clip from an earlier snapshot if it is damaged: salt-call giggles.restore"
+        )
         return False
 
     def _take(self, descriptor: int, name: str) -> None:
@@ -567,7 +582,7 @@ class _Filling:
         os.lseek(descriptor, 0, os.SEEK_SET)
         left = size
         while left:
-            block = os.read(descriptor, min(_BLOCK, left))
+            block = _read(descriptor, min(_BLOCK, left))
             if not block:
                 break
             left -= len(block)
@@ -630,10 +645,17 @@ def _found(user: User) -> Iterator[walking.Found]:
                 os.close(folder)
 
 
+def _read(descriptor: int, length: int) -> bytes:
+    try:
+        return os.read(descriptor, length)
+    except OSError as error:
+        raise _UnreadableError(error.errno, error.strerror) from None
+
+
 def _read_small(descriptor: int, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        block = os.read(descriptor, size - len(data))
+        block = _read(descriptor, size - len(data))
         if not block:
             raise _ChangedError
         data = data + block if data else block
@@ -643,7 +665,7 @@ def _read_small(descriptor: int, size: int) -> bytes:
 def _hash(descriptor: int, size: int) -> str:
     digest = hashlib.sha256()
     while size:
-        block = os.read(descriptor, min(_BLOCK, size))
+        block = _read(descriptor, min(_BLOCK, size))
         if not block:
             raise _ChangedError
         digest.update(block)

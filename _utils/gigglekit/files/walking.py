@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ class Found:
         descriptor = os.open(self.path.rpartition("/")[2], _FILE, dir_fd=self.folder)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise FileNotFoundError(self.path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return descriptor
 
 
