@@ -120,9 +120,8 @@ def _restart_app():
 def _copies_elsewhere():
     """Return the backup, as far as an erasure needs it; None if there is none."""
     from gigglekit.operations import erasing
-    from gigglekit.operations.droplet import Droplet
 
-    return erasing.remote(Droplet())
+    return erasing.remote(_droplet())
 
 
 def shred(user_id=None, dry_run=False):
@@ -150,6 +149,8 @@ def shred(user_id=None, dry_run=False):
             found = dataclasses.asdict(vault_shred.examine(_places(), user_id, _database()))
             return {**found, "holders": list(found["holders"]), "erased": False, "dry_run": True}
         outcome = vault_shred.shred(_places(), user_id, _database(), _restart_app, _copies_elsewhere())
+    if outcome.pending:
+        __context__["retcode"] = 1
     return {
         "erased": not outcome.pending,
         "pending": outcome.pending,
@@ -340,7 +341,7 @@ def _kit_text(kit):
     if kit is None:
         return None
     try:
-        with open(kit, encoding="utf-8") as file:
+        with open(str(kit), encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandExecutionError(
@@ -422,7 +423,13 @@ def restore(user_id=None, snapshot=None, target=None, kit=None, path=None, repla
     with _errors():
         return _with_exit_code(
             restoring.restore(
-                _droplet(), user=user_id, snapshot=_text(snapshot), target=target, kit_text=text, path=path, replace=bool(replace)
+                _droplet(),
+                user=user_id,
+                snapshot=_text(snapshot),
+                target=_text(target),
+                kit_text=text,
+                path=_text(path),
+                replace=bool(replace),
             )
         )
 

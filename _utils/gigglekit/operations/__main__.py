@@ -44,7 +44,7 @@ def _verify(droplet: Droplet, given: argparse.Namespace) -> dict[str, Any]:
 def _restore(droplet: Droplet, given: argparse.Namespace) -> dict[str, Any]:
     from gigglekit.operations import restoring
 
-    text = given.kit.read_text() if given.kit else None
+    text = given.kit.read_text(errors="replace") if given.kit else None
     return restoring.restore(
         droplet, user=given.user_id, snapshot=given.snapshot, target=given.target, kit_text=text, path=given.path, replace=given.replace
     )

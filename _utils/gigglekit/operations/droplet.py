@@ -178,7 +178,9 @@ class Droplet:
     def kit_public(self) -> bytes | None:
         """Return the public half of the recovery kit's key, None if there is no kit yet."""
         try:
-            return bytes.fromhex(json.loads((self.places.keys / _KIT).read_bytes())["public"])
+            public = bytes.fromhex(json.loads((self.places.keys / _KIT).read_bytes())["public"])
+            if len(public) != keys.KEY_BYTES:
+                raise ValueError("no key")
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -186,6 +188,11 @@ class Droplet:
                 f"{self.places.keys / _KIT}, which says which recovery kit keys are sealed for, is damaged. Make a new kit, which replaces "
                 "the one you have: salt-call giggles.recovery_kit rotate=True"
             ) from error
+        return public
+
+    def has_kit(self) -> bool:
+        """Tell whether there is a kit, even if what this droplet knows of it is damaged."""
+        return (self.places.keys / _KIT).exists()
 
     def keep_kit(self, public: bytes, created: str) -> None:
         """Remember which recovery kit is in force."""
@@ -195,7 +202,7 @@ class Droplet:
         """Open the repository, with this droplet's keys.
 
         Arguments:
-            make: whether a snapshot key is made if there is none.
+            make: whether a snapshot key is made if there is none; the caller sees to a kit then.
             holding: whether the caller holds the lock of the vault. A ring of keys may be replaced while it is read otherwise.
 
         Raises:
@@ -211,7 +218,7 @@ class Droplet:
         from gigglekit.backup.signed import Signer
 
         chosen, keyring = self.settings(), self.keyring()
-        snapshots, public = keyring.secret(SNAPSHOTS), self.kit_public()
+        snapshots, public = keyring.secret(SNAPSHOTS), None if make else self.kit_public()
         if snapshots is None and make:
             keyring.keep_secret(SNAPSHOTS, keys.new())
             snapshots = keyring.secret(SNAPSHOTS)

@@ -29,8 +29,8 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
     """
     chosen = droplet.settings()
     with droplet.locked():
-        before = droplet.kit_public()
-        if before is not None and not rotate:
+        is_there = droplet.has_kit()
+        if is_there and not rotate:
             raise RefusedError(
                 "There is a recovery kit already, and it cannot be shown again, since this droplet does not know it. Nothing was changed. "
                 "If you have it, all is well. If it was lost, or somebody else has seen it, make a new one, which replaces it: salt-call "
@@ -43,7 +43,7 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
             raise RefusedError("There is no key to sign with. Look at salt-call giggles.verify_receipt.")
         made = Kit(chosen.endpoint, chosen.region, chosen.bucket, chosen.prefix, created, private, repository.secrets.signer.public)
         repository.secrets = dataclasses.replace(repository.secrets, kit_public=public)
-        if before is not None:
+        if is_there:
             try:
                 with droplet.manifest() as manifest, Progress("sealing") as progress:
                     _seal_again(droplet, repository, manifest, progress)

@@ -6,6 +6,7 @@ import contextlib
 import grp
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,4 +88,8 @@ def recorded(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(OSError):
             append(folder, kind, {**record, "ok": False, "seconds": round(time.monotonic() - began, 1), "reason": reason})
         raise
-    append(folder, kind, {"ok": True, **record, "seconds": round(time.monotonic() - began, 1)})
+    try:
+        append(folder, kind, {"ok": True, **record, "seconds": round(time.monotonic() - began, 1)})
+    except OSError as error:
+        # What was done is done; that nobody wrote it down is seen by its age.
+        print(f"{folder / kind}.jsonl: no record could be written ({error.strerror}). Look at df and ls -l.", file=sys.stderr)

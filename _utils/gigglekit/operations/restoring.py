@@ -74,6 +74,11 @@ def restore(
         BackupError, VaultError, OSError: what was restored by then stays; asking again goes on.
     """
     wanted = user_id(user) if user is not None else None
+    if target is not None and not os.path.isabs(target):
+        raise RefusedError(
+            "target is no absolute path, so nobody can be sure where clips would come to lie in the clear. Nothing was changed. Give one, "
+            "in memory for example: target=/run/giggles-look"
+        )
     with records.recorded(droplet.records, "restore") as record, Progress("restoring") as progress:
         with _source(droplet, kit_text, take_over=target is None) as source:
             name = source.repository.choose(snapshot)
