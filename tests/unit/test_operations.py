@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,10 @@ def test_pruning_is_due_once_a_week_and_keeps_what_is_kept(droplet: Saved) -> No
     done = saving.prune(droplet.operated)
     assert (done["kept"], done["removed"]) == (1, 1)
     assert not saving.is_prune_due(droplet.operated)
+    for days, due, due_with_problems in ((6.9, False, False), (7.1, True, False), (14.1, True, True)):
+        then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - days * 86400))
+        (droplet.operated.records / "prune.jsonl").write_text(json.dumps({"ok": True, "time": then}) + "\n")
+        assert (saving.is_prune_due(droplet.operated), saving.is_prune_due(droplet.operated, postponed=True)) == (due, due_with_problems)
     assert droplet.verify()["problems"] == []
     for spoiled in ('{"ok": true, "time": "2099-01-01T00:00:00Z"}', '{"ok": true}', '{"ok": true, "time": 7}', '"text"', "\x00", "{"):
         (droplet.operated.records / "prune.jsonl").write_text(spoiled + "\n")

@@ -369,13 +369,25 @@ def test_a_backup_during_an_erasure_waits_for_the_keys_and_sees_a_whole_ring(dro
     assert droplet.clips(kept)
 
 
-def test_a_restore_that_is_under_way_brings_nobody_back_who_is_erased_meanwhile(droplet: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_read_while_nobody_replaces_them(droplet: Saved) -> None:
+    for read in (droplet.operated.repository, droplet.operated.roots, lambda: droplet.operated.dump_key(names.new_id())):
+        with droplet.places.locked():
+            reading = Running(read)
+            reading.join(0.2)
+            assert reading.is_alive()
+        assert reading.ended() is not None
+
+
+@pytest.mark.parametrize("step", ["_places_for", "_make_vault"])
+def test_a_restore_that_is_under_way_brings_nobody_back_who_is_erased_meanwhile(
+    droplet: Saved, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     users = sorted(droplet.new_users(2), key=droplet.vault_id)
     droplet.sync()
     for user in users:
         for path in droplet.path("clips", user).iterdir():
             path.unlink()
-    reached, go_on = held_up(monkeypatch, restoring, "_places_for")
+    reached, go_on = held_up(monkeypatch, restoring, step)
     restore = Running(droplet.restore)
     assert reached.wait(60)
     droplet.erase(users[0])

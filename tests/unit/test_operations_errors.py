@@ -118,6 +118,17 @@ def test_one_locked_vault_stops_the_backup(droplet: Saved) -> None:
     assert droplet.objects() == before
 
 
+def test_a_locked_lobby_stops_the_backup_since_nobody_can_tell_whose_vault_is_whose(droplet: Saved) -> None:
+    from gigglekit.vault import fscrypt
+
+    droplet.new_users()
+    with droplet.volume() as opened:
+        for identifier in opened.lobby_identifiers():
+            fscrypt.forget(opened.root, identifier, seconds=5)
+    paragraph(droplet.sync, "locked")
+    assert droplet.objects() == []
+
+
 def test_a_vault_without_a_key_stops_the_backup(droplet: Saved) -> None:
     (user,) = droplet.new_users()
     droplet.sync()

@@ -18,7 +18,7 @@ def _sync(droplet: Droplet, given: argparse.Namespace) -> dict[str, Any]:
     from gigglekit.operations import saving
 
     done = saving.sync(droplet, anyway=given.anyway)
-    if not done["problems"] and saving.is_prune_due(droplet):
+    if saving.is_prune_due(droplet, postponed=bool(done["problems"])):
         done["pruned"] = saving.prune(droplet)
     return done
 

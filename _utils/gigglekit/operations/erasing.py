@@ -28,7 +28,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _PREDECESSORS = "predecessors"
 WHOLE = "whole"
 """A fact of the manifest: "yes" if it knows every object there ever was for a user."""
-_DAYS_BETWEEN_PRUNES = 8
+_DAYS_BETWEEN_PRUNES = 15
 """At most, as `saving.is_prune_due` has it: a dump ends with the first prune after its days are over."""
 
 

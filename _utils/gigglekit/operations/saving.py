@@ -107,8 +107,14 @@ def prune(droplet: Droplet) -> dict[str, Any]:
     return done
 
 
-def is_prune_due(droplet: Droplet) -> bool:
-    """Tell whether the last prune that ended well is a week ago, so that the nightly run does one."""
+def is_prune_due(droplet: Droplet, *, postponed: bool = False) -> bool:
+    """Tell whether the last prune that ended well is a week ago, so that the nightly run does one.
+
+    Arguments:
+        droplet: this one.
+        postponed: the run had problems that somebody should look at first. After a second week it is due all the same: snapshots and
+            dumps have to end some day, those with rows of erased users among them.
+    """
     import calendar
 
     found = records.last(droplet.records, "prune", ok=True)
@@ -116,4 +122,4 @@ def is_prune_due(droplet: Droplet) -> bool:
         then = calendar.timegm(time.strptime(str((found or {})["time"]), "%Y-%m-%dT%H:%M:%SZ"))
     except (KeyError, ValueError):
         return True
-    return not 0 <= time.time() - then < _SECONDS_BETWEEN_PRUNES
+    return not 0 <= time.time() - then < _SECONDS_BETWEEN_PRUNES * (2 if postponed else 1)
