@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS contents (
 CREATE TABLE IF NOT EXISTS files (
     vault TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL,
     inode INTEGER NOT NULL, content INTEGER NOT NULL REFERENCES contents (number), PRIMARY KEY (vault, name)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS files_of_content ON files (content);
 """
 
 
