@@ -8,14 +8,12 @@ from moto.s3.models import FakeKey
 from moto.server import main
 
 
-def _without_content(key: FakeKey, _: dict[int, object]) -> FakeKey:
-    # Nobody changes what is listed, so the copy may share everything with the original.
-    copied = object.__new__(type(key))
-    copied.__dict__.update(key.__dict__)
-    return copied
+def _itself(key: FakeKey, _: dict[int, object]) -> FakeKey:
+    # Nobody changes what is listed. A copy that shared the content would close it for the original as soon as it is thrown away.
+    return key
 
 
-FakeKey.__deepcopy__ = _without_content
+FakeKey.__deepcopy__ = _itself
 
 if __name__ == "__main__":
     main(sys.argv[1:])
