@@ -374,7 +374,7 @@ def test_everything_is_back_as_it_was(droplet: Droplet, story: Story, restored: 
     found = {path: what for path, what in found.items() if path in story.present}
     assert {path: (what, story.present[path]) for path, what in found.items() if what != story.present[path]} == {}
     assert clips.vault_ids(droplet, *story.vaults) == story.vaults
-    assert clips.adopted(droplet, *story.written.users)
+    assert clips.adopted(droplet, *{user for user, *_ in story.written.written})
     assert droplet.shell(f"find {UPLOADS}/clips {UPLOADS}/audio -mindepth 1 -maxdepth 1 -type d") == ""
 
 
