@@ -62,12 +62,13 @@ problems=()
 problem() { problems+=("$*"); }
 
 # Runs a step quietly; its output is shown only when it fails.
+# step TITLE WHAT-IF-IT-FAILS COMMAND...: never to be called in a condition, in which bash ignores errors, those of a subshell
+# that asks for set -e too.
 step() {
-  local title=$1 started=$SECONDS output
-  shift
+  local title=$1 otherwise=$2 started=$SECONDS output
+  shift 2
   output=$(mktemp)
   printf '  %-46s' "$title"
-  # In the background, since a function called in a condition would go on after its own errors.
   (set -e; "$@") >"$output" 2>&1 </dev/null &
   if wait $!; then
     printf 'done %4ds\n' "$((SECONDS - started))"
@@ -75,7 +76,7 @@ step() {
   else
     printf 'FAILED\n\n' && tail -n 40 "$output" >&2
     rm -f "$output"
-    return 1
+    die "$otherwise"
   fi
 }
 
@@ -462,11 +463,11 @@ main() {
   flock -n 9 || die "Another bootstrap is running on this machine. Wait for it to end; it prints a table when it is done."
 
   say "giggles-salt: preparing"
-  step "repository in $HOME_OF_TREE" lay_tree || die "The repository could not be copied to $HOME_OF_TREE; the reason is above. Nothing else was changed."
-  step "tools (uv)" install_tools || die "The tools that Salt is installed with could not be installed; the reason is above. Mostly it is the network: run this again when it is back, it goes on where it stopped."
-  step "salt-call" install_salt || die "Salt could not be installed into $SALT_HOME; the reason is above. An earlier version that was there still works. Run this again when the cause is gone."
+  step "repository in $HOME_OF_TREE" "The repository could not be copied to $HOME_OF_TREE; the reason is above. Nothing else was changed." lay_tree
+  step "tools (uv)" "The tools that Salt is installed with could not be installed; the reason is above. Mostly it is the network: run this again when it is back, it goes on where it stopped." install_tools
+  step "salt-call" "Salt could not be installed into $SALT_HOME; the reason is above. An earlier version that was there still works. Run this again when the cause is gone." install_salt
   keep_answers || die "The answers could not be taken over; the reason is above. Correct them and run this again."
-  step "minion configuration" configure_minion || die "The configuration in /etc/salt could not be written; the reason is above."
+  step "minion configuration" "The configuration in /etc/salt could not be written; the reason is above." configure_minion
   settings_of_droplet --check || die "Nothing on the server was changed, because the settings above are not complete or not right. Correct them and run this again."
 
   if [ "$apply" = no ]; then
