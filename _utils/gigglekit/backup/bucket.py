@@ -167,6 +167,7 @@ class Bucket:
             except BackupError:
                 raise
             except Exception as error:
+                # botocore raises many kinds for a broken connection; whatever is not of the way goes on up.
                 if not is_of_the_way(error):
                     raise
                 if position - before >= READ_BYTES:

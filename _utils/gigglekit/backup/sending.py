@@ -144,6 +144,7 @@ def ask(attempts: Attempts, question: Callable[[], T]) -> T:
         except BackupError:
             raise
         except Exception as error:
+            # botocore raises many kinds for a broken connection; whatever is not of the way goes on up.
             if not is_of_the_way(error):
                 raise
             attempts.wait(error)
