@@ -42,6 +42,8 @@ def test_after_a_restart_without_the_bucket_the_app_waits_and_comes_up_by_itself
     with somebody(droplet) as done:
         assert droplet.healthy()
         files = f"find {UPLOADS} -xdev -type f | wc -l; find {UPLOADS} -xdev -mindepth 1 -maxdepth 1 ! -name .lobby | sort"
+        # The link is there before the folder that it took the place of is empty.
+        droplet.wait_for("the user to be adopted", lambda: clips.adopted(droplet, *done.users), seconds=BOUND_SECONDS)
         left = f"find {UPLOADS}/.lobby -mindepth 1"
         droplet.wait_for("the lobby to be tidy", lambda: droplet.shell(left) == "", seconds=BOUND_SECONDS)
         before = droplet.shell(files)
