@@ -171,14 +171,15 @@ def test_bytes_that_the_bucket_lost_are_noticed_when_they_are_written(b2: Storag
     assert there.get("x") == CONTENT
 
 
-def test_the_same_bytes_are_sent_by_every_attempt() -> None:
+@pytest.mark.parametrize(("limit", "pieces"), [(0, [b"0123456789", b"", b""]), (1 << 30, [b"012345", b"6789", b""])])
+def test_the_same_bytes_are_sent_by_every_attempt(limit: int, pieces: list[bytes]) -> None:
     data = bytearray(b"0123456789")
     requests = Requests()
     for _ in range(2):
-        with Body(data, Throttle(0), requests) as body:
+        with Body(data, Throttle(limit), requests) as body:
             assert bytes(body.read(4)) == b"0123"
             body.sending()
-            assert [bytes(body.read(6)), bytes(body.read(6)), bytes(body.read(6))] == [b"012345", b"6789", b""]
+            assert [bytes(body.read(6)) for _ in pieces] == pieces
     # What was read for a signature is not counted as sent.
     assert requests.bytes_sent == 20
     data += b"can grow again, so nothing holds it"

@@ -20,16 +20,23 @@ class Finished:
         id: its name below `data/`.
         body: all of it.
         plain: bytes of clips in it.
+        memory: what the body lies in; fit for another pack when this one is stored.
     """
 
     id: str
     body: memoryview = field(repr=False)
     plain: int
+    memory: memoryview = field(repr=False)
 
     @property
     def header(self) -> bytes:
         """Its first bytes, which random access needs."""
         return bytes(self.body[: chunked.HEADER_BYTES])
+
+
+def memory(capacity: int = PACK_BYTES) -> memoryview:
+    """Return memory for a pack of so many bytes of clips; the kernel gives it when it is written to, so a small pack takes little."""
+    return memoryview(mmap.mmap(-1, chunked.ciphertext_size(capacity), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class Builder:
@@ -38,15 +45,15 @@ class Builder:
     Arguments:
         key: the user's backup key.
         capacity: bytes of clips that it takes.
+        buffer: `memory` of a pack of that capacity that is stored; new memory if None.
     """
 
-    def __init__(self, key: bytes, capacity: int = PACK_BYTES) -> None:
+    def __init__(self, key: bytes, capacity: int = PACK_BYTES, buffer: memoryview | None = None) -> None:
         self.id = names.new_id()
         self.plain = 0
         self._capacity = capacity
         self._encryptor = chunked.Encryptor(key, names.pack_context(self.id))
-        # Memory that the kernel gives page by page when it is written to, so that a small pack takes little, and back when it goes.
-        self._buffer = memoryview(mmap.mmap(-1, chunked.ciphertext_size(capacity)))
+        self._buffer = memory(capacity) if buffer is None else buffer
         self._written = 0
 
     @property
@@ -65,4 +72,4 @@ class Builder:
         """Return the pack; nothing can be added after that."""
         rest = self._encryptor.finish()
         self._buffer[self._written : self._written + len(rest)] = rest
-        return Finished(self.id, self._buffer[: self._written + len(rest)], self.plain)
+        return Finished(self.id, self._buffer[: self._written + len(rest)], self.plain, self._buffer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import secrets
 import stat
@@ -230,11 +231,8 @@ def _restore_batch(
 ) -> None:
     try:
         if len(batch[0].extents) == 1:
-            first, last = batch[0].extents[0], batch[-1].extents[0]
-            piece = fetcher.fetch(first.pack, first.offset, last.offset + last.length - first.offset)
-            for file in batch:
-                part = file.extents[0]
-                _write(folders, file, [piece.open(part.offset, part.length)], key)
+            for file, content in fetcher.contents(batch):
+                _write(folders, file, content, key)
                 progress(file.size)
         else:
             (file,) = batch
@@ -251,7 +249,7 @@ def _restore_batch(
                 _restore_batch(fetcher, folders, [file], key, done, progress)
 
 
-def _write(folders: _Folders, file: FileEntry, pieces: Iterable[bytes], key: bytes) -> None:
+def _write(folders: _Folders, file: FileEntry, pieces: Iterable[bytes | memoryview], key: bytes) -> None:
     digest = hashlib.sha256()
     with folders.unfinished(file) as descriptor:
         for piece in pieces:
@@ -288,6 +286,60 @@ class _Fetcher:
     key: bytes
     readers: dict[int, chunked.Reader] = field(default_factory=dict)
 
+    def contents(self, files: list[FileEntry]) -> Iterator[tuple[FileEntry, list[memoryview]]]:
+        """Yield the content of files that each are one piece of the same pack, sorted by where they lie."""
+        first, last = files[0].extents[0], files[-1].extents[0]
+        pack = self.packs[first.pack]
+        if len(files) > 1 and first.offset == 0 and last.offset + last.length == _plain_size(pack) and not _overlap(files):
+            yield from self._whole(pack, files)
+            return
+        piece = self.fetch(first.pack, first.offset, last.offset + last.length - first.offset)
+        for file in files:
+            part = file.extents[0]
+            yield file, [memoryview(piece.open(part.offset, part.length))]
+
+    def _whole(self, pack: PackEntry, files: list[FileEntry]) -> Iterator[tuple[FileEntry, list[memoryview]]]:
+        """Yield all files of a pack while it arrives, so that it is never in memory as a whole."""
+        flow, held, end, before = self._flow(pack), memoryview(b""), 0, None
+        content: list[memoryview] = []
+        for file in files:
+            part = file.extents[0]
+            # Files of the same content are stored once.
+            if part != before:
+                content, before = [], part
+                while end <= part.offset:
+                    held = memoryview(next(flow))
+                    end += len(held)
+                held = held[len(held) - (end - part.offset) :]
+                missing = part.length - len(held)
+                while missing > 0:
+                    content.append(held)
+                    held = memoryview(next(flow))
+                    end += len(held)
+                    missing -= len(held)
+                content.append(held[: len(held) + missing])
+            yield file, content
+
+    def _flow(self, pack: PackEntry) -> Iterator[bytes]:
+        """Yield what is in a pack. What comes last is only given out when the pack is known to end there."""
+        name = names.DATA + pack.id
+        decryptor = chunked.Decryptor(self.key, names.pack_context(pack.id))
+        # What else this key has encrypted is not this pack, even under its name.
+        expected, last = pack.header, b""
+        try:
+            for sealed in self.repository.bucket.stream(name):
+                yield last
+                if not sealed.startswith(expected[: len(sealed)]):
+                    raise chunked.DamagedError("encrypted by another key or for another context")
+                expected = expected[len(sealed) :]
+                last = decryptor.update(sealed)
+            rest = decryptor.finish()
+        except chunked.DamagedError as error:
+            raise _damaged(name, error) from None
+        yield last
+        yield rest
+        raise _damaged(name, ValueError("it is shorter than what was written"))
+
     def fetch(self, index: int, offset: int, length: int) -> _Piece:
         pack = self.packs[index]
         name = names.DATA + pack.id
@@ -298,6 +350,20 @@ class _Fetcher:
         except chunked.DamagedError as error:
             raise _damaged(name, error) from None
         return _Piece(self.readers[index], self.repository.bucket.read(name, start, end - start), start, name)
+
+
+def _plain_size(pack: PackEntry) -> int:
+    """Return how many bytes of clips a pack holds; -1 if it can be no pack."""
+    try:
+        return chunked.plaintext_size(pack.size)
+    except chunked.DamagedError:
+        return -1
+
+
+def _overlap(files: list[FileEntry]) -> bool:
+    """Tell whether pieces of a pack overlap that are not the same."""
+    parts = [file.extents[0] for file in files]
+    return any(one != other and one.offset + one.length > other.offset for one, other in itertools.pairwise(parts))
 
 
 def _damaged(name: str, error: Exception) -> DamagedError:
@@ -327,6 +393,8 @@ class _Folders:
         self._beside = f"{names.UNFINISHED}{run}"
         self._open = {"": os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}
         self._written: list[_Written] = []
+        self._waiting = 0
+        self._numbers = itertools.count()
         self._paths: set[str] = set()
         self._lock = threading.Lock()
 
@@ -408,7 +476,7 @@ class _Folders:
     def unfinished(self, file: FileEntry) -> Iterator[int]:
         """Have a descriptor to write a file's content to during the block; it is thrown away if the block fails."""
         folder = self._open[file.path.rpartition("/")[0]]
-        beside = f"{self._beside}{secrets.token_hex(8)}"
+        beside = f"{self._beside}{next(self._numbers)}"
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             yield descriptor
@@ -424,14 +492,15 @@ class _Folders:
         with self._lock:
             self._paths.add(file.path)
             self._written.append(_Written(folder, beside, file))
-            enough = sum(written.file.size for written in self._written) >= _PLACE_BYTES
+            self._waiting += file.size
+            enough = self._waiting >= _PLACE_BYTES
         if enough:
             self.place()
 
     def place(self) -> None:
         """Give every file that was written its name."""
         with self._lock:
-            placing, self._written = self._written, []
+            placing, self._written, self._waiting = self._written, [], 0
         if not placing:
             return
         try:

@@ -27,6 +27,11 @@ class Throttle:
         self._lock = threading.Lock()
         self._free_from = clock()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit at all."""
+        return self._rate > 0
+
     def take(self, count: int) -> None:
         """Return when `count` more bytes may go out.
 
