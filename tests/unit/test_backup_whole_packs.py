@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from gigglekit.backup import bucket, names
 from gigglekit.backup.bucket import Bucket
-from gigglekit.backup.restore import restore_user
+from gigglekit.backup.restore import Task, restore, restore_user
 from gigglekit.crypto import chunked
 
 from tests.unit.b2 import Storage
@@ -71,6 +71,23 @@ def test_part_of_a_pack_is_not_read_as_a_whole(droplet: Droplet, streamed: list[
         droplet.restore(user, tmp_path / gone, wanted=lambda path, gone=gone: f"_{gone}." not in path)
         assert len(digests(tmp_path / gone)) == 2
     assert streamed == []
+
+
+def test_several_users_files_go_into_one_folder_at_the_same_time(droplet: Droplet, tmp_path: Path) -> None:
+    # As clips from before users had folders do.
+    users = [droplet.add() for _ in range(4)]
+    for number, user in enumerate(users):
+        for clip in range(20):
+            droplet.write(user, f"{number}_{clip}.wav", os.urandom(3000))
+    droplet.sync()
+    repository = droplet.repository()
+    name = repository.choose(None)
+    target = tmp_path / "back"
+    target.mkdir()
+    tasks = [Task(droplet.section(repository, name, user), user.root_key, target, None) for user in users]
+    done = restore(repository, tasks)
+    assert (done.files, done.damaged) == (80, [])
+    assert digests(target) == {path: digest for user in users for path, digest in digests(user.folder).items()}
 
 
 def test_a_pack_shorter_than_its_section_says_is_named(droplet: Droplet, tmp_path: Path) -> None:

@@ -164,9 +164,11 @@ def test_legacy_clips_are_saved_under_whoever_their_row_names_restored_and_erase
     register(droplet, url, only, f"{clips}/old_two.wav")
     done = droplet.sync()
     assert (done["users"], done["files"]) == (2, 4)
-    (problem,) = done["problems"]
-    assert "1 clips" in problem
-    assert "nobody.wav" not in problem
+    assert done["problems"] == []
+    (note,) = done["notes"]
+    assert "1 clips" in note
+    assert "nobody.wav" not in note + str(droplet.records("backup"))
+    assert droplet.records("backup")[-1]["ok"] is True
     (clips / "nobody.wav").unlink()
     (clips / "old_two.wav").unlink()
     assert droplet.restore(snapshot=done["snapshot"])["files"] == 1

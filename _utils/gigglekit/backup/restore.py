@@ -27,6 +27,8 @@ _GAP_BYTES = 512 << 10
 """What lies between two wanted pieces is read with them if it is not more than this: a request costs about as much."""
 _READ_BYTES = 16 << 20
 _PLACE_BYTES = 64 << 20
+_NUMBERS = itertools.count()
+"""Tell what this process is writing apart, of several users in one folder too."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -394,7 +396,6 @@ class _Folders:
         self._open = {"": os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}
         self._written: list[_Written] = []
         self._waiting = 0
-        self._numbers = itertools.count()
         self._paths: set[str] = set()
         self._lock = threading.Lock()
 
@@ -476,7 +477,7 @@ class _Folders:
     def unfinished(self, file: FileEntry) -> Iterator[int]:
         """Have a descriptor to write a file's content to during the block; it is thrown away if the block fails."""
         folder = self._open[file.path.rpartition("/")[0]]
-        beside = f"{self._beside}{next(self._numbers)}"
+        beside = f"{self._beside}{next(_NUMBERS)}"
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             yield descriptor

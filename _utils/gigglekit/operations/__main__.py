@@ -77,10 +77,10 @@ def main() -> int:
     except OSError as error:
         print(f"{error.filename or 'The backup'}: {error.strerror}. Look at df and dmesg, then ask again.", file=sys.stderr)
         return 1
-    problems = done.pop("problems", [])
+    problems, notes = done.pop("problems", []), done.pop("notes", [])
     print(json.dumps(done, sort_keys=True))
-    for problem in problems:
-        print(problem, file=sys.stderr)
+    for sentence in (*problems, *notes):
+        print(sentence, file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -257,11 +257,12 @@ class Droplet:
 
     # --- users ------------------------------------------------------------------------------------------------------------
 
-    def users(self, problems: list[str]) -> list[User]:
+    def users(self, problems: list[str], notes: list[str]) -> list[User]:
         """Return everybody whose clips are to be saved.
 
         Arguments:
             problems: gets a sentence for each thing that is not saved and should be.
+            notes: gets one for what is left out rightly, and that somebody may want to know.
 
         Raises:
             VaultError: the volume is not mounted, or somebody's vault is locked: an empty backup would be made of it.
@@ -273,7 +274,7 @@ class Droplet:
             ids = self._ids()
             users = self._encrypted_users(ids) if self.places.is_encrypted() else self._plain_users(ids)
             if owners is not None:
-                self._give_legacy(users, legacy, owners, problems)
+                self._give_legacy(users, legacy, owners, notes)
         return list(users.values())
 
     def _ids(self) -> dict[str, str]:
@@ -347,7 +348,7 @@ class Droplet:
             )
             return None
 
-    def _give_legacy(self, users: dict[str, User], legacy: Sequence[str], owners: Mapping[str, str], problems: list[str]) -> None:
+    def _give_legacy(self, users: dict[str, User], legacy: Sequence[str], owners: Mapping[str, str], notes: list[str]) -> None:
         """Give clips that lie directly below `clips/` to the users whose rows name them."""
         from dataclasses import replace as changed
 
@@ -366,9 +367,9 @@ class Droplet:
                 users[vault] = User(vault, owner, keyring.make_root_key(vault), self.places.uploads / VAULTS / vault)
             users[vault] = changed(users[vault], legacy=(*users[vault].legacy, clips / name))
         if unknown:
-            problems.append(
-                f"{unknown} clips lie directly in {clips} and are in no row of the database, so they are nobody's and were not saved. "
-                "salt-call giggles.sweep erases those that nobody needs."
+            notes.append(
+                f"{unknown} clips lie directly in {clips} and are in no row of the database, so they are nobody's and were not saved. The "
+                "weekly sweep erases them when they are old enough; salt-call giggles.sweep does it now."
             )
 
 

@@ -27,7 +27,7 @@ def sync(droplet: Droplet, *, anyway: bool = False) -> dict[str, Any]:
         anyway: go on although the bucket holds snapshots that this droplet did not make.
 
     Returns:
-        What `gigglekit.backup.sync.Synced` says, and `erasures` that were finished.
+        What `gigglekit.backup.sync.Synced` says, `erasures` that were finished, and `notes`: what was left out rightly.
 
     Raises:
         BackupError, VaultError: what was stored is known to the next run.
@@ -36,7 +36,7 @@ def sync(droplet: Droplet, *, anyway: bool = False) -> dict[str, Any]:
         chosen = droplet.settings()
         with droplet.locked():
             done = _sync(droplet, chosen, anyway)
-        record.update({key: value for key, value in done.items() if key != "problems"}, problems=len(done["problems"]))
+        record.update({key: value for key, value in done.items() if key not in ("problems", "notes")}, problems=len(done["problems"]))
         if done["problems"]:
             record.update(ok=False, reason=" ".join(done["problems"]))
     return done
@@ -47,9 +47,10 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
 
     repository = droplet.repository()
     problems: list[str] = []
+    notes: list[str] = []
     with droplet.manifest() as manifest, Progress("saving") as progress:
         finished = erasing.finish_pending(droplet, repository, manifest, problems)
-        users = droplet.users(problems)
+        users = droplet.users(problems, notes)
         ledger = droplet.ledger()
         run = Sync(repository, manifest, chosen.threads, erased=ledger.tombstones, progress=progress.bytes_and_files)
         database = droplet.database() if chosen.database else None
@@ -64,6 +65,7 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
     result = dataclasses.asdict(done)
     result["problems"] = [*problems, *done.problems]
     result["erasures"] = finished
+    result["notes"] = notes
     return result
 
 
