@@ -101,14 +101,17 @@ def test_dumps_of_before_an_erasure_open_with_the_kit_alone_and_without_the_user
     empty = cluster.url(cluster.empty())
     with pytest.raises(RefusedError, match=r"kit=/root/kit\.txt"):
         restoring.restore_database(droplet.operated, url=empty)
-    told = checking.drill(droplet.operated, scratch=a_folder)
-    assert any("from before the last erasure" in problem for problem in told["problems"])
     done = restoring.restore_database(droplet.operated, url=empty, kit_text=kit)
     assert done["forgotten"] == 1
     assert (counts(empty, erased), counts(empty, kept)) == (0, before)
-    # The next backup makes one that opens here.
-    assert droplet.sync()["problems"] == []
-    assert checking.drill(droplet.operated, scratch=a_folder)["problems"] == []
+    # A drill makes one that opens here, as the next backup would, and tells if it cannot.
+    droplet.use_database("postgresql://app:wrong@127.0.0.1:1/app")
+    told = checking.drill(droplet.operated, scratch=a_folder)
+    assert any("has no dump of the database" in problem for problem in told["problems"])
+    droplet.use_database(url)
+    told = checking.drill(droplet.operated, scratch=a_folder)
+    assert (told["problems"], told["snapshot"] > first) == ([], True)
+    assert counts(empty, kept) == before
     again = cluster.url(cluster.empty())
     assert restoring.restore_database(droplet.operated, url=again)["forgotten"] == 0
     assert counts(again, kept) == before

@@ -12,7 +12,8 @@ from typing import Any
 from gigglekit.backup import names
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.repository import Opened, Repository
-from gigglekit.operations import kits, records
+from gigglekit.backup.snapshot import Dump
+from gigglekit.operations import kits, records, saving
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 
@@ -102,6 +103,10 @@ def drill(droplet: Droplet, *, scratch: Path = _SCRATCH) -> dict[str, Any]:
     with records.recorded(droplet.records, "drill") as record, Progress("rehearsing") as progress:
         repository = droplet.repository()
         roots = droplet.roots()
+        opened = repository.open(repository.choose(None))
+        if _is_there_a_database(droplet) and (opened.head.dump is None or _dump_key(droplet, repository, opened.head.dump) is None):
+            # An erasure has made an end of the newest dump, or the database was down, and the night that makes the next one is to come.
+            saving.sync(droplet)
         with droplet.locked(600), droplet.manifest() as manifest:
             found = backup_verify.verify(
                 repository, roots, expected=manifest.get("snapshot"), fraction=_DRILL_FRACTION, progress=progress.bytes
@@ -128,11 +133,11 @@ def _load_dump(
 
     dump = opened.head.dump
     if dump is None:
-        if droplet.settings().database and droplet.database() is not None:
+        if _is_there_a_database(droplet):
             problems.append(f"The snapshot {opened.name.base} has no dump of the database, although there is one.")
         return None
-    key = droplet.dump_key(dump.id)
-    if key is None or not kits.opens(repository, dump.id, dump.size, key):
+    key = _dump_key(droplet, repository, dump)
+    if key is None:
         problems.append(
             f"The dump in {opened.name.base} is from before the last erasure, so this droplet opens it no more; the next backup makes one "
             "that it does."
@@ -164,3 +169,13 @@ def _load_dump(
     return {"tables": len(tables), "rows": agrees.rows, "files": agrees.files, **{
         key: value for key, value in dataclasses.asdict(agrees).items() if key.endswith(("_file", "_row"))
     }}  # fmt: skip
+
+
+def _is_there_a_database(droplet: Droplet) -> bool:
+    return droplet.settings().database and droplet.database() is not None
+
+
+def _dump_key(droplet: Droplet, repository: Repository, dump: Dump) -> bytes | None:
+    """Return the key of a dump, None if this droplet opens it no more."""
+    key = droplet.dump_key(dump.id)
+    return key if key is not None and kits.opens(repository, dump.id, dump.size, key) else None
