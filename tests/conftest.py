@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Generator
 from copy import deepcopy
@@ -14,6 +15,9 @@ from tests.public_keys import ed25519_key
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "_utils"))
+# Salt, imported by a plugin of pytest, has everything logged. pytest keeps that to the end: hundreds of megabytes of botocore's, and
+# every child that is forked to be killed begins with a copy of the tables of that memory.
+logging.getLogger().setLevel(logging.WARNING)
 
 _RIGHT: dict[str, Any] = {
     "environment": "production",

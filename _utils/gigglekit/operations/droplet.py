@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gigglekit.backup.bucket import Bucket
     from gigglekit.backup.manifest import Manifest
     from gigglekit.backup.repository import Repository
+    from gigglekit.backup.sending import Patience
     from gigglekit.backup.sync import User
     from gigglekit.vault.rows import Database
 
@@ -198,20 +199,21 @@ class Droplet:
         """Remember which recovery kit is in force."""
         replace(self.places.keys / _KIT, json.dumps({"public": public.hex(), "created": created}).encode() + b"\n", 0o600)
 
-    def repository(self, *, make: bool = False, holding: bool = False) -> Repository:
+    def repository(self, *, make: bool = False, holding: bool = False, patience: Patience | None = None) -> Repository:
         """Open the repository, with this droplet's keys.
 
         Arguments:
             make: whether a snapshot key is made if there is none; the caller sees to a kit then.
             holding: whether the caller holds the lock of the vault. A ring of keys may be replaced while it is read otherwise.
+            patience: how long to go on asking a bucket that does not answer; minutes if None.
 
         Raises:
             RefusedError: there is no kit yet.
         """
         with contextlib.nullcontext() if holding else self.places.locked():
-            return self._repository(make)
+            return self._repository(make, patience)
 
-    def _repository(self, make: bool) -> Repository:
+    def _repository(self, make: bool, patience: Patience | None) -> Repository:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         from gigglekit.backup.repository import Repository, Secrets
@@ -234,7 +236,7 @@ class Droplet:
         def bucket() -> Bucket:
             from gigglekit.backup.bucket import Bucket
 
-            return Bucket(chosen)
+            return Bucket(chosen, patience=patience)
 
         return Repository(bucket, Secrets(snapshots, keyring.names_key(), signer, signer.public, public))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gigglekit.backup import names, settings, signed
 from gigglekit.backup.errors import BackupError, LockedError
 from gigglekit.backup.objects import Erased
+from gigglekit.backup.sending import Patience
 from gigglekit.files.replacing import replace
 from gigglekit.operations.droplet import Droplet
 from gigglekit.vault import shred
@@ -107,7 +108,8 @@ class BucketCopies:
             yield self.repository, self.manifest
             return
         with self.droplet.locked(_LOCK_SECONDS), self.droplet.manifest() as manifest:
-            yield self.droplet.repository(holding=True), manifest
+            # Somebody waits, and the next backup completes what the bucket could not be told.
+            yield self.droplet.repository(holding=True, patience=Patience(tries=5, seconds=20.0, longest=5.0)), manifest
 
 
 def remote(droplet: Droplet) -> BucketCopies | None:
