@@ -15,9 +15,6 @@ from tests.public_keys import ed25519_key
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "_utils"))
-# Salt, imported by a plugin of pytest, has everything logged. pytest keeps that to the end: hundreds of megabytes of botocore's, and
-# every child that is forked to be killed begins with a copy of the tables of that memory.
-logging.getLogger().setLevel(logging.WARNING)
 
 _RIGHT: dict[str, Any] = {
     "environment": "production",
@@ -46,6 +43,14 @@ def right_settings() -> dict[str, Any]:
 def right() -> dict[str, Any]:
     """Settings below `giggles` that pass every check; each test gets its own to spoil."""
     return right_settings()
+
+
+def pytest_collection_finish() -> None:
+    """Have only warnings logged: Salt, which a plugin of pytest imports, has everything logged.
+
+    pytest keeps that to the end: hundreds of megabytes, whose page tables are copied for every child that is forked to be killed.
+    """
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.hookimpl(wrapper=True)
