@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gigglekit.vault import adopt
+from gigglekit.vault import adopt, holders
 
 from tests.unit import postgres, vault_volume
 from tests.unit.b2 import b2, b2_locked, b2_server  # noqa: F401 (fixtures for every test here)
@@ -18,6 +19,29 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare hundreds of killed runs the wait for programs that are held up; a test about those sets its own."""
     monkeypatch.setattr(adopt, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(adopt, "_STILL_SECONDS", 0.0)
+
+
+class _OwnProcesses:
+    """The proc file system as this session's processes have it: itself, and what it started."""
+
+    def __init__(self) -> None:
+        self._first = os.getpid()
+
+    def iterdir(self) -> Iterator[Path]:
+        waiting = [self._first]
+        while waiting:
+            process = Path("/proc") / str(waiting.pop())
+            yield process
+            for children in process.glob("task/*/children"):
+                # It may have ended.
+                with contextlib.suppress(OSError):
+                    waiting += map(int, children.read_text().split())
+
+
+@pytest.fixture
+def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare hundreds of erasures a look at what every process of this machine has open; nobody else has files of these tests."""
+    monkeypatch.setattr(holders.of_path, "__defaults__", (_OwnProcesses(),))
 
 
 @pytest.fixture
