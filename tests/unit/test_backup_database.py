@@ -402,7 +402,11 @@ def children(name: str) -> list[int]:
     """Return this process's children that run a program."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
+        # A thread that has just ended leaves its children to another one.
+        pids: list[str] = []
+        with contextlib.suppress(OSError):
+            pids = (task / "children").read_text().split()
+        for pid in pids:
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == name:
                     found.append(int(pid))
