@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.operations import records
+from gigglekit import records
 
 _FILE = Path(__file__).resolve().parents[2] / "_grains/giggles.py"
 _UNKNOWN = dict.fromkeys(("last_success", "age_s", "ok", "snapshot", "files", "bytes"))

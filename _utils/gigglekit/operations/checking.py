@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gigglekit import records
 from gigglekit.backup import names
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.repository import Opened, Repository
-from gigglekit.operations import kits, records
+from gigglekit.operations import kits
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 

@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_MOST_LINES = 2000
-_KEPT_LINES = 1000
+FOLDER = Path("/var/lib/giggles/records")
+KEPT_LINES = 1000
 
 
-def append(folder: Path, kind: str, record: dict[str, Any]) -> None:
-    """Add a line to `<kind>.jsonl`; a file that has grown long is cut at its beginning.
+def append(folder: Path, kind: str, record: dict[str, Any], *, keep: int = KEPT_LINES) -> None:
+    """Add a line to `<kind>.jsonl`; a file that has grown to twice `keep` is cut to that at its beginning.
 
     Arguments:
         folder: where records lie.
-        kind: `backup`, `drill`, `verify`, `prune` or `restore`.
-        record: what is to be written; `time` is added.
+        kind: `backup`, `drill`, `verify`, `prune`, `restore`, `nightly`, `converge` or `alerts`.
+        record: what is to be written; `time` is added unless it is there.
+        keep: lines that are kept at least.
     """
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     path = folder / f"{kind}.jsonl"
@@ -36,10 +37,10 @@ def append(folder: Path, kind: str, record: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     lines = path.read_bytes().splitlines(keepends=True)
-    if len(lines) > _MOST_LINES:
+    if len(lines) > 2 * keep:
         from gigglekit.files.replacing import rewrite
 
-        rewrite(path, b"".join(lines[-_KEPT_LINES:]))
+        rewrite(path, b"".join(lines[-keep:]))
 
 
 def last(folder: Path, kind: str, **wanted: object) -> dict[str, Any] | None:
