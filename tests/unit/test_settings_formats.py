@@ -149,7 +149,7 @@ WRONG = {
     "allowed-signer": [
         ("ssh-ed25519 AAAA", "who signs"),
         ("* ssh-ed25519 AAAA", "who signs"),
-        ("you@example.com", "key type"),
+        ("you@example.com", "empty"),
         ('you@example.com namespaces="file" ssh-ed25519 AAAA', "key type"),
     ],
     "time-of-week": [
