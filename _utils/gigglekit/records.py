@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import itertools
 import json
 import os
 import sys
@@ -51,13 +52,18 @@ def last(folder: Path, kind: str, **wanted: object) -> dict[str, Any] | None:
     return None
 
 
+def newest(folder: Path, kind: str, count: int) -> list[dict[str, Any]]:
+    """Return the newest records, at most `count` of them, the newest first. Never raises over what lies in the file."""
+    return list(itertools.islice(_newest_first(folder / f"{kind}.jsonl"), max(0, count)))
+
+
 def _newest_first(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return
     for line in reversed(lines):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict):
                 yield record

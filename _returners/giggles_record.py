@@ -1,0 +1,46 @@
+"""
+Records every run of states, by hand or by the self-converge, for ``giggles.status`` and ``giggles.history``. What is recorded, and
+what is told apart, stands in ``gigglekit.health``.
+
+Minion configuration:
+
+.. code-block:: yaml
+
+    return: giggles_record
+"""
+
+import logging
+
+log = logging.getLogger(__name__)
+
+
+def __virtual__():
+    return "giggles_record"
+
+
+def returner(ret):
+    """
+    Record a run of states; anything else, and a run with ``test=True``, is let pass. No run ever fails over its record.
+
+    ret
+        What Salt's call returned.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --return giggles_record state.apply
+    """
+    # Every salt-call comes here, so what is no run of states is let go before anything is imported.
+    if not str(ret.get("fun")).startswith("state."):
+        return
+    try:
+        from gigglekit.health.recording import record
+
+        record(ret, __opts__.get("pillar") or {}, testing=bool(__opts__.get("test")))
+    except OSError as error:
+        log.warning(
+            "%s: this run is not recorded (%s). Look at df and ls -l.", error.filename or "/var/lib/giggles/records", error.strerror
+        )
+    except Exception as error:  # noqa: BLE001 (whatever it is, the run went as it went)
+        log.warning("This run is not recorded, since recording it failed (%s).", type(error).__name__)
