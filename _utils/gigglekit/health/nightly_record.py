@@ -119,7 +119,7 @@ class Recorder:
             environment: of a program that systemd runs at the end: $SERVICE_RESULT, $EXIT_CODE, $EXIT_STATUS.
         """
         begun = self._begun() or Begun()
-        ending = Ending(environment.get("SERVICE_RESULT"), environment.get("EXIT_CODE"), environment.get("EXIT_STATUS"))
+        ending = Ending(*(environment.get(name) or None for name in ("SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS")))
         seconds = self._seconds(begun)
         part = nightly_log.part(self.places.log, begun.word)
         told = observe(part.lines)
