@@ -7,9 +7,12 @@ Minion configuration:
 .. code-block:: yaml
 
     return: giggles_record
+    # Only for tests: other places than those in gigglekit.health.recording.Places.
+    giggles_record: {records: /tmp/records, last: /tmp/last.json}
 """
 
 import logging
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +38,10 @@ def returner(ret):
     if not str(ret.get("fun")).startswith("state."):
         return
     try:
-        from gigglekit.health.recording import record
+        from gigglekit.health.recording import Places, record
 
-        record(ret, __opts__.get("pillar") or {}, testing=bool(__opts__.get("test")))
+        places = Places(**{name: Path(path) for name, path in (__opts__.get("giggles_record") or {}).items()})
+        record(ret, __opts__.get("pillar") or {}, testing=bool(__opts__.get("test")), places=places)
     except OSError as error:
         log.warning(
             "%s: this run is not recorded (%s). Look at df and ls -l.", error.filename or "/var/lib/giggles/records", error.strerror

@@ -13,6 +13,7 @@ from gigglekit.health.basis import Basis, LastFull
 from gigglekit.health.cleaning import Cleaner
 
 OLD, NEW = Basis("a" * 40, "pillar"), Basis("b" * 40, "pillar")
+SETTLED = LastFull(OLD)
 PILLAR = {
     "giggles": {
         "domain": "giggles.example.com",
@@ -34,7 +35,7 @@ def state(
 
 
 def outcome(
-    returned: Any, *, now: Basis = OLD, last: LastFull | None = LastFull(OLD), known: frozenset[str] | None = None, public: bool = True
+    returned: Any, *, now: Basis = OLD, last: LastFull | None = SETTLED, known: frozenset[str] | None = None, public: bool = True
 ) -> Any:
     return converge.outcome(returned, basis=now, last=last, known_drift=known, clean=Cleaner(PILLAR), is_public=lambda _: public)
 

@@ -30,6 +30,7 @@ def _told(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(told["commit"], str):
         told["commit"] = told["commit"][:12]
     for kind, words in (("drift", "summary"), ("intended", "summary"), ("failures", "comment")):
-        entries = told[kind] if isinstance(told[kind], list) else []
+        found = told[kind]
+        entries = found if isinstance(found, list) else []
         told[kind] = [f"{entry.get('id')} ({entry.get('name')}): {entry.get(words)}" for entry in entries if isinstance(entry, dict)]
     return told
