@@ -11,17 +11,9 @@ from .conftest import Minion
 
 
 @pytest.fixture
-def recording(minion: Minion) -> Minion:
+def recording(minion: Minion, right: dict[str, Any]) -> Minion:
     """A minion with a pillar, whose runs are recorded in its own folder."""
-    minion.answer(
-        {
-            "giggles": {
-                "roles": [],
-                "domain": "giggles.example.com",
-                "admin": {"ssh_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7eqD9nTqS7EvtWcC3CwsSsXhIw9QSAtuTDsnP7JNMk a@b"]},
-            }
-        }
-    )
+    minion.answer(right)
     places = {"records": str(minion.folder / "records"), "last": str(minion.folder / "last.json")}
     minion.configure(**{"return": "giggles_record", "giggles_record": places})
     return minion

@@ -157,7 +157,7 @@ LEAKS = {
 @pytest.mark.parametrize("text", LEAKS.values(), ids=[name.replace(" ", "-") for name in LEAKS])
 def test_nothing_secret_and_nobody_s_name_gets_into_a_record(text: str) -> None:
     told = outcome({
-        **state("changed", number=0, name=text, diff=f"--- \n+++ \n@@ -1 +1 @@\n-x\n+{text}\n", more=text, **{text: {"old": "", "new": text}}),
+        **state("changed", number=0, name=text, diff=f"--- \n+++ \n@@ -1 +1 @@\n+{text}\n", more=text, **{text: {"old": "", "new": text}}),
         **state("failed", number=1, result=False, comment=text),
     })  # fmt: skip
     rest = outcome([f"Rendering failed: {text}"])

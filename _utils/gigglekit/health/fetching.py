@@ -137,8 +137,9 @@ class Tree:
         self._need_room(self._size_of_change(here, commit))
         merged = self._git(["merge", "--ff-only", "--no-overwrite-ignore", "--no-stat", "--quiet", commit])
         if merged.code != 0:
-            self.put_back(here)
+            # First what is new: the old files need its room.
             self._without_new_files(here, commit)
+            self.put_back(here)
             raise FetchError(
                 f"The files of commit {commit[:12]} could not be laid out in {self._path} ({merged.last_words}). Look at df and at "
                 f"git -C {self._path} status; it is tried again with the next run. {_KEPT}"
@@ -261,8 +262,8 @@ class Tree:
         outcome = self._git(arguments)
         if outcome.code != 0:
             raise FetchError(
-                f"{self._path} {otherwise} ({outcome.last_words or f'git ended with {outcome.code}'}). Nothing was fetched. "
-                f"Look at df and at git -C {self._path} status; a file index.lock in {self._path}/.git that no git is using may be removed. {_KEPT}"
+                f"{self._path} {otherwise} ({outcome.last_words or f'git ended with {outcome.code}'}). Nothing was "
+                f"fetched. Look at df and at git -C {self._path} status; a file index.lock in {self._path}/.git that no git is using may be removed. {_KEPT}"
             )
         return outcome.output
 
