@@ -644,3 +644,33 @@ def alerts(test=False):
             raise CommandExecutionError(str(error)) from None
         result["test_mail"] = "the mail server took it"
     return result
+
+
+def status():
+    """
+    Tell whether everything is all right, and since when: one screen for a person, everything with ``--out=json``. The exit code is
+    0 if it is and 1 if something is a problem or not known.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.status
+        salt-call giggles.status --out=json
+    """
+    from gigglekit.health import status as health_status
+
+    found = health_status.collect(_status_places())
+    if not found.all_right:
+        __context__["retcode"] = 1
+    return found.as_dict()
+
+
+# How it is shown unless --out says otherwise.
+status.__outputter__ = "giggles_status"
+
+
+def _status_places():
+    from gigglekit.health.status import Places
+
+    return Places()
