@@ -50,7 +50,7 @@ def told(droplet: Droplet) -> Iterator[Converged]:
         yield done
     finally:
         droplet.shell(
-            f"mv {KEPT} {PILLAR}; rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
+            f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
             "systemctl reset-failed 'alerts-test*' || true"
         )
         droplet.apply("monitoring")
@@ -91,7 +91,7 @@ def test_a_failed_unit_is_one_mail_and_its_recovery_another(droplet: Droplet) ->
     pillar = yaml.safe_load(droplet.exec(["cat", PILLAR]).stdout)["giggles"]["secrets"]
     wanted = secrets({**pillar, "address": "planted-address-of-the-backup-check"})
     with watched(droplet, wanted) as witness:
-        droplet.shell("systemctl daemon-reload; systemctl start alerts-test.service || true")
+        droplet.shell("systemctl stop alerts-test.service || true; systemctl daemon-reload; systemctl start alerts-test.service || true")
         look(droplet, 3)
         droplet.shell("touch /run/alerts-test-well; systemctl start alerts-test.service")
         look(droplet, 4)
