@@ -50,7 +50,8 @@ def told(droplet: Droplet) -> Iterator[Converged]:
         yield done
     finally:
         droplet.shell(
-            f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
+            f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; "
+            "rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
             "systemctl reset-failed 'alerts-test*' || true"
         )
         droplet.apply("monitoring")
