@@ -534,3 +534,143 @@ def recovery_kit(rotate=False):
 
     with _errors():
         return kits.recovery_kit(_droplet(), rotate=bool(rotate))
+
+
+# --- the self-converge -----------------------------------------------------------------------------------------------------
+
+
+def drift():
+    """
+    Tell what an apply would correct or change now, by name. Nothing is changed, and nothing is recorded.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.drift
+    """
+    from gigglekit.health import converge
+    from gigglekit.health.cleaning import Cleaner
+
+    clean = Cleaner(__pillar__)
+    returned = __salt__["state.apply"](test=True)
+    if converge.is_conflict(returned):
+        raise CommandExecutionError("A run of states is at work, and what it leaves is not known yet. Ask again when it has ended.")
+    if not converge.is_rendered(returned):
+        lines = returned if isinstance(returned, list) else ["Salt returned nothing that could be read."]
+        raise CommandExecutionError(clean("\n".join(str(line) for line in lines), 1500))
+    return [vars(change) for change in converge.changes(returned, clean)]
+
+
+def history(count=10, full=False):
+    """
+    Tell what the newest runs of states did, by hand or by the self-converge, the newest first: what was drift, what was intended,
+    what failed.
+
+    count
+        How many.
+    full
+        Whole records, with the differences of files that everybody on the droplet may read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.history
+        salt-call giggles.history 1 full=True
+    """
+    from gigglekit.health import history as converges
+
+    return converges.history(count=_count(count), full=bool(full))
+
+
+def _count(value):
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise CommandExecutionError("Give a number of runs; salt-call giggles.history 20 tells the newest twenty.") from None
+
+
+def nightly(count=7):
+    """
+    Tell what became of the last nights, the newest first: the verdict (ok, partial, failed, killed, silent-failure or
+    nothing-to-do) and why, users, clips, memory and duration. What nobody could say is null.
+
+    count
+        How many nights at most.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.nightly
+        salt-call giggles.nightly count=30 --out=json
+    """
+    from gigglekit import records
+
+    try:
+        return records.newest(records.FOLDER, "nightly", int(count))
+    except (TypeError, ValueError):
+        raise CommandExecutionError(f"count={count} is no number. Ask for a number of nights, such as count=30.") from None
+
+
+# --- alerts ----------------------------------------------------------------------------------------------------------------
+
+
+def alerts(test=False):
+    """
+    Show what is open and since when, and whether anybody is written to. giggles-watch looks every five minutes.
+
+    test
+        Send a test mail as well, and tell whether the mail server took it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.alerts
+        salt-call giggles.alerts test=True
+    """
+    import time
+
+    from gigglekit.health import watching
+
+    places = watching.Places()
+    result = watching.told(places, time.time())
+    if test:
+        try:
+            watching.send_test(places)
+        except watching.WatchError as error:
+            raise CommandExecutionError(str(error)) from None
+        result["test_mail"] = "the mail server took it"
+    return result
+
+
+def status():
+    """
+    Tell whether everything is all right, and since when: one screen for a person, everything with ``--out=json``. The exit code is
+    0 if it is and 1 if something is a problem or not known.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.status
+        salt-call giggles.status --out=json
+    """
+    from gigglekit.health import status as health_status
+
+    found = health_status.collect(_status_places())
+    if not found.all_right:
+        __context__["retcode"] = 1
+    return found.as_dict()
+
+
+# How it is shown unless --out says otherwise.
+status.__outputter__ = "giggles_status"
+
+
+def _status_places():
+    from gigglekit.health.status import Places
+
+    return Places()

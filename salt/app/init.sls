@@ -8,3 +8,4 @@ include:
   - app.units
   - app.release
   - app.running
+  - app.second_factor

@@ -8,6 +8,9 @@ include:
   - backup.settings
 {%- if giggles.backup.bucket %}
   - backup.packages
+{%- if "monitoring" in giggles.roles %}
+  - monitoring.pings
+{%- endif %}
 
 backup-folder-private:
   file.directory:
@@ -56,6 +59,9 @@ backup-program-installed:
       - file: backup-program-installed
       - file: backup-folder-private
       - file: backup-settings
+{%- if "monitoring" in giggles.roles %}
+      - file: ping-program-installed
+{%- endif %}
 {%- endfor %}
 
 backup-units-unaltered:

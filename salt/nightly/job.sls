@@ -30,6 +30,16 @@ nightly-lock-present:
       - file: folder-/opt/giggles
       - user: account-giggles
 
+nightly-recorder-installed:
+  file.managed:
+    - name: /usr/local/lib/giggles/nightly-record
+    - source: salt://nightly/files/usr/local/lib/giggles/nightly-record
+    - user: root
+    - group: root
+    - mode: '0755'
+    - makedirs: True
+    - follow_symlinks: False
+
 nightly-unit:
   file.managed:
     - name: /etc/systemd/system/giggles-nightly.service
@@ -42,6 +52,7 @@ nightly-unit:
     - check_cmd: /usr/local/lib/giggles/verify-unit giggles-nightly.service
     - require:
       - file: unit-verifier-installed
+      - file: nightly-recorder-installed
       - file: nightly-log-private
       - file: nightly-lock-present
 

@@ -65,6 +65,7 @@ nginx-site-giggles:
         tls_groups: {{ giggles.os.tls_groups | tojson }}
         hsts_subdomains: {{ giggles.web.hsts_subdomains | tojson }}
         max_upload_mb: {{ giggles.web.max_upload_mb }}
+        status_page: {{ ("monitoring" in giggles.roles) | tojson }}
         auth_requests_per_minute: {{ giggles.web.auth_requests_per_minute }}
         auth_burst: {{ [giggles.web.auth_requests_per_minute // 2, 1] | max }}
         static_folder: {{ ["/opt/giggles/current", giggles.app.subdirectory.strip("/"), "static"] | reject("equalto", "") | join("/") | tojson }}

@@ -31,6 +31,8 @@ ALLOWED = frozenset(
         "/opt/giggles/process.env",
         "/root/giggles-answers.yaml",
         "/etc/giggles/backup.json",
+        "/etc/giggles/monitoring.json",
+        "/etc/msmtprc",
     )
 )
 """The only files that may hold a secret; nobody but their owner may read them."""

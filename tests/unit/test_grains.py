@@ -1,7 +1,8 @@
-"""The grain of the backup tells what the records say, and takes whatever lies in them."""
+"""The grain tells what records, certificate and disk say, and takes whatever lies there."""
 
 from __future__ import annotations
 
+import calendar
 import importlib.util
 import json
 import os
@@ -11,24 +12,31 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
-from gigglekit.operations import records
+from gigglekit import records
+from gigglekit.health import validity
+
+from tests.unit import status_droplet
 
 _FILE = Path(__file__).resolve().parents[2] / "_grains/giggles.py"
 _UNKNOWN = dict.fromkeys(("last_success", "age_s", "ok", "snapshot", "files", "bytes"))
 
 
-def grain(folder: Path) -> dict[str, Any]:
-    """Load it as Salt does, and ask."""
+def grain(folder: Path, root: Path | None = None) -> dict[str, Any]:
+    """Load it as Salt does, and ask for what it tells of backup and drill; with a root, for everything."""
     spec = importlib.util.spec_from_file_location("grain", _FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = module.backup(str(folder))
-    assert json.dumps(found)
+    found = module.giggles(str(folder), str(root or folder))
+    json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    assert msgpack.packb(found)
     assert set(found) == {"giggles"}
-    return dict(found["giggles"])
+    told = dict(found["giggles"])
+    assert set(told) == {"backup", "drill", "nightly", "converge", "certificate", "disk", "vault", "release"}
+    return told if root else {kind: told[kind] for kind in ("backup", "drill")}
 
 
 def at(seconds_ago: float) -> str:
@@ -97,6 +105,81 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_it_loads_nothing_of_the_library() -> None:
     """Every salt-call pays for what it loads."""
-    script = f"import runpy, sys; runpy.run_path({str(_FILE)!r}); print([name for name in sys.modules if name.startswith('gigglekit')])"
+    heavy = ("gigglekit", "cryptography", "ssl", "subprocess", "yaml")
+    script = f"import runpy, sys; before = set(sys.modules); runpy.run_path({str(_FILE)!r}); "
+    script += f"print([name for name in set(sys.modules) - before if name.startswith({heavy!r})])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_it_tells_how_the_night_and_the_last_converge_went(tmp_path: Path) -> None:
+    places = status_droplet.healthy(tmp_path, now=time.time(), days=5)
+    status_droplet.spoil(places, "nightly", 0, verdict="partial", users_failed=3)
+    status_droplet.spoil(places, "converge", 0, drift=[{"id": "a"}, {"id": "b"}])
+    told = grain(places.records, tmp_path)
+    night = told["nightly"]
+    assert (night["verdict"], night["users_failed"], night["users_found"], night["peak_mb"]) == ("partial", 3, 12, 1180.5)
+    assert 10_000 < night["age_s"] < 20_000
+    assert (told["converge"]["ok"], told["converge"]["drift"], told["converge"]["trigger"]) == (True, 2, "timer")
+    assert told["vault"] == {"mode": "encrypted", "mounted": False}
+    assert told["release"] == {"commit": "0123456789abcdef"}
+    assert told["disk"]["uploads"] is None
+    assert 0 <= told["disk"]["root"]["percent"] <= 100
+
+
+@pytest.mark.parametrize("year", [2026, 2027, 2049, 2050, 2099])
+def test_a_certificate_ends_when_it_says(tmp_path: Path, year: int) -> None:
+    end = calendar.timegm((year, 12, 31, 23, 59, 59))
+    status_droplet.certificate(status_droplet.Places(tmp_path), end)
+    told = grain(tmp_path, tmp_path)["certificate"]
+    assert told == {"not_after": f"{year}-12-31T23:59:59Z", "days": int((end - time.time()) // 86400), "placeholder": False}
+    assert validity.read(tmp_path / "etc/nginx/tls/current/fullchain.pem") == (end - 90 * 86400, end)
+
+
+def test_a_placeholder_is_told_from_a_certificate(tmp_path: Path) -> None:
+    status_droplet.certificate(status_droplet.Places(tmp_path), time.time() + 86400 * 9.5, name="placeholder")
+    told = grain(tmp_path, tmp_path)["certificate"]
+    assert (told["placeholder"], told["days"]) == (True, 9)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\x00" * 5000, os.urandom(200_000), b"[]", b"[" * 100_000, b"-----BEGIN CERTIFICATE-----",
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", b"-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----",
+        b'{"time": "2999-01-01T00:00:00Z", "verdict": "ok", "ok": true}', b'{"mode": ["encrypted"]}', b'{"verdict": "ok", "ok": true}',
+    ],
+)  # fmt: skip
+def test_whatever_lies_anywhere_nothing_raises_and_nothing_is_made_up(tmp_path: Path, content: bytes) -> None:
+    for name in ("nightly.jsonl", "converge.jsonl", "etc/nginx/tls/current/fullchain.pem", "etc/giggles/vault.json", "opt/giggles/current"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    told = grain(tmp_path, tmp_path)
+    assert set(told["nightly"].values()) == set(told["converge"].values()) == set(told["certificate"].values()) == {None}
+    assert told["vault"] == {"mode": None, "mounted": False}
+    assert told["release"] == {"commit": None}
+
+
+def test_values_that_salt_could_not_pack_are_not_told(tmp_path: Path) -> None:
+    wrong = {"time": at(5), "verdict": "\ud800", "users_found": 10**30, "peak_mb": float("nan"), "seconds": {"a": 1}, "result": "x" * 500}
+    (tmp_path / "nightly.jsonl").write_text(json.dumps(wrong) + "\n")
+    status = {"time": at(5), "ok": True, "snapshot": "\ud800", "files": 10**30}
+    (tmp_path / "backup.jsonl").write_text(json.dumps(status) + "\n")
+    told = grain(tmp_path, tmp_path)
+    assert [told["nightly"][key] for key in ("verdict", "users_found", "peak_mb", "seconds")] == [None] * 4
+    assert len(told["nightly"]["result"]) == 100
+    assert (told["backup"]["snapshot"], told["backup"]["files"]) == (None, None)
+
+
+def test_five_years_of_records_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = status_droplet.healthy(tmp_path, now=time.time(), days=5 * 365)
+    taken, real = [], os.pread
+
+    def pread(descriptor: int, size: int, start: int) -> bytes:
+        taken.append(size)
+        return real(descriptor, size, start)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert grain(places.records, tmp_path)["nightly"]["verdict"] == "ok"
+    assert (places.records / "converge.jsonl").stat().st_size > 10 << 20
+    assert sum(taken) <= 6 * (96 << 10)

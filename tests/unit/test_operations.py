@@ -220,7 +220,7 @@ def test_records_are_of_use_and_name_nobody(droplet: Saved) -> None:
 
 
 def test_records_that_have_grown_long_lose_their_beginning(droplet: Saved) -> None:
-    from gigglekit.operations import records
+    from gigglekit import records
 
     folder = droplet.operated.records
     folder.mkdir()

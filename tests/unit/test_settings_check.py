@@ -136,6 +136,11 @@ def test_a_right_pillar_passes(right: Settings) -> None:
         (lambda s: s.update(backup={"database": {"schemas": []}}), ["giggles:backup:database:schemas", "too short"]),
         (lambda s: s.update(aliases=[s["domain"]]), ["giggles:aliases", "the domain itself"]),
         (
+            lambda s: s.update(monitoring={"uptimerobot": {"enabled": True}}),
+            ["giggles:secrets:monitoring:uptimerobot_key", "it is missing"],
+        ),
+        (lambda s: s["app"].update(second_factor=False), ["giggles:app:second_factor", "true or false; put it in quotes"]),
+        (
             lambda s: s.update(environment="staging"),
             ["giggles:environment", "giggles:web:acme:directory", "rate limits"],
         ),

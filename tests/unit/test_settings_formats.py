@@ -146,6 +146,12 @@ WRONG = {
     "varied-secret": [("x" * 40, "10 different"), ("abcdefghijklm", "32")],
     "hex-key": [("0" * 63, "64"), ("g" * 64, "0-9 and a-f"), ("0" * 64, "the same")],
     "ssh-public-key": [("x", "key type")],
+    "allowed-signer": [
+        ("ssh-ed25519 AAAA", "who signs"),
+        ("* ssh-ed25519 AAAA", "who signs"),
+        ("you@example.com", "empty"),
+        ('you@example.com namespaces="file" ssh-ed25519 AAAA', "key type"),
+    ],
     "time-of-week": [
         ("10:00", "begin with a day"),
         ("Saturday 10:00", "begin with a day"),

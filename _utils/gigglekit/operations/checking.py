@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gigglekit import records
 from gigglekit.backup import names
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.repository import Opened, Repository
 from gigglekit.backup.snapshot import Dump
-from gigglekit.operations import kits, records, saving
+from gigglekit.operations import kits, saving
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 

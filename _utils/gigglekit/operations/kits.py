@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from gigglekit import records
 from gigglekit.backup import kit, names
 from gigglekit.backup.errors import BackupError, MissingError, RefusedError
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.repository import Repository
 from gigglekit.crypto import chunked, sealing
-from gigglekit.operations import records
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gigglekit import records
 from gigglekit.backup import names, signed
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.restore import Owner, Task
 from gigglekit.backup.restore import restore as write
 from gigglekit.backup.section import FileEntry, NotReadableError, Section
-from gigglekit.operations import erasing, kits, records
+from gigglekit.operations import erasing, kits
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 from gigglekit.vault.errors import VaultError

@@ -6,9 +6,10 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
+from gigglekit import records
 from gigglekit.backup import names
 from gigglekit.backup.settings import Settings
-from gigglekit.operations import erasing, records
+from gigglekit.operations import erasing
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 

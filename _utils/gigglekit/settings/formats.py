@@ -116,6 +116,14 @@ def ssh_key_fault(text: str) -> Reason | None:
     return None
 
 
+def allowed_signer_fault(text: str) -> Reason | None:
+    """Return why `text` is not a line that says whose signature counts (ssh-keygen(1), ALLOWED SIGNERS), without options."""
+    principal, _, key = text.partition(" ")
+    if not re.fullmatch(r"[A-Za-z0-9._%+@-]+", principal) or principal in ACCEPTED_TYPES:
+        return "it does not begin with who signs, such as you@example.com"
+    return ssh_key_fault(key)
+
+
 def time_of_day_fault(text: str) -> Reason | None:
     """Return why `text` is not a time such as 04:30."""
     if re.fullmatch(r"[0-9]:[0-5][0-9]", text):
@@ -450,6 +458,7 @@ FORMATS: Mapping[str, Format] = {
         f"a line as in ~/.ssh/id_ed25519.pub: type ({', '.join(ACCEPTED_TYPES)}; RSA from {MINIMUM_RSA_BITS} bits), key and comment",
         ssh_key_fault,
     ),
+    "allowed-signer": Format("who signs and their public ssh key, such as: you@example.com ssh-ed25519 AAAA…", allowed_signer_fault),
     "time-of-day": Format('a time in quotes from "00:00" to "23:59"', time_of_day_fault),
     "duration": Format("a number and a unit (s, m, h, d or w), such as 10m", duration_fault),
     "time-zone": Format("a name from the time zone database such as Etc/UTC or Europe/Berlin", time_zone_fault),

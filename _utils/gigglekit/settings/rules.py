@@ -178,6 +178,15 @@ def _own_keys(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
         yield ("giggles", "secrets", "app", "SECRET_KEY"), "it is the same as ENCRYPTION_KEY"
 
 
+def _uptimerobot(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    if not settings["monitoring"]["uptimerobot"]["enabled"]:
+        return
+    if not (settings["secrets"].get("monitoring") or {}).get("uptimerobot_key"):
+        yield ("giggles", "secrets", "monitoring", "uptimerobot_key"), "it is missing"
+    if settings["domain"] is None:
+        yield ("giggles", "domain"), "it is missing"
+
+
 _ROLES: Key = ("giggles", "roles")
 
 RULES: tuple[Rule, ...] = (
@@ -246,6 +255,11 @@ RULES: tuple[Rule, ...] = (
         _supabase_keys,
     ),
     Rule("`SECRET_KEY` and `ENCRYPTION_KEY` differ.", (("giggles", "secrets"),), _own_keys),
+    Rule(
+        "With `monitoring:uptimerobot:enabled` there are `domain` and `secrets:monitoring:uptimerobot_key`.",
+        (("giggles", "domain"), ("giggles", "monitoring", "uptimerobot"), ("giggles", "secrets")),
+        _uptimerobot,
+    ),
 )
 """Every rule between settings."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import itertools
 import json
 import os
 import sys
@@ -12,17 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_MOST_LINES = 2000
-_KEPT_LINES = 1000
+FOLDER = Path("/var/lib/giggles/records")
+KEPT_LINES = 1000
 
 
-def append(folder: Path, kind: str, record: dict[str, Any]) -> None:
-    """Add a line to `<kind>.jsonl`; a file that has grown long is cut at its beginning.
+def append(folder: Path, kind: str, record: dict[str, Any], *, keep: int = KEPT_LINES) -> None:
+    """Add a line to `<kind>.jsonl`; a file that has grown to twice `keep` is cut to that at its beginning.
 
     Arguments:
         folder: where records lie.
-        kind: `backup`, `drill`, `verify`, `prune` or `restore`.
-        record: what is to be written; `time` is added.
+        kind: `backup`, `drill`, `verify`, `prune`, `restore`, `nightly`, `converge` or `alerts`.
+        record: what is to be written; `time` is added unless it is there.
+        keep: lines that are kept at least.
     """
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     path = folder / f"{kind}.jsonl"
@@ -36,10 +38,10 @@ def append(folder: Path, kind: str, record: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     lines = path.read_bytes().splitlines(keepends=True)
-    if len(lines) > _MOST_LINES:
+    if len(lines) > 2 * keep:
         from gigglekit.files.replacing import rewrite
 
-        rewrite(path, b"".join(lines[-_KEPT_LINES:]))
+        rewrite(path, b"".join(lines[-keep:]))
 
 
 def last(folder: Path, kind: str, **wanted: object) -> dict[str, Any] | None:
@@ -50,13 +52,18 @@ def last(folder: Path, kind: str, **wanted: object) -> dict[str, Any] | None:
     return None
 
 
+def newest(folder: Path, kind: str, count: int) -> list[dict[str, Any]]:
+    """Return the newest records, at most `count` of them, the newest first. Never raises over what lies in the file."""
+    return list(itertools.islice(_newest_first(folder / f"{kind}.jsonl"), max(0, count)))
+
+
 def _newest_first(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return
     for line in reversed(lines):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict):
                 yield record

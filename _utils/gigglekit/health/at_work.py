@@ -1,0 +1,49 @@
+"""What a converge does not run beside: the nightly job, the backup and its drill, and an erasure."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gigglekit.command import ask
+
+UNITS = ("giggles-nightly.service", "giggles-backup.service", "giggles-drill.service")
+# The nightly job's own lock is none of these: the app can open it, and one that was taken over would keep the server from mending
+# itself for good.
+LOCKS: Mapping[Path, str] = {
+    Path("/run/giggles/vault.lock"): "an erasure or other work on the vault",
+    Path("/run/giggles/backup.lock"): "work on the backup",
+}
+
+
+def at_work(units: Sequence[str] = UNITS, locks: Mapping[Path, str] = LOCKS) -> list[str]:
+    """Return what is at work now, in words; nothing if a converge may run.
+
+    Arguments:
+        units: services that run for a while and end.
+        locks: files that are locked by whoever is at work.
+    """
+    _, shown = ask(["systemctl", "show", "--property=Id,ActiveState", *units], seconds=30)
+    found = []
+    for block in shown.split("\n\n"):
+        told = dict(line.partition("=")[::2] for line in block.splitlines())
+        if told.get("ActiveState") in ("active", "activating", "deactivating", "reloading"):
+            found.append(told.get("Id", "a unit"))
+    return found + [what for path, what in locks.items() if _is_locked(path)]
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Had for no longer than this look; whoever wants it asks again.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

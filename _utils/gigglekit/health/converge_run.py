@@ -1,0 +1,261 @@
+"""What giggles-converge.service runs: fetch, apply, record. `python -m gigglekit.health.converge_run [--pull] [--allowed-signers FILE]`
+
+Whatever a new commit does to this very program, the server goes on: a commit with which it does not start, or whose states
+do not render, is put back, and the commit before it is applied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gigglekit import records
+from gigglekit.command import CommandTimeoutError, Outcome, run
+from gigglekit.files.replacing import replace
+from gigglekit.health import converge, recording
+from gigglekit.health.at_work import at_work
+from gigglekit.health.cleaning import Cleaner
+from gigglekit.health.fetching import FetchError, Tree
+
+_RUN_SECONDS = 5400.0
+_TRY_SECONDS = 60.0
+_WAIT_SECONDS, _LOOK_SECONDS = 600.0, 5.0
+
+
+class Busy(Exception):
+    """Something else was at work for all the time that may be waited."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The droplet; another one in tests.
+
+    Arguments:
+        tree: the repository that it converges from.
+        runtime: the folder with Salt's programs.
+        records: where records lie.
+        memory: folder for the lock and for what is handed over.
+        others: tells what is at work.
+        wait: seconds that others are waited for, and between two looks.
+    """
+
+    tree: Path = Path("/srv/giggles-salt")
+    runtime: Path = Path("/opt/salt/current/bin")
+    records: Path = records.FOLDER
+    memory: Path = Path("/run/giggles")
+    others: Callable[[], list[str]] = at_work
+    wait: tuple[float, float] = (_WAIT_SECONDS, _LOOK_SECONDS)
+
+
+@dataclass
+class _Findings:
+    """What is found on the way, beside what states return."""
+
+    drift: list[dict[str, str]] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    def fail(self, identifier: str, name: str, comment: str) -> None:
+        self.failures.append({"id": identifier, "name": name, "comment": comment[:1500]})
+
+
+def converged(machine: Machine, *, pull: bool, signers: Path | None) -> dict[str, Any] | None:
+    """Fetch, apply and record.
+
+    Arguments:
+        machine: this droplet.
+        pull: whether new commits are fetched; without it, the tree is applied as it is.
+        signers: file of those who may sign commits; None if signatures are not asked for.
+
+    Returns:
+        The record; None if another self-converge is at work.
+
+    Raises:
+        Busy: something that a converge does not run beside did not end.
+    """
+    machine.memory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    lock = os.open(machine.memory / "converge.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        _wait(machine, machine.others)
+        began = time.time()
+        findings = _Findings()
+        tree = Tree(machine.tree, signers)
+        new = _fetched(tree, machine, findings) if pull else None
+        made = _apply_new(tree, machine, new, findings) if new else _apply(machine, None)
+        record = _whole(made, findings, began)
+        records.append(machine.records, "converge", record, keep=recording.KEPT)
+        return record
+    finally:
+        os.close(lock)
+
+
+def _fetched(tree: Tree, machine: Machine, findings: _Findings) -> str | None:
+    clean = Cleaner({})
+    try:
+        put = tree.put_away()
+        if put is not None:
+            names = ", ".join(put.names[:5]) + (", …" if len(put.names) > 5 else "")
+            how = f"git -C {machine.tree} stash show -p --include-untracked {put.kept[:12]}"
+            findings.drift.append({"id": "repository-unedited", "name": str(machine.tree), "summary": clean(f"{names}: see {how}", 300)})
+        looked = tree.look()
+    except FetchError as error:
+        findings.fail("repository-fetched", str(machine.tree), clean(str(error), 1500))
+        return None
+    if looked.reason:
+        print(looked.reason)
+    return looked.commit
+
+
+def _apply_new(tree: Tree, machine: Machine, new: str, findings: _Findings) -> dict[str, Any]:
+    # By name, before the new commit could be blamed for it.
+    known = _would_change(machine)
+    try:
+        old = tree.head()
+        tree.take(new)
+    except FetchError as error:
+        findings.fail("repository-fetched", str(machine.tree), str(error))
+        return _apply(machine, known)
+    if _starts(machine):
+        made = _apply(machine, known)
+        if made.get("rendered"):
+            return made
+        why = "; ".join(failure["comment"] for failure in made["failures"])
+    else:
+        why = "The program of the self-converge does not start with it."
+    try:
+        tree.put_back(old)
+    except FetchError as error:
+        findings.fail("commit-put-back", old[:12], str(error))
+    comment = f"Commit {new[:12]} cannot be applied, so {old[:12]} was put back and applied. Correct it and push again. {why}"
+    findings.fail("commit-applied", new[:12], comment)
+    return _apply(machine, known)
+
+
+def _would_change(machine: Machine) -> frozenset[str] | None:
+    """Return the ids of the states that an apply would change now; None if Salt does not say."""
+    try:
+        returned = json.loads(_salt(machine, ["--out=json", "state.apply", "test=True"], {}).output)["local"]
+    except (ValueError, KeyError, TypeError, OSError, CommandTimeoutError):
+        return None
+    if not converge.is_rendered(returned):
+        return None
+    return frozenset(change.id for change in converge.changes(returned, lambda text, _: text))
+
+
+def _starts(machine: Machine) -> bool:
+    """Tell whether this program, as the tree has it now, starts."""
+    try:
+        command = [str(machine.runtime / "python"), "-s", "-m", "gigglekit.health.converge_run", "--help"]
+        environment = {"PYTHONPATH": str(machine.tree / "_utils"), "PYTHONDONTWRITEBYTECODE": "1"}
+        return run(command, seconds=_TRY_SECONDS, environment=environment).code == 0
+    except (OSError, CommandTimeoutError):
+        return False
+
+
+def _apply(machine: Machine, known: frozenset[str] | None) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=machine.memory, prefix="converge.") as name:
+        handed = Path(name)
+        replace(handed / recording.KNOWN, json.dumps(None if known is None else sorted(known)).encode())
+        end = time.monotonic() + machine.wait[0]
+        while True:
+            try:
+                ended = _salt(machine, ["--out=quiet", "state.apply"], {recording.HANDOVER: str(handed)})
+                why = f"salt-call ended with {ended.code}"
+            except CommandTimeoutError as error:
+                ended, why = None, str(error)
+            except OSError as error:
+                ended, why = None, f"salt-call cannot be run: {error.strerror}"
+            if (handed / recording.OUTCOME).exists():
+                return dict(json.loads((handed / recording.OUTCOME).read_bytes()))
+            # Without an outcome Salt refused, since somebody's own run is at work.
+            if ended is None or not _somebody_applies(machine):
+                break
+            if time.monotonic() > end:
+                raise Busy("a run of states that somebody started")
+            time.sleep(machine.wait[1])
+    comment = f"Salt ended without saying what it did ({why}). Run it by hand to see more: salt-call state.apply"
+    return {
+        "ok": False, "rendered": False, "changed": 0, "failed": 1, "drift": [], "intended": [], "diffs": [], "commit": None,
+        "previous_commit": None, "failures": [{"id": "rendered", "name": "state.apply", "comment": comment}],
+    }  # fmt: skip
+
+
+def _somebody_applies(machine: Machine) -> bool:
+    try:
+        said = _salt(machine, ["--out=json", "state.running"], {}).output
+        return bool(json.loads(said)["local"])
+    except (ValueError, KeyError, TypeError, OSError, CommandTimeoutError):
+        return False
+
+
+def _salt(machine: Machine, arguments: list[str], environment: Mapping[str, str]) -> Outcome:
+    command = [str(machine.runtime / "salt-call"), "--local", "--retcode-passthrough", "--log-level=error", *arguments]
+    return run(command, seconds=_RUN_SECONDS, environment={"PYTHONWARNINGS": "ignore", **environment})
+
+
+def _whole(made: dict[str, Any], findings: _Findings, began: float) -> dict[str, Any]:
+    record = {key: value for key, value in made.items() if key != "rendered"}
+    return {
+        **record,
+        "ok": bool(made["ok"]) and not findings.failures,
+        "trigger": "timer",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        "seconds": round(time.time() - began, 1),
+        "changed": made["changed"] + len(findings.drift),
+        "failed": made["failed"] + len(findings.failures),
+        "drift": findings.drift + made["drift"],
+        "failures": findings.failures + made["failures"],
+    }
+
+
+def _wait(machine: Machine, others: Callable[[], list[str]]) -> None:
+    end = time.monotonic() + machine.wait[0]
+    while found := others():
+        if time.monotonic() > end:
+            raise Busy(", ".join(found))
+        time.sleep(machine.wait[1])
+
+
+def main() -> int:
+    """Run it; what came of it is one line and one paragraph for each failure. The exit code is 0 if all is well, or nothing was done."""
+    parser = argparse.ArgumentParser(prog="converge_run", description=__doc__)
+    parser.add_argument("--pull", action="store_true", help="fetch new commits first")
+    parser.add_argument("--allowed-signers", type=Path, help="file of those who may sign commits")
+    given = parser.parse_args()
+    try:
+        record = converged(Machine(), pull=given.pull, signers=given.allowed_signers)
+    except Busy as error:
+        print(f"Nothing was done, since something else is at work: {error}. The next run tries again.")
+        return 0
+    except OSError as error:
+        print(
+            f"{error.filename or 'The record'}: {error.strerror}. Look at df and dmesg, then: systemctl start giggles-converge",
+            file=sys.stderr,
+        )
+        return 1
+    if record is None:
+        print("Nothing was done, since another self-converge is at work.")
+        return 0
+    counts = f"{len(record['drift'])} changes of drift, {len(record['intended'])} intended, {record['failed']} failed"
+    print(f"Converged at commit {str(record['commit'])[:12]} in {record['seconds']} s: {counts}.")
+    for change in record["drift"]:
+        print(f"drift: {change['id']} ({change['name']}): {change['summary']}")
+    for failure in record["failures"]:
+        print(f"{failure['id']} ({failure['name']}): {failure['comment']}", file=sys.stderr)
+    return 0 if record["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+include:
+  - common.failures
+  - monitoring.settings
+  - monitoring.mail
+  - monitoring.pings
+  - monitoring.watch

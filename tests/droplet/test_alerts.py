@@ -1,0 +1,156 @@
+"""Alerts on a booted droplet: real mail over the real program, once for each change; and nothing secret on its way."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import json
+import re
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import Converged, Droplet
+from .leaking import leaks, now, secrets, watched
+
+PILLAR, KEPT = "/etc/giggles/pillar/droplet.sls", "/etc/giggles/droplet.sls.before-alerts"
+RECIPIENT = "who-is-told@alerts.example"
+PLANTED = {
+    "smtp_password": "planted 'smtp' \"pass#word",
+    "pings": {"backup": "https://127.0.0.1:9/planted-address-of-the-backup-check", "nightly": "https://127.0.0.1:9/planted-of-nightly"},
+}
+WEAK = "[Service]\nType=oneshot\nExecStart=/usr/bin/test -e /run/alerts-test-well\nRemainAfterExit=yes\n"
+
+
+def choose(droplet: Droplet, to: str | None) -> Converged:
+    """Have alerts go to somebody, or to nobody."""
+    pillar = yaml.safe_load(droplet.shell(f"cat {PILLAR}"))
+    host = "mail.giggles.test" if to else None
+    pillar["giggles"]["monitoring"] = {"mail": {"to": to, "host": host, "port": droplet.info["smtp"]["port"], "security": "none"}}
+    # The trial's mail server asks for no login, and msmtp would not give a password to one that is not encrypted.
+    pillar["giggles"]["secrets"]["monitoring"] = {"pings": PLANTED["pings"], "smtp_password": PLANTED["smtp_password"]}
+    droplet.exec(["bash", "-euc", f"cat > {PILLAR}"], stdin=("#!quiet_yaml\n" + yaml.safe_dump(pillar)).encode())
+    done = droplet.apply("monitoring")
+    assert done.code == 0, done.failed or done.text
+    return done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told(droplet: Droplet) -> Iterator[Converged]:
+    """Somebody is written to; the timer is stopped, so that each look is one of the test's."""
+    droplet.shell(f"cp -a {PILLAR} {KEPT}")
+    try:
+        done = choose(droplet, RECIPIENT)
+        droplet.shell("systemctl stop giggles-watch.timer; rm -f /var/lib/giggles/records/alerts*")
+        look(droplet, 1)
+        yield done
+    finally:
+        droplet.shell(
+            f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; "
+            "rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
+            "systemctl reset-failed 'alerts-test*' || true"
+        )
+        droplet.apply("monitoring")
+        droplet.shell("systemctl start giggles-watch.timer")
+
+
+def look(droplet: Droplet, times: int) -> None:
+    """Have the unit look."""
+    droplet.shell(f"for _ in $(seq {times}); do systemctl start giggles-watch.service; done")
+
+
+def mails(droplet: Droplet) -> list[EmailMessage]:
+    """Return the mails that have arrived, the oldest first."""
+    files = sorted(Path(droplet.info["mail_dir"]).glob("*.eml"))
+    return [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]  # type: ignore[misc]
+
+
+def asked(droplet: Droplet, *arguments: str) -> dict[str, Any]:
+    """Return what giggles.alerts says."""
+    return json.loads(droplet.exec(["salt-call", "--local", "--out=json", "giggles.alerts", *arguments]).stdout)["local"]
+
+
+def test_a_second_apply_changes_nothing(droplet: Droplet) -> None:
+    droplet.shell("systemctl start giggles-watch.timer")
+    done = droplet.apply("monitoring")
+    droplet.shell("systemctl stop giggles-watch.timer")
+    assert done.changed == {}
+    modes = droplet.shell("stat -c '%a %U:%G' /etc/msmtprc /etc/giggles/monitoring.json /var/lib/giggles/records/alerts-state.json")
+    assert modes.split("\n")[:3] == ["600 root:root", "600 root:root", "640 root:giggles"]
+    assert droplet.exec(["test", "-e", "/usr/sbin/sendmail"], check=False).returncode == 1, "root's mail would leave the droplet"
+
+
+def test_a_failed_unit_is_one_mail_and_its_recovery_another(droplet: Droplet) -> None:
+    before = len(mails(droplet))
+    begin = now(droplet)
+    droplet.write("/run/systemd/system/alerts-test.service", WEAK)
+    # Nothing is planted in what the droplet had before: these are its own, and what this test gave it.
+    pillar = yaml.safe_load(droplet.exec(["cat", PILLAR]).stdout)["giggles"]["secrets"]
+    wanted = secrets({**pillar, "address": "planted-address-of-the-backup-check"})
+    with watched(droplet, wanted) as witness:
+        droplet.shell("systemctl stop alerts-test.service || true; systemctl daemon-reload; systemctl start alerts-test.service || true")
+        look(droplet, 3)
+        droplet.shell("touch /run/alerts-test-well; systemctl start alerts-test.service")
+        look(droplet, 4)
+        droplet.exec(["/usr/local/lib/giggles/ping", "backup", "start"], check=False)
+    assert witness.looks > 3
+    assert witness.leaks == set()
+    opened, over = mails(droplet)[before:]
+    assert opened["X-Envelope-To"] == opened["To"] == over["To"] == RECIPIENT
+    assert opened["Subject"] == f"[{droplet.info['domain']}] alerts-test.service failed"
+    assert over["Subject"] == f"[{droplet.info['domain']}] over: alerts-test.service failed"
+    assert opened["Message-ID"] != over["Message-ID"]
+    assert "systemctl status alerts-test.service" in opened.get_content()
+    assert not any(wanted.found_in(mail.as_bytes()) for mail in (opened, over))
+    assert leaks(droplet, wanted, since=begin) == []
+    told = [json.loads(line) for line in droplet.shell("cat /var/lib/giggles/records/alerts.jsonl").splitlines()]
+    assert [(one["event"], one["told"]) for one in told if one["key"] == "unit:alerts-test.service"] == [("open", True), ("over", True)]
+    assert RECIPIENT not in droplet.shell("cat /var/lib/giggles/records/alerts*")
+
+
+def test_a_mail_server_that_is_away_gets_the_mail_when_it_is_back(droplet: Droplet) -> None:
+    before = len(mails(droplet))
+    droplet.shell("rm -f /run/alerts-test-well; systemctl restart alerts-test.service || true; cp -a /etc/msmtprc /run/msmtprc")
+    droplet.shell("sed -i 's/^port .*/port 9/' /etc/msmtprc")
+    try:
+        look(droplet, 2)
+        waiting = asked(droplet)
+        assert waiting["mail"]["waiting"] == 1
+        assert "mail server" in waiting["mail"]["failing"]["why"]
+        failed = droplet.exec(["salt-call", "--local", "--retcode-passthrough", "giggles.alerts", "test=True"], check=False)
+        assert failed.returncode != 0
+        assert b"was not taken" in failed.stdout + failed.stderr
+    finally:
+        droplet.shell("mv /run/msmtprc /etc/msmtprc")
+    assert len(mails(droplet)) == before
+    look(droplet, 2)
+    assert len(mails(droplet)) == before + 1
+    found = asked(droplet, "test=True")
+    assert found["mail"]["waiting"] == 0
+    assert "unit:alerts-test.service" in {one["key"] for one in found["open"]}
+    assert mails(droplet)[-1]["Subject"] == f"[{droplet.info['domain']}] test"
+
+
+def test_systemd_finds_little_exposed(droplet: Droplet) -> None:
+    verdict = droplet.shell("systemd-analyze security --no-pager giggles-watch.service")
+    exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", verdict)
+    assert exposure, verdict
+    assert float(exposure[1]) <= 2.0, verdict
+
+
+def test_without_an_address_it_still_looks_and_says_that_nobody_is_written_to(droplet: Droplet) -> None:
+    choose(droplet, None)
+    droplet.shell("systemctl stop giggles-watch.timer")
+    before = len(mails(droplet))
+    assert droplet.exec(["test", "-e", "/etc/msmtprc"], check=False).returncode == 1
+    droplet.shell("touch /run/alerts-test-well; systemctl restart alerts-test.service")
+    # It came back soon after it was over, so it must be gone for longer.
+    look(droplet, 7)
+    found = asked(droplet)
+    assert found["mail"]["somebody"] is False
+    assert "unit:alerts-test.service" not in {one["key"] for one in found["open"]}
+    assert len(mails(droplet)) == before
