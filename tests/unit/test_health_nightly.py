@@ -390,7 +390,7 @@ def test_a_night_is_recorded_once_with_all_of_it(places: nightly_record.Places) 
     assert places.note.stat().st_mode & 0o777 == 0o600
     printed(places.log, *GOOD)
     (places.uploads / "vaults/v/clips/new.wav").write_bytes(b"")
-    (places.uploads / "clips/u/new.wav").write_bytes(b"")
+    (places.uploads / "clips/u/newer.wav").write_bytes(b"")
     recorder.end(environment())
     (one,) = recorded(places)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", one.pop("time"))
@@ -481,6 +481,17 @@ def test_the_peak_of_version_one_control_groups(places: nightly_record.Places) -
     (places.groups / "memory/a/b.service/memory.max_usage_in_bytes").write_text(f"{7 << 20}\n")
     (places.groups / "memory.peak").write_text("999999999999\n")
     assert nightly_record._peak_mb(places) == 7
+
+
+def test_a_recording_that_is_being_adopted_is_counted_once(places: nightly_record.Places) -> None:
+    before = nightly_files.recordings_before(places.uploads, time.time() + 1)
+    assert before is not None
+    folders = [places.uploads / "audio/.adopting-6f1c", places.uploads / "vaults/aa/audio"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "a.ogg").write_bytes(b"sound")
+        os.utime(folder / "a.ogg", ns=(10**18, 10**18))
+    assert nightly_files.recordings_before(places.uploads, time.time() + 1) == before + 1
 
 
 def test_a_folder_that_cannot_be_walked_in_time_is_not_counted(places: nightly_record.Places, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ def recordings_before(uploads: Path, moment: float) -> int | None:
 
 def _count(uploads: Path, kind: str, counts: Callable[[Found], bool]) -> int | None:
     end = time.monotonic() + _SECONDS
-    number = 0
+    # While a folder is adopted, what is in it lies in the user's vault as well, with the same name and time.
+    seen: set[tuple[str, int, int]] = set()
     try:
         with _folder(uploads) as root:
             for place in (kind, "vaults"):
@@ -44,11 +45,11 @@ def _count(uploads: Path, kind: str, counts: Callable[[Found], bool]) -> int | N
                     for found in walk(folder):
                         if time.monotonic() > end:
                             return None
-                        if place == kind or found.path.split("/")[1:2] == [kind]:
-                            number += counts(found)
+                        if (place == kind or found.path.split("/")[1:2] == [kind]) and counts(found):
+                            seen.add((found.path.rpartition("/")[2], found.status.st_size, found.status.st_mtime_ns))
     except OSError:
         return None
-    return number
+    return len(seen)
 
 
 @contextlib.contextmanager
