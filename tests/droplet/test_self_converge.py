@@ -13,6 +13,8 @@ from .conftest import Droplet
 TREE, REMOTE, WORK, KEPT = "/srv/giggles-salt", "/root/self-converge.git", "/root/self-converge", "/root/self-converge.kept"
 GIT = "git -c user.name=tests -c user.email=tests@giggles.test"
 CRON, VALIDATOR = "/etc/cron.d/giggles-nightly", "/usr/local/lib/giggles/validate"
+# The trial has it switched off: it would come in between the other tests.
+ENABLED = 'pillar={"giggles": {"converge": {"enabled": true}}}'
 UNITS = "giggles-converge.timer giggles-converge.service"
 
 PREPARE = f"""
@@ -35,13 +37,13 @@ def repository(droplet: Droplet) -> Iterator[None]:
     """A tree with a remote of its own, and the service without the timer, which would come in between."""
     droplet.shell(PREPARE)
     try:
-        assert droplet.apply("converge").failed == {}
+        assert droplet.apply("converge", ENABLED).failed == {}
         timer = droplet.shell("systemctl is-active giggles-converge.timer; systemctl is-enabled giggles-converge.timer; "
                               "systemctl show -p Persistent -p RandomizedDelayUSec giggles-converge.timer")  # fmt: skip
         assert timer.split()[:2] == ["active", "enabled"]
         assert "Persistent=yes" in timer
         assert "RandomizedDelayUSec=0" not in timer
-        assert droplet.apply("converge").changed == {}
+        assert droplet.apply("converge", ENABLED).changed == {}
         droplet.shell("systemctl stop giggles-converge.timer")
         droplet.converge()
         yield

@@ -30,6 +30,8 @@ def pillar(trial: Record) -> dict[str, Any]:
                 "ssh_keys": [trial.place.private_key.with_suffix(".pub").read_text().strip()],
             },
             "vault": {"size_mb": VOLUME_MB},
+            # A converge of its own would come in between the tests, and put away what a working tree has not committed.
+            "converge": {"enabled": False},
             "web": {
                 "acme": {
                     "email": f"operator@{trial.domain}",

@@ -262,9 +262,9 @@ class Tree:
         outcome = self._git(arguments)
         if outcome.code != 0:
             raise FetchError(
-                f"{self._path} {otherwise} ({outcome.last_words or f'git ended with {outcome.code}'}). Nothing was "
-                f"fetched. Look at df and at git -C {self._path} status; a file index.lock in {self._path}/.git that no git is using may "
-                f"be removed. {_KEPT}"
+                f"{self._path} {otherwise} ({outcome.last_words or f'git ended with {outcome.code}'}). "
+                f"Nothing was fetched. Look at df and at git -C {self._path} status; a file index.lock in {self._path}/.git that no git "
+                f"is using may be removed. {_KEPT}"
             )
         return outcome.output
 
