@@ -106,6 +106,8 @@ def test_recordings_that_are_erased_for_nothing_are_noticed(droplet: Droplet) ->
     user = droplet.shell(f'/opt/salt/current/bin/python -c "{make}"').strip()
     assert re.fullmatch(r"[0-9a-f-]{36}", user)
     droplet.shell(f"runuser -u giggles -- bash -c 'mkdir -p {UPLOADS}/audio/{user} && echo x > {UPLOADS}/audio/{user}/a.ogg'")
+    settled = f"if test -L {UPLOADS}/audio/{user} && ! ls -d {UPLOADS}/audio/.adopting-* 2>/dev/null; then echo yes; fi"
+    droplet.wait_for("the new user to be adopted", lambda: droplet.shell(settled) == "yes\n", seconds=30)
     try:
         one = night(droplet, "inference-errors")
     finally:
