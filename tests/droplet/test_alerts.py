@@ -49,6 +49,7 @@ def told(droplet: Droplet) -> Iterator[Converged]:
         look(droplet, 1)
         yield done
     finally:
+        # Without the test's unit, since a test may have failed before it made it, the droplet is put back all the same.
         droplet.shell(
             f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; "
             "rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
@@ -92,6 +93,7 @@ def test_a_failed_unit_is_one_mail_and_its_recovery_another(droplet: Droplet) ->
     pillar = yaml.safe_load(droplet.exec(["cat", PILLAR]).stdout)["giggles"]["secrets"]
     wanted = secrets({**pillar, "address": "planted-address-of-the-backup-check"})
     with watched(droplet, wanted) as witness:
+        # There may be none to stop, and the start is meant to fail: that is what is told.
         droplet.shell("systemctl stop alerts-test.service || true; systemctl daemon-reload; systemctl start alerts-test.service || true")
         look(droplet, 3)
         droplet.shell("touch /run/alerts-test-well; systemctl start alerts-test.service")
