@@ -81,7 +81,7 @@ class FolderBucket:
         for at in range(start, len(content), _PIECE):
             yield content[at : at + _PIECE]
 
-    def put(self, name: str, data: bytes | bytearray | memoryview, *, locked: bool = False) -> None:
+    def put(self, name: str, data: bytes | bytearray | memoryview, *, locked: bool = False, confirmed: bool = True) -> None:
         del locked
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)

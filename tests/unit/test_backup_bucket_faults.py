@@ -171,6 +171,20 @@ def test_bytes_that_the_bucket_lost_are_noticed_when_they_are_written(b2: Storag
     assert there.get("x") == CONTENT
 
 
+def test_bytes_that_nobody_confirms_are_bound_to_their_request_by_the_signature(b2: Storage, there: Bucket, waiting: Waiting) -> None:
+    there.put("x", CONTENT, confirmed=False)
+    assert there.get("x") == CONTENT
+
+    def damage(request: Any, **_: object) -> None:
+        # After it was signed.
+        request.body = bytes(len(CONTENT))
+
+    there.connection.client.meta.events.register("before-send.s3.PutObject", damage)
+    with pytest.raises(BackupError, match="XAmzContentSHA256Mismatch"):
+        there.put("y", CONTENT, confirmed=False)
+    assert [entry.name for entry in there.list()] == ["x"]
+
+
 @pytest.mark.parametrize(("limit", "pieces"), [(0, [b"0123456789", b"", b""]), (1 << 30, [b"012345", b"6789", b""])])
 def test_the_same_bytes_are_sent_by_every_attempt(limit: int, pieces: list[bytes]) -> None:
     data = bytearray(b"0123456789")

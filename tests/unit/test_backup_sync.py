@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from gigglekit.backup import names, signed
-from gigglekit.backup.errors import RefusedError
+from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.errors import BackupError, DamagedError, RefusedError
+from gigglekit.backup.sending import Patience
 
 from tests.unit.b2 import Storage
-from tests.unit.backup_repository import PACK_BYTES, Droplet, digests
+from tests.unit.backup_repository import PACK_BYTES, Droplet, digests, settings
 
 
 @pytest.fixture
@@ -56,6 +58,46 @@ def test_only_what_is_new_is_stored(droplet: Droplet) -> None:
     assert (done.users, done.files) == (2, 4)
     assert len(droplet.objects(names.DATA)) == len(before) + 1
     assert other.vault_id in droplet.users
+
+
+@pytest.mark.parametrize("is_lying", [False, True])
+def test_clips_that_the_bucket_keeps_only_half_of_are_told_and_stored_again(
+    droplet: Droplet, b2: Storage, tmp_path: Path, is_lying: bool
+) -> None:
+    whole, halved = droplet.add(5000), droplet.add(300_000)
+    first = droplet.sync()
+    droplet.write(halved, "new.wav", os.urandom(400_000))
+    droplet.write(whole, "new.wav", os.urandom(4000))
+    lost = {"kind": "lose-half", "key": f"^{b2.bucket}/{names.DATA}", "next": 1, "lying": is_lying}
+    b2.proxy.set_faults([lost])
+    with pytest.raises(DamagedError, match="does not have as a whole") as caught:
+        droplet.sync()
+    b2.proxy.clear_faults()
+    # Nothing refers to it, and nobody who restores sees anything of it.
+    assert [name.base for name in droplet.repository().snapshots()] == [first.snapshot]
+    second = droplet.sync()
+    assert second.new_files == 1
+    assert caught.value.name not in {entry.name for entry in droplet.bucket().list(names.DATA)}
+    for user in (whole, halved):
+        assert droplet.restore(user, tmp_path / user.vault_id).damaged == []
+        assert digests(tmp_path / user.vault_id) == digests(user.folder)
+
+
+def test_nothing_of_a_user_is_stored_before_that_users_key_is(droplet: Droplet, b2: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A pack whose key is nowhere but on the droplet is lost with it.
+    droplet.add(1000)
+    b2.proxy.set_faults([{"kind": "slow-down", "key": f"^{b2.bucket}/{names.USER_KEYS}"}])
+    impatient = Bucket(settings(b2), patience=Patience(tries=2, first=0.0))
+    monkeypatch.setattr(droplet, "bucket", lambda: impatient)
+    with pytest.raises(BackupError, match="could not be asked"):
+        droplet.sync()
+    b2.proxy.clear_faults()
+    assert [*droplet.bucket().list(names.DATA)] == []
+    assert droplet.repository().snapshots() == []
+    droplet.sync()
+    order = [request["key"] for request in b2.proxy.requests() if request["method"] == "PUT" and request["status"] == 200]
+    kinds = ["key" if key.startswith(names.USER_KEYS) else "data" for key in order if key.startswith((names.USER_KEYS, names.DATA))]
+    assert kinds == ["key", "data"]
 
 
 def test_a_copy_and_a_touched_file_are_not_stored_again(droplet: Droplet, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gigglekit.backup import bucket, names
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.restore import Task, restore, restore_user
 from gigglekit.crypto import chunked
+from gigglekit.files import draining
 
 from tests.unit.b2 import Storage
 from tests.unit.backup_repository import Droplet, digests
@@ -127,3 +129,42 @@ def test_a_pack_whose_end_is_cut_off_costs_its_last_file_alone(droplet: Droplet,
     there.erase(name)
     there.put(name, content)
     assert droplet.restore(user, tmp_path / "again").damaged == []
+
+
+def test_many_users_come_back_with_few_folders_open_and_the_disk_is_asked_a_few_times(
+    droplet: Droplet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(70):
+        droplet.add(1000, 2000)
+    droplet.sync()
+    repository = droplet.repository()
+    opened = repository.open(repository.choose(None))
+    most, asked = 0, 0
+    sync = draining.sync
+
+    def held() -> int:
+        links = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+        return sum(link.startswith(str(tmp_path / "back")) for link in links)
+
+    def counted(folder: int) -> None:
+        nonlocal most, asked
+        most, asked = max(most, held()), asked + 1
+        sync(folder)
+
+    monkeypatch.setattr(draining, "sync", counted)
+
+    def tasks() -> Iterator[Task]:
+        for part in opened.head.users:
+            user = droplet.users[part.vault]
+            target = tmp_path / "back" / part.vault
+            target.mkdir(parents=True)
+            yield Task(repository.section(opened, part, user.root_key), user.root_key, target, None)
+
+    back = restore(repository, tasks())
+    assert (back.files, back.damaged) == (140, [])
+    for user in droplet.users.values():
+        assert digests(tmp_path / "back" / user.vault_id) == digests(user.folder)
+    # When enough users wait, for the rest, and for the names; once more if two threads saw at the same time that it is enough.
+    assert asked in (3, 4)
+    assert 100 < most < 200
+    assert held() == 0

@@ -1,7 +1,8 @@
 """Objects in one bucket of Backblaze B2, over its S3 interface.
 
 What differs from S3 elsewhere: versioning is always on, so a plain delete only hides, and erasing means every version by its id;
-no checksum headers but Content-MD5, which is needed under Object Lock; 503 is a normal answer.
+no checksum headers but Content-MD5, which is needed under Object Lock; 503 is a normal answer. What has no Content-MD5 is bound to its
+request by the SHA-256 in the signature.
 
 Sources: https://www.backblaze.com/docs/cloud-storage-s3-compatible-api and https://docs.aws.amazon.com/AmazonS3/latest/API/.
 """
@@ -194,24 +195,28 @@ class Bucket:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def put(self, name: str, data: bytes | bytearray | memoryview, *, locked: bool = False) -> None:
+    def put(self, name: str, data: bytes | bytearray | memoryview, *, locked: bool = False, confirmed: bool = True) -> None:
         """Write an object; returns when the bucket has confirmed it.
 
         Arguments:
             name: without the prefix.
             data: all of it; must not change meanwhile. It is not copied.
             locked: whether nobody may delete this version for `lock_days`.
+            confirmed: whether the bucket has to say which bytes it has written (their MD5). If not, it still compares what it got with the
+                SHA-256 that is signed, which botocore does where there is no Content-MD5; under Object Lock there always is one.
 
         Raises:
             BackupError: it is not certain that it was written.
         """
-        which = {"Bucket": self.settings.bucket, "Key": self.connection.key(name), "ContentMD5": s3.md5(data)}
         lock = self.connection.lock(locked)
+        which = {"Bucket": self.settings.bucket, "Key": self.connection.key(name), **lock}
+        if lock or confirmed:
+            which["ContentMD5"] = s3.md5(data)
 
         def question() -> None:
             with self.connection.body(data) as body:
-                answer = self.connection.call("PutObject", {**which, **lock, "Body": body})
-            if not s3.has_md5(which["ContentMD5"], answer):
+                answer = self.connection.call("PutObject", {**which, "Body": body})
+            if "ContentMD5" in which and not s3.has_md5(which["ContentMD5"], answer):
                 raise Broken(f"the bucket has written other bytes to {name} than were sent")
 
         self.connection.repeat("PutObject", name, question, locked=bool(lock))

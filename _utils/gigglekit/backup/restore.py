@@ -27,6 +27,8 @@ _GAP_BYTES = 512 << 10
 """What lies between two wanted pieces is read with them if it is not more than this: a request costs about as much."""
 _READ_BYTES = 16 << 20
 _PLACE_BYTES = 64 << 20
+_PLACE_USERS = 64
+"""Users whose folders are kept open until their files have names, at most about so many."""
 _NUMBERS = itertools.count()
 """Tell what this process is writing apart, of several users in one folder too."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -106,13 +108,13 @@ def restore(
         BackupError: the bucket does not answer. Files that were finished stay; none is there by halves.
         OSError: the disk is full, or the folder cannot be written.
     """
-    run = secrets.token_hex(4)
+    run, placing = secrets.token_hex(4), _Placing()
     begun: list[_User] = []
     try:
         with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
             running: set[Future[None]] = set()
             for task in tasks:
-                user = _User(repository, task, run, replace)
+                user = _User(repository, task, run, replace, placing)
                 begun.append(user)
                 for batch in user.begin(wanted):
                     # Few at a time, so that what was read does not pile up in memory.
@@ -123,7 +125,9 @@ def restore(
                     running.add(pool.submit(user.restore, batch, progress))
             for future in running:
                 future.result()
+        placing.finish()
     finally:
+        placing.throw_away()
         for user in begun:
             user.folders.close()
     total = Restored()
@@ -152,12 +156,13 @@ def restore_user(
 class _User:
     """The files of one user on their way."""
 
-    def __init__(self, repository: Repository, task: Task, run: str, replace: bool) -> None:
+    def __init__(self, repository: Repository, task: Task, run: str, replace: bool, placing: _Placing) -> None:
         self.done = Restored()
         self._key = manifest_key(task.root_key)
         self._files, self._replace = task.section.files, replace
         self._fetcher = _Fetcher(repository, task.section.packs, backup_key(task.root_key))
-        self.folders = _Folders(task.folder, task.owner, replace, self.done, run)
+        self.folders = _Folders(task.folder, task.owner, replace, self.done, run, placing)
+        self._placing = placing
         self._left = 0
         self._lock = threading.Lock()
 
@@ -174,14 +179,13 @@ class _User:
         return batches
 
     def restore(self, batch: list[FileEntry], progress: Callable[[int], None]) -> None:
-        """Write files; after the last of them, let go of the folders."""
+        """Write files; after the last of them, have the folders let go of as soon as all have their names."""
         _restore_batch(self._fetcher, self.folders, batch, self._key, self.done, progress)
         with self._lock:
             self._left -= 1
             last = not self._left
         if last:
-            self.folders.place()
-            self.folders.close()
+            self._placing.whole(self.folders)
 
 
 def _is_settled(folders: _Folders, file: FileEntry, key: bytes, replace: bool, done: Restored) -> bool:
@@ -378,38 +382,106 @@ def _damaged(name: str, error: Exception) -> DamagedError:
 class _Written:
     """A file that is written and does not have its name yet."""
 
+    folders: _Folders
     folder: int
     beside: str
     file: FileEntry
 
+    def throw_away(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self.beside, dir_fd=self.folder)
+
+
+class _Placing:
+    """Gives files their names when their contents are on the disk for certain, which is asked for many at once, of several users too."""
+
+    def __init__(self) -> None:
+        self._written: list[_Written] = []
+        self._whole: list[_Folders] = []
+        self._waiting = 0
+        self._disks: dict[int, int] = {}
+        self._lock = threading.Lock()
+        # One after the other, since the later one may let go of folders that the earlier one is giving names in.
+        self._turn = threading.Lock()
+
+    def add(self, written: _Written) -> None:
+        """Take a file that is written; now and then all that were get their names by this."""
+        with self._lock:
+            self._written.append(written)
+            self._waiting += written.file.size
+            enough = self._waiting >= _PLACE_BYTES
+        if enough:
+            self._place()
+
+    def whole(self, folders: _Folders) -> None:
+        """Take the folders of somebody of whom no further file comes; they are let go of when all have their names."""
+        with self._lock:
+            self._whole.append(folders)
+            enough = len(self._whole) >= _PLACE_USERS
+        if enough:
+            self._place()
+
+    def finish(self) -> None:
+        """Give all that are left their names, and have the names last as well as the contents."""
+        self._place()
+        for disk in self._disks.values():
+            draining.sync(disk)
+
+    def throw_away(self) -> None:
+        """Throw away what has no name yet."""
+        with self._lock:
+            for written in self._written:
+                written.throw_away()
+            self._written.clear()
+            for disk in self._disks.values():
+                os.close(disk)
+            self._disks.clear()
+
+    def _place(self) -> None:
+        with self._turn:
+            with self._lock:
+                placing, self._written, self._waiting = self._written, [], 0
+                whole, self._whole = self._whole, []
+            try:
+                for disk in self._disks_of(placing):
+                    draining.sync(disk)
+                while placing:
+                    placing[-1].folders.name(placing[-1])
+                    placing.pop()
+            except BaseException:
+                with self._lock:
+                    self._written += placing
+                raise
+            for folders in whole:
+                folders.close()
+
+    def _disks_of(self, placing: list[_Written]) -> set[int]:
+        """Return a descriptor of each file system that these files lie in; it stays open as long as names may have to last."""
+        found = set()
+        for folder in {written.folder for written in placing}:
+            device = os.fstat(folder).st_dev
+            with self._lock:
+                if device not in self._disks:
+                    self._disks[device] = os.dup(folder)
+                found.add(self._disks[device])
+        return found
+
 
 class _Folders:
-    """The folders of the target, opened once each, and the files that are being written in them; no link is followed.
+    """The folders of a user's target, opened once each, and the files that are being written in them; no link is followed."""
 
-    A file gets its name when its content is on the disk for certain. That is asked of the disk for many files at once.
-    """
-
-    def __init__(self, folder: Path, owner: Owner | None, replace: bool, done: Restored, run: str) -> None:
-        self._owner, self._replace, self._done = owner, replace, done
+    def __init__(self, folder: Path, owner: Owner | None, replace: bool, done: Restored, run: str, placing: _Placing) -> None:
+        self._owner, self._replace, self._done, self._placing = owner, replace, done, placing
         # Tells what this run is writing from what one that was killed has left.
         self._beside = f"{names.UNFINISHED}{run}"
         self._open = {"": os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}
-        self._written: list[_Written] = []
-        self._waiting = 0
         self._paths: set[str] = set()
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Throw away what has no name yet, and let go of the folders; nothing happens the second time."""
+        """Let go of the folders; nothing happens the second time."""
         with self._lock:
-            for written in self._written:
-                with contextlib.suppress(OSError):
-                    os.unlink(written.beside, dir_fd=written.folder)
-            self._written.clear()
             for descriptor in self._open.values():
-                with contextlib.suppress(OSError):
-                    # Names last as well as contents.
-                    os.fsync(descriptor)
                 os.close(descriptor)
             self._open.clear()
             self._paths.clear()
@@ -492,29 +564,10 @@ class _Folders:
             os.close(descriptor)
         with self._lock:
             self._paths.add(file.path)
-            self._written.append(_Written(folder, beside, file))
-            self._waiting += file.size
-            enough = self._waiting >= _PLACE_BYTES
-        if enough:
-            self.place()
+        self._placing.add(_Written(self, folder, beside, file))
 
-    def place(self) -> None:
-        """Give every file that was written its name."""
-        with self._lock:
-            placing, self._written, self._waiting = self._written, [], 0
-        if not placing:
-            return
-        try:
-            draining.sync(placing[0].folder)
-            while placing:
-                self._name(placing[-1])
-                placing.pop()
-        except BaseException:
-            with self._lock:
-                self._written += placing
-            raise
-
-    def _name(self, written: _Written) -> None:
+    def name(self, written: _Written) -> None:
+        """Give a file its name."""
         name = written.file.path.rpartition("/")[2]
         if self._replace:
             try:

@@ -110,13 +110,20 @@ class _Entry:
 
 @dataclass
 class _Storing:
-    """Packs that are being stored, a few at a time, and the files that wait for them."""
+    """Packs that are being stored, a few at a time, and the files that wait for them.
+
+    Arguments:
+        repository, manifest, threads, synced: of the run.
+        pool: what stores them.
+        ready: waits until they may be stored.
+    """
 
     repository: Repository
     manifest: Manifest
     threads: int
     synced: Synced
     pool: ThreadPoolExecutor
+    ready: Callable[[], object]
     running: dict[Future[None], tuple[str, Finished]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     memory: list[memoryview] = field(default_factory=list)
@@ -124,14 +131,16 @@ class _Storing:
 
     def store(self, vault: str, pack: Finished) -> None:
         """Store a pack; waits while as many as may are under way."""
+        self.ready()
         done = self._settled() if len(self.running) >= self.threads else ()
         name = names.DATA + pack.id
         # By one transaction, since each waits for the disk.
         self._write_down(done, (name, vault))
         for future in done:
             future.result()
-        bucket = self.repository.bucket
-        self.running[self.pool.submit(bucket.put, name, pack.body, locked=True)] = (vault, pack)
+        # Whether all of it is there is seen in a listing at the end: an MD5 takes longer than all that is done with the bytes before.
+        future = self.pool.submit(self.repository.bucket.put, name, pack.body, locked=True, confirmed=False)
+        self.running[future] = (vault, pack)
 
     def _settled(self) -> Collection[Future[None]]:
         """Wait for a pack, and return all that were stored or failed by then."""
@@ -185,6 +194,39 @@ class _Storing:
 
 
 @dataclass
+class _Keys:
+    """Keys on their way into the bucket.
+
+    Arguments:
+        manifest: what is known to be there.
+        kit: fingerprint of the kit that they are sealed for.
+        storing: by name.
+    """
+
+    manifest: Manifest
+    kit: str
+    storing: dict[str, Future[None]]
+    is_settled: bool = False
+
+    def settle(self) -> None:
+        """Wait until all are there, and write down which are; the second time there is nothing to do.
+
+        Raises:
+            BackupError: one could not be stored.
+        """
+        if self.is_settled or not self.storing:
+            return
+        wait(self.storing.values())
+        self.is_settled = True
+        with self.manifest.change():
+            for name, future in self.storing.items():
+                if future.exception() is None:
+                    self.manifest.put(f"sealed:{name}", self.kit)
+        for future in self.storing.values():
+            future.result()
+
+
+@dataclass
 class Sync:
     """One run.
 
@@ -232,17 +274,23 @@ class Sync:
         self._tidy()
         self._learn(users, anyway, synced)
         present: dict[str, list[str]] = {}
-        # A run that failed may have stored what no snapshot refers to yet.
-        new = self._store_keys(users) or self.manifest.get("unsaved") == "yes"
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="store") as pool:
-            storing = _Storing(self.repository, self.manifest, self.threads, synced, pool)
+        with ThreadPoolExecutor(2 * self.threads, thread_name_prefix="store") as pool:
+            # They are small, and travel while the first clips are read.
+            keys = self._store_keys(users, pool)
+            # A run that failed may have stored what no snapshot refers to yet.
+            new = bool(keys.storing) or self.manifest.get("unsaved") == "yes"
+            storing = _Storing(self.repository, self.manifest, self.threads, synced, pool, keys.settle)
             try:
                 for user in users:
                     if user.vault_id not in set(self.erased()):
                         present[user.vault_id], more = self._user(user, storing)
                         new = new or more
             finally:
-                storing.finish()
+                try:
+                    keys.settle()
+                finally:
+                    storing.finish()
+        self._see(storing.numbers)
         if new or dump is not None:
             self._compare()
         described = self._dump(dump, synced) if dump is not None else None
@@ -358,8 +406,8 @@ class Sync:
             # Its inode and time of change are not known: size and time of modification have to do.
             self.manifest.put_file(vault, name_of(key, file.path), State(file.size, file.modified, 0, 0), content)
 
-    def _store_keys(self, users: Sequence[User]) -> bool:
-        """Have every key in the bucket, sealed for the kit in force, before anything is encrypted by it."""
+    def _store_keys(self, users: Sequence[User], pool: ThreadPoolExecutor) -> _Keys:
+        """Begin to have every key in the bucket, sealed for the kit in force; nothing that was encrypted by one is stored before it is."""
         secrets = self.repository.secrets
         wanted = kit.fingerprint(secrets.kit_public) if secrets.kit_public is not None else ""
         sealed = self.manifest.all("sealed:")
@@ -370,23 +418,38 @@ class Sync:
             **{names.USER_KEYS + user.vault_id: user.root_key for user in users},
         }
         lacking = [name for name in everything if not wanted or sealed.get(name) != wanted]
-        if not lacking:
-            return False
-        erased = set(self.erased())
-        with ThreadPoolExecutor(2 * self.threads, thread_name_prefix="keys") as pool:
-            # They are small, so the time goes by in waiting.
-            storing = {
-                name: pool.submit(self.repository.store_key, name, everything[name])
-                for name in lacking
-                if name.removeprefix(names.USER_KEYS) not in erased
-            }
+        erased = set(self.erased()) if lacking else set()
+        storing = {
+            name: pool.submit(self.repository.store_key, name, everything[name])
+            for name in lacking
+            if name.removeprefix(names.USER_KEYS) not in erased
+        }
+        return _Keys(self.manifest, wanted, storing)
+
+    def _see(self, numbers: Mapping[str, int]) -> None:
+        """See that the packs of this run are in the bucket as a whole, before a snapshot refers to them.
+
+        Raises:
+            DamagedError: one is not; it is forgotten, so that the next run stores again what was in it.
+        """
+        if not numbers:
+            return
+        found, erased = {entry.name: entry.size for entry in self.repository.bucket.list(names.DATA)}, set(self.erased())
+        ours = [pack for pack in self.manifest.packs() if pack.id in numbers and pack.vault not in erased]
+        lost = [pack for pack in ours if found.get(names.DATA + pack.id) != pack.size]
+        if not lost:
+            return
         with self.manifest.change():
-            for name, future in storing.items():
-                if future.exception() is None:
-                    self.manifest.put(f"sealed:{name}", wanted)
-        for future in storing.values():
-            future.result()
-        return True
+            for pack in lost:
+                self.manifest.begin(names.DATA + pack.id, pack.vault)
+            self.manifest.forget_packs(pack.number for pack in lost)
+        name = names.DATA + lost[0].id
+        raise DamagedError(
+            name,
+            f"The bucket has confirmed {len(lost)} objects that it does not have as a whole: of {name} it has {found.get(name, 0)} bytes, "
+            f"not {lost[0].size}. What was in them will be stored again by the next backup, and no snapshot refers to them. If this "
+            "happens again, the storage cannot be relied on: look at https://status.backblaze.com, or take another bucket.",
+        )
 
     # --- one user ------------------------------------------------------------------------------------------------------------
 
