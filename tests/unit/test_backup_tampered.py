@@ -301,7 +301,8 @@ def test_a_digest_that_is_wrong_in_a_section_that_is_right_is_named_by_verify_an
     user = living(droplet)[0]
     droplet.write(user, "empty.wav", b"")
     droplet.sync(**at(NOW))
-    (entry,) = [file for file in droplet.section(droplet.repository(), droplet.repository().choose(None), user).files if file.path == path]
+    files = droplet.section(droplet.repository(), droplet.repository().choose(None), user).files
+    (entry,) = [file for file in files if file.path == path]
     assert len(entry.extents) == {"1": 1, "4": 3, "y": 0}[Path(path).stem[-1]]
     before = check(droplet)
     assert (before.problems, before.compared) == ([], 9)
@@ -317,7 +318,8 @@ def test_a_digest_that_is_wrong_in_a_section_that_is_right_is_named_by_verify_an
 
 def test_a_place_that_is_wrong_in_a_section_that_is_right_is_named_by_verify(droplet: FolderDroplet) -> None:
     user = living(droplet)[0]
-    part = next(file for file in droplet.section(droplet.repository(), droplet.repository().choose(None), user).files if len(file.extents) == 1)
+    files = droplet.section(droplet.repository(), droplet.repository().choose(None), user).files
+    part = next(file for file in files if len(file.extents) == 1)
 
     def moved(file: FileEntry) -> FileEntry:
         extent = file.extents[0]

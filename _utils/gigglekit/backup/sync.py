@@ -316,8 +316,8 @@ class Sync:
         if not waiting.known(self.manifest).issuperset(waiting.record_names(self.repository)):
             raise _OthersError(
                 "The bucket was pruned, and not by this droplet: another droplet with the same keys works there too, or this one's disk "
-                "was put back to an earlier state. What the bucket has was read again, and nothing is lost. If there are two droplets, stop "
-                "the backup of one: each stores again what the other has moved or given up."
+                "was put back to an earlier state. What the bucket has was read again, and nothing is lost. If there are two droplets, "
+                "stop the backup of one: each stores again what the other has moved or given up."
             )
 
     def _learn(self, users: Sequence[User], anyway: bool, synced: Synced) -> None:

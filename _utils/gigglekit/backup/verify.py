@@ -104,13 +104,13 @@ def verify(
     _check_dumps(repository, dumps, found)
     whole = [entry for name_, entry in sorted(used.items()) if lying.get(name_) == entry[0].size]
     number = len(whole) if fraction >= 1 else min(len(whole), round(len(whole) * fraction + 0.4999)) if fraction > 0 else 0
-    opened = set()
+    whole_packs: set[str] = set()
     for pack, vault in (chance or random.SystemRandom()).sample(whole, number):
         if _read_pack(repository, pack, vault, contents, found):
-            opened.add(pack.id)
+            whole_packs.add(pack.id)
         progress(found.read_size)
     if fraction > 0:
-        _compare_the_rest(repository, {pack.id: pack for pack, _ in used.values()}, opened, contents, found, progress)
+        _compare_the_rest(repository, {pack.id: pack for pack, _ in used.values()}, whole_packs, contents, found, progress)
     return found
 
 
