@@ -314,6 +314,19 @@ def test_what_an_erased_user_has_left_waits_for_nothing_and_what_others_have_doe
     assert mine not in droplet.objects()
 
 
+def test_an_erasure_does_not_wait_for_what_was_given_up(droplet: FolderDroplet) -> None:
+    (user,) = droplet.users.values()
+    other = droplet.add(1000)
+    droplet.sync(**at(NOW - DAY))
+    theirs = {names.DATA + pack.id for pack in droplet.section(droplet.repository(), droplet.repository().choose(None), other).packs}
+    assert prune_once(droplet, ONE, NOW).waiting > 2
+    assert len(droplet.objects(names.DATA)) > 2
+    erase(droplet, user)
+    assert set(droplet.objects(names.DATA)) == theirs
+    prune_once(droplet, ONE, LATER)
+    assert (set(droplet.objects(names.DATA)), check(droplet).problems) == (theirs, [])
+
+
 def test_what_may_be_of_a_user_whom_another_droplet_has_just_made_is_nobodys(droplet: FolderDroplet) -> None:
     (user,) = droplet.users.values()
     gone, stranger = droplet.add(1000), keys.keyed_hash(droplet.names_key, "a stranger")
@@ -337,12 +350,37 @@ def test_a_record_that_was_damaged_or_put_under_another_name_removes_nothing(dro
         (droplet.place / record).write_bytes(spoiled)
         shutil.copy(droplet.place / record, droplet.place / other)
         assert not any(one.number for one in waiting.read(droplet.repository(), waiting.record_names(droplet.repository())))
-    (droplet.place / record).unlink()
-    (droplet.place / other).write_bytes(content)
+        assert [any(name in problem for problem in check(droplet).problems) for name in (record, other)] == [True, True]
+    (droplet.place / record).write_bytes(content)
+    (droplet.place / record).rename(droplet.place / other)
     done = prune_once(droplet, ONE, LATER)
     assert (done.removed, done.objects) == (0, 0), "under a name that makes it older than it is"
     assert before <= {*droplet.objects(names.DATA), *droplet.objects(names.SNAPSHOTS)}
-    assert check(droplet).problems == []
+    assert check(droplet).problems == [], "it is gone, and what it named is written down anew"
+
+
+def test_a_damaged_record_is_removed_though_there_is_nothing_else_to_do(droplet: FolderDroplet) -> None:
+    for days in (0, 2):
+        prune_once(droplet, ONE, NOW + days * DAY)
+    (record,) = droplet.objects(names.PRUNING)
+    (droplet.place / record).write_bytes(b"damaged")
+    prune_once(droplet, ONE, NOW + 2 * DAY)
+    (after,) = droplet.objects(names.PRUNING)
+    assert (after != record, check(droplet).problems, droplet.sync().problems) == (True, [], [])
+
+
+def test_a_record_of_a_newer_version_stops_who_does_not_understand_it(droplet: FolderDroplet, clone: FolderDroplet) -> None:
+    """What is written there may be about to be removed by who wrote it."""
+    name = waiting.new_name(NOW)
+    content = chunked.encrypt(droplet.snapshot_key, names.pruning_context(name), b'{"format":2}')
+    droplet.bucket().put(names.PRUNING + name, content)
+    (user,) = clone.users.values()
+    clone.write(user, "new.wav", b"new")
+    before = clone.objects(names.SNAPSHOTS)
+    for act in (lambda: clone.sync(**at(NOW)), lambda: prune_once(droplet, ONE, LATER)):
+        with pytest.raises(BackupError, match="newer version"):
+            act()
+    assert clone.objects(names.SNAPSHOTS) == before
 
 
 def test_a_prune_that_another_droplet_did_is_told_and_what_it_gave_up_is_stored_again(

@@ -100,7 +100,7 @@ class Prune:
         keeping = retention.kept(counting, self.keep)
         erased = self.repository.erased()
         records = waiting.read(self.repository, waiting.record_names(self.repository))
-        due = [record for record in records if self.now - record.seconds >= self.grace]
+        due = [record for record in records if record.is_damaged or self.now - record.seconds >= self.grace]
         still = [record for record in records if record not in due]
         kept = [self._open(name, erased) for name in sorted(keeping)]
         leaving = []
@@ -194,7 +194,10 @@ class Prune:
         with self.manifest.change():
             # Before they go: a manifest that knows too little only makes the next sync store more.
             self.manifest.forget_packs(numbers)
-        self._note_lock(self.repository.bucket.erase_many(names.DATA + pack for pack in sorted(doomed)).locked_until)
+        locked = self.repository.bucket.erase_many(names.DATA + pack for pack in sorted(doomed)).locked_until
+        self._note_lock(locked)
+        with self.manifest.change():
+            self.manifest.forget_given_up(set(sizes) - doomed if locked is None else set(sizes))
         self.done.objects += len(doomed)
         self.done.freed += sum(sizes.get(pack, 0) for pack in doomed)
 
@@ -226,7 +229,7 @@ class Prune:
             frozenset(snapshots.difference(*(record.snapshots for record in still))),
         )
         self.done.waiting = new.number + sum(record.number for record in still)
-        if not new.number and not any(record.number for record in due):
+        if not new.number and not any(record.number or record.is_damaged for record in due):
             # The last record stays for those who have not seen it, though all that it names be gone.
             return
         known = waiting.known(self.manifest).intersection(record.name for record in still)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from gigglekit.backup import names, signed
+from gigglekit.backup import names, signed, waiting
 from gigglekit.backup.contents import Contents
 from gigglekit.backup.errors import DamagedError, MissingError
 from gigglekit.backup.names import SnapshotName
@@ -102,6 +102,7 @@ def verify(
     found.unused = len(lying.keys() - used.keys())
     _check_keys(repository, {vault for _, vault in used.values()}, found)
     _check_dumps(repository, dumps, found)
+    waiting.read(repository, waiting.record_names(repository), found.problems)
     whole = [entry for name_, entry in sorted(used.items()) if lying.get(name_) == entry[0].size]
     number = len(whole) if fraction >= 1 else min(len(whole), round(len(whole) * fraction + 0.4999)) if fraction > 0 else 0
     whole_packs: set[str] = set()

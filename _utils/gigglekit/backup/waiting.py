@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gigglekit.backup import names
-from gigglekit.backup.errors import DamagedError, MissingError
+from gigglekit.backup.errors import BackupError, DamagedError, MissingError
 from gigglekit.backup.names import SnapshotName, is_id, snapshot_name
 from gigglekit.backup.section import NotReadableError, load_json, take
 from gigglekit.crypto import chunked
@@ -41,11 +41,13 @@ class Waiting:
         name: of its record, below `pruning/`.
         packs: ids.
         snapshots: names, with generation.
+        is_damaged: it cannot be read, and so names nothing.
     """
 
     name: str
     packs: frozenset[str] = frozenset()
     snapshots: frozenset[SnapshotName] = frozenset()
+    is_damaged: bool = False
 
     @property
     def seconds(self) -> int:
@@ -56,6 +58,10 @@ class Waiting:
     def number(self) -> int:
         """How many objects it names."""
         return len(self.packs) + len(self.snapshots)
+
+
+class UnknownError(NotReadableError):
+    """A record that a droplet with these keys wrote, and that is not understood here."""
 
 
 def new_name(seconds: float) -> str:
@@ -83,18 +89,23 @@ def decode(name: str, data: bytes, key: bytes) -> Waiting:
 
     Raises:
         NotReadableError: it is none.
+        UnknownError: it is one, of a newer version.
     """
     try:
         text = chunked.decrypt(key, names.pruning_context(name), data)
     except chunked.DamagedError:
         raise NotReadableError("it does not open: it is damaged, or lies under another name") from None
-    form, packs, snapshots = take(load_json(text), "format", "packs", "snapshots")
-    if form != 1:
-        raise NotReadableError("it is of a newer version than this program knows")
-    found = frozenset(name for name in map(snapshot_name, _texts(snapshots)) if name is not None)
-    if not all(map(is_id, _texts(packs))) or len(found) != len(set(_texts(snapshots))):
-        raise NotReadableError("it names what is no pack or snapshot")
-    return Waiting(name, frozenset(_texts(packs)), found)
+    try:
+        form, packs, snapshots = take(load_json(text), "format", "packs", "snapshots")
+        if form != 1:
+            raise NotReadableError("its format is another one")
+        wanted, ids = _texts(snapshots), _texts(packs)
+        found = frozenset(one for one in map(snapshot_name, wanted) if one is not None)
+        if not all(map(is_id, ids)) or len(found) != len(set(wanted)):
+            raise NotReadableError("it names what is no pack or snapshot")
+    except NotReadableError as error:
+        raise UnknownError(str(error)) from None
+    return Waiting(name, frozenset(ids), found)
 
 
 def _texts(value: object) -> list[str]:
@@ -117,7 +128,7 @@ def _is_name(text: str) -> bool:
         return False
 
 
-def read(repository: Repository, wanted: Iterable[str]) -> list[Waiting]:
+def read(repository: Repository, wanted: Iterable[str], damaged: list[str] | None = None) -> list[Waiting]:
     """Return records.
 
     One that is damaged counts for one that names nothing: whoever prunes reads the same, so nothing that it names is removed by it.
@@ -125,6 +136,10 @@ def read(repository: Repository, wanted: Iterable[str]) -> list[Waiting]:
     Arguments:
         repository: it.
         wanted: their names.
+        damaged: gets a sentence for each that is.
+
+    Raises:
+        BackupError: one is of a newer version, so that what another droplet is about to remove cannot be told.
     """
     found = []
     for name in wanted:
@@ -132,14 +147,25 @@ def read(repository: Repository, wanted: Iterable[str]) -> list[Waiting]:
             found.append(decode(name, repository.bucket.get(names.PRUNING + name), repository.secrets.snapshots))
         except MissingError:
             continue
-        except (NotReadableError, DamagedError):
-            found.append(Waiting(name))
+        except UnknownError as error:
+            raise BackupError(
+                f"{names.PRUNING}{name} in the bucket is of a newer version of giggles-salt and is not understood here: {error}. "
+                "So nobody knows what another droplet is about to remove, and nothing was saved or removed. Bring this droplet to the same "
+                "commit: git -C /srv/giggles-salt pull, then salt-call state.apply"
+            ) from None
+        except (NotReadableError, DamagedError) as error:
+            found.append(Waiting(name, is_damaged=True))
+            if damaged is not None:
+                damaged.append(
+                    f"{names.PRUNING}{name} is not as it was written: {error} Nothing depends on it but when what it names is removed, and "
+                    "the next prune writes that down anew."
+                )
     return found
 
 
 def note(manifest: Manifest, known: Iterable[str], given_up: Collection[str]) -> None:
     """Write down which records there are, and refer to no pack that they name from now on; within a change of the manifest."""
-    manifest.forget_packs(pack.number for pack in manifest.packs() if pack.id in given_up)
+    manifest.give_up(given_up)
     manifest.put(_KNOWN, " ".join(sorted(known)))
 
 
