@@ -7,7 +7,7 @@ import json
 import zlib
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from gigglekit.backup import kit, names, section, signed, snapshot
+from gigglekit.backup import kit, names, section, signed, snapshot, waiting
 from gigglekit.crypto import chunked, sealing
 from gigglekit.crypto.keys import WrongKeyError
 
@@ -119,6 +119,16 @@ def snapshot_name(data: bytes) -> None:
     assert found.seconds >= 0 or text < "1970"
 
 
+RECORD = waiting.Waiting(f"20261124T054500Z-{ID}", frozenset((ID,)), frozenset((SNAPSHOT,)))
+
+
+def pruning_record(data: bytes) -> None:
+    """What a record of a prune says, once it is decrypted."""
+    found = waiting.decode(RECORD.name, by_the_book.chunked_encrypt(KEY, names.pruning_context(RECORD.name), bytes(24), data), KEY)
+    assert waiting.decode(RECORD.name, waiting.encode(found, KEY), KEY) == found, "a record is not what it is once it was written again"
+
+
+RECORD_TEXT = chunked.decrypt(KEY, names.pruning_context(RECORD.name), waiting.encode(RECORD, KEY))
 KIT = kit.Kit("https://s3.example.test", "eu-central-003", "a-bucket", "", "2026-11-24T05:40:00Z", PRIVATE, PUBLIC)
 
 
@@ -166,6 +176,7 @@ TARGETS = (
     Target("snapshot", snapshot_object, UNREADABLE, (WHOLE, WHOLE[: snapshot.FIRST_BYTES])),
     Target("snapshot-head", snapshot_head, UNREADABLE, (HEAD_TEXT, b'{"format":1}', NESTED)),
     Target("snapshot-name", snapshot_name, (ValueError,), (SNAPSHOT.text.encode(), b"20261124T054500Z")),
+    Target("pruning-record", pruning_record, UNREADABLE, (RECORD_TEXT, b'{"format":1}', NESTED)),
     Target("kit", kit_text, UNREADABLE, (kit.write(KIT).encode(), b"giggles-salt recovery kit 1\n")),
     Target("sealed-key", sealed_key_object, UNREADABLE, SIGNED),
     Target("tombstone", tombstone, UNREADABLE, (signed.tombstone(ID, "2026-11-24T00:00:00Z", SIGNER)[1][72:], b"{}", NESTED)),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gigglekit.backup import names
+from gigglekit.backup import names, waiting
 from gigglekit.backup.erase import ErasedUser, erase_user
 from gigglekit.backup.errors import RefusedError
 from gigglekit.backup.names import SnapshotName
@@ -38,10 +38,24 @@ def roots(droplet: Droplet) -> dict[str, bytes]:
     return {vault: user.root_key for vault, user in droplet.users.items() if vault not in droplet.erased}
 
 
-def prune(droplet: Droplet, keep: Keep = ONE, now: float = NOW) -> Pruned:
+def prune_once(droplet: Droplet, keep: Keep = ONE, now: float = NOW, grace: float = waiting.GRACE_SECONDS) -> Pruned:
     """Prune with the newest snapshot kept only."""
     with droplet.manifest() as manifest:
-        return Prune(droplet.repository(), manifest, roots(droplet), keep, 30, now, pack_bytes=droplet.pack_bytes).run()
+        return Prune(droplet.repository(), manifest, roots(droplet), keep, 30, now, pack_bytes=droplet.pack_bytes, grace=grace).run()
+
+
+def prune(droplet: Droplet, keep: Keep = ONE, now: float = NOW) -> Pruned:
+    """Prune until what was given up is gone, and return what was done altogether."""
+    first, then = (prune_once(droplet, keep, now, grace=0) for _ in range(2))
+    return Pruned(
+        then.kept,
+        first.removed + then.removed,
+        first.objects + then.objects,
+        then.waiting,
+        first.rewritten + then.rewritten,
+        first.freed + then.freed,
+        max(first.locked_until, then.locked_until),
+    )
 
 
 def check(droplet: Droplet, fraction: float = 1.0, expected: str | None = None) -> Verified:

@@ -22,7 +22,7 @@ from gigglekit.backup import names, section, signed, snapshot
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
 from gigglekit.backup.repository import backup_key
 from gigglekit.backup.restore import restore_user
-from gigglekit.backup.section import NotReadableError
+from gigglekit.backup.section import FileEntry, NotReadableError
 from gigglekit.backup.settings import Keep
 from gigglekit.backup.signed import Signer
 from gigglekit.backup.sync import User
@@ -274,6 +274,59 @@ def test_a_clip_whose_place_is_another_ones_is_not_taken_for_it(droplet: FolderD
     done = restore_user(repository, dataclasses.replace(content, files=files), user.root_key, a_folder / "back", None)
     assert [one.path in line for line in done.damaged] == [True]
     assert digests(user.folder).keys() - digests(a_folder / "back").keys() == {one.path}
+
+
+def rewritten(droplet: FolderDroplet, user: User, change: Callable[[FileEntry], FileEntry]) -> str:
+    """Write the newest snapshot again with other entries of a user, everything else being right; return its object's name."""
+    repository = droplet.repository()
+    opened = repository.open(repository.choose(None))
+    everything = []
+    for part in opened.head.users:
+        root = droplet.users[part.vault].root_key
+        content = repository.section(opened, part, root)
+        if part.vault == user.vault_id:
+            content = dataclasses.replace(content, files=tuple(map(change, content.files)))
+        everything.append((part.vault, root, content))
+    name = dataclasses.replace(opened.name, generation=opened.name.generation + 1)
+    data = repository.write(name, dataclasses.replace(opened.head, users=()), everything)
+    repository.bucket.put(name.object, data)
+    return name.object
+
+
+@pytest.mark.parametrize("path", ["clips/2026_laughter_1.wav", "clips/2026_laughter_4.wav", "clips/empty.wav"])
+def test_a_digest_that_is_wrong_in_a_section_that_is_right_is_named_by_verify_and_by_restore(
+    droplet: FolderDroplet, a_folder: Path, path: str
+) -> None:
+    """One in a pack, one in several, one in none; and the clip is said to be right by every other snapshot."""
+    user = living(droplet)[0]
+    droplet.write(user, "empty.wav", b"")
+    droplet.sync(**at(NOW))
+    files = droplet.section(droplet.repository(), droplet.repository().choose(None), user).files
+    (entry,) = [file for file in files if file.path == path]
+    assert len(entry.extents) == {"1": 1, "4": 3, "y": 0}[Path(path).stem[-1]]
+    before = check(droplet)
+    assert (before.problems, before.compared) == ([], 9)
+    wrong = "0" * 32
+    name = rewritten(droplet, user, lambda file: dataclasses.replace(file, digest=wrong) if file.path == path else file)
+    assert check(droplet, 0.0).problems == [], "nobody looked"
+    (problem,) = check(droplet).problems
+    assert problem.startswith(f"{path} of vault {user.vault_id} in {name} ")
+    (a_folder / "back").mkdir()
+    done = droplet.restore(user, a_folder / "back")
+    assert [path in line for line in done.damaged] == [True]
+
+
+def test_a_place_that_is_wrong_in_a_section_that_is_right_is_named_by_verify(droplet: FolderDroplet) -> None:
+    user = living(droplet)[0]
+    files = droplet.section(droplet.repository(), droplet.repository().choose(None), user).files
+    part = next(file for file in files if len(file.extents) == 1)
+
+    def moved(file: FileEntry) -> FileEntry:
+        extent = file.extents[0]
+        return dataclasses.replace(file, extents=(dataclasses.replace(extent, offset=extent.offset + 1),)) if file == part else file
+
+    name = rewritten(droplet, user, moved)
+    assert [part.path in problem and name in problem for problem in check(droplet).problems] == [True]
 
 
 # --- lengths ------------------------------------------------------------------------------------------------------------------------

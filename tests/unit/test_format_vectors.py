@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.backup import names, signed
+from gigglekit.backup import names, signed, waiting
 from gigglekit.crypto import chunked, keys, sealing, signing
 from gigglekit.vault import keyring, share
 
@@ -54,8 +54,20 @@ def test_contexts_are_those_that_the_backup_gives() -> None:
     one, vault = make_format_vectors.ID, make_format_vectors.VAULT
     snapshot = names.SnapshotName("20261124T054500Z", one)
     ours = {names.pack_context(one), names.section_context(snapshot, vault), names.head_context(snapshot), names.dump_context(one)}
+    ours.add(names.pruning_context(f"{snapshot.time}-{one}"))
     assert {h(case["context"]) for case in VECTORS["encrypted"]} == ours
     assert {case["label"] for case in VECTORS["derived"]} >= {keyring.FSCRYPT_LABEL, share.LABEL}
+
+
+def test_what_waits_to_be_removed_is_written_so() -> None:
+    one = make_format_vectors.ID
+    snapshot = names.SnapshotName("20261124T054500Z", one, 3)
+    name, key, other = f"20261124T054500Z-{one}", make_format_vectors.counting(2), make_format_vectors.VAULT
+    text = f'{{"format":1,"packs":["{one}","{other}"],"snapshots":["20261124T054500Z-{one}.3"]}}'.encode()
+    record = waiting.Waiting(name, frozenset((other, one)), frozenset((snapshot,)))
+    context = b"giggles-salt/v1/pruning\0" + name.encode()
+    assert chunked.decrypt(key, context, waiting.encode(record, key)) == text
+    assert waiting.decode(name, by_the_book.chunked_encrypt(key, context, bytes(24), text), key) == record
 
 
 @pytest.mark.parametrize("case", VECTORS["sealed"])

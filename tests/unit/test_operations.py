@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gigglekit.backup import names
@@ -169,7 +170,7 @@ def test_a_user_who_is_not_in_the_backup_is_told_apart_from_one_who_was_erased(d
     assert not droplet.path("clips", erased).exists()
 
 
-def test_pruning_is_due_once_a_week_and_keeps_what_is_kept(droplet: Saved) -> None:
+def test_pruning_is_due_once_a_week_and_keeps_what_is_kept(droplet: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     droplet.configure(keep={"daily": 1, "weekly": 0, "monthly": 0})
     droplet.kit()
     (user,) = droplet.new_users()
@@ -179,7 +180,11 @@ def test_pruning_is_due_once_a_week_and_keeps_what_is_kept(droplet: Saved) -> No
     droplet.sync()
     assert saving.is_prune_due(droplet.operated)
     done = saving.prune(droplet.operated)
-    assert (done["kept"], done["removed"]) == (1, 1)
+    assert (done["kept"], done["removed"], done["waiting"]) == (1, 0, 1)
+    with monkeypatch.context() as later:
+        later.setattr(saving, "time", SimpleNamespace(time=lambda: time.time() + 86400))
+        done = saving.prune(droplet.operated)
+    assert (done["kept"], done["removed"], done["objects"], done["waiting"]) == (1, 1, 0, 0)
     assert not saving.is_prune_due(droplet.operated)
     for days, due, due_with_problems in ((6.9, False, False), (7.1, True, False), (14.1, True, True)):
         then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - days * 86400))

@@ -577,6 +577,45 @@ def test_the_shares_in_the_bucket_follow_the_erasure(droplet: Saved) -> None:
     assert after != before
 
 
+def test_a_receipt_says_which_snapshots_of_the_droplet_still_open_the_clips(droplet: Saved) -> None:
+    """All of them with one share; with two, those of before until the bucket's share was replaced too, and then those of one share."""
+    one, replaced, waiting = droplet.new_users(3)
+    droplet.sync()
+
+    def told(user: str) -> list[dict[str, Any]]:
+        return [copies_of(receipt) for receipt in droplet.subject_receipts(user)]
+
+    droplet.erase(one)
+    (copies,) = told(one)
+    assert copies["key ring"]["risk"].endswith("keys included: delete snapshots from before this receipt.")
+    assert "bucket's share" not in copies
+
+    droplet.share_key()
+    before = droplet.versions(names.SHARES)
+    assert droplet.erase(replaced).pending == ""
+    assert droplet.versions(names.SHARES) != before
+    (copies,) = told(replaced)
+    assert "open no clip by themselves" in copies["key ring"]["risk"]
+    assert copies["key ring"]["risk"].endswith("from before this droplet had its bucket needs no share: delete such a one.")
+    assert copies["bucket's share"]["method"] == "replaced by a new one, and deleted in all its versions"
+    assert "A copy of the bucket from before" in copies["bucket's share"]["risk"]
+
+    before = droplet.versions(names.SHARES)
+    down(droplet)
+    assert droplet.erase(waiting).pending
+    up(droplet)
+    assert droplet.versions(names.SHARES) == before, "what a snapshot of before needs"
+    (copies,) = told(waiting)
+    assert "can still open the user's clips" in copies["key ring"]["risk"]
+    assert "delete such snapshots" in copies["key ring"]["risk"]
+    assert "bucket's share" not in copies
+    droplet.sync()
+    assert not set(droplet.versions(names.SHARES)) & set(before)
+    completed = told(waiting)[1]
+    assert set(completed) == {"backup", "bucket's share"}
+    assert completed["bucket's share"]["method"] == "replaced by a new one, and deleted in all its versions"
+
+
 # --- where the kernel cannot encrypt --------------------------------------------------------------------------------------
 
 

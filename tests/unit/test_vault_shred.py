@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.vault import fscrypt, holders, shred
+from gigglekit.vault import fscrypt, holders, shred, unlock
 from gigglekit.vault.errors import BusyError, RefusedError, VaultError
 from gigglekit.vault.keyring import fscrypt_key
 from gigglekit.vault.ledger import Ledger
@@ -19,7 +19,7 @@ from gigglekit.vault.places import KINDS
 from gigglekit.vault.rows import DatabaseError
 
 from tests.unit import vault_volume
-from tests.unit.vault_volume import AsApp, Disk, Droplet, Holder
+from tests.unit.vault_volume import AsApp, Disk, Droplet, Elsewhere, Holder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -304,6 +304,30 @@ def test_a_foreign_process_with_a_file_open_is_named_and_the_user_is_not_called_
     assert (outcome.receipt, outcome.confirmed) == (1, False)
     assert key_status(droplet, root) is fscrypt.Status.ABSENT
     assert droplet.contents(other) == before
+
+
+def test_a_process_in_a_sandbox_of_its_own_is_named_and_reads_nothing_more_once_there_is_a_receipt(droplet: Droplet) -> None:
+    """The kernel has one file system and one set of keys, however many copies of its mounts there are, and is asked for that."""
+    user, other = droplet.adopted(2)
+    mine, theirs = droplet.path("clips", user, "0.wav"), droplet.path("clips", other, "0.wav")
+    content = theirs.read_bytes()
+    with Elsewhere() as idle:
+        assert idle.read(mine)
+        with Elsewhere(mine) as holding:
+            with pytest.raises(shred.HeldOpenError, match=rf"sleep \(process {holding.process.pid}\)"):
+                droplet.shred(user, pytest.fail)
+            assert idle.read(mine), "control: what one has open, the kernel gives to all"
+            assert droplet.receipts.numbers() == []
+            # The volume is unmounted here and mounted again, and is the same all the same.
+            subprocess.run(["umount", droplet.disk.place], check=True)
+            droplet.disk.mount()
+            with droplet.volume() as volume:
+                unlock.unlock(volume, droplet.keyring, droplet.ledger)
+            with pytest.raises(shred.HeldOpenError):
+                droplet.shred(user, pytest.fail)
+        assert droplet.shred(user).receipt == 1
+        assert idle.read(mine) is None
+        assert idle.read(theirs) == content
 
 
 def test_the_web_app_is_restarted_once_when_it_has_a_file_open(droplet: Droplet, monkeypatch: pytest.MonkeyPatch) -> None:

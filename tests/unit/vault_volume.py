@@ -57,6 +57,27 @@ class Disk:
                 subprocess.run(["umount", "-l", self.place], check=False)
                 raise AssertionError(done.stderr)
             time.sleep(0.1)
+        while self._is_in_use():
+            # Who has copied all mounts meanwhile, as everything in a sandbox does, keeps the file system and its keys in the kernel.
+            self._unmount_elsewhere()
+            assert time.monotonic() < end, f"{self.image} is still in use"
+            time.sleep(0.01)
+
+    def _is_in_use(self) -> bool:
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):
+                if backing.read_text().strip() == str(self.image):
+                    return True
+        return False
+
+    def _unmount_elsewhere(self) -> None:
+        seen = {os.readlink("/proc/self/ns/mnt")}
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                space = os.readlink(process / "ns/mnt")
+                if space not in seen and f" {self.place} " in (process / "mountinfo").read_text():
+                    subprocess.run(["nsenter", f"--mount={process}/ns/mnt", "umount", self.place], check=False, capture_output=True)
+                seen.add(space)
 
     def sync(self) -> None:
         """Have everything in the image, without waiting for the whole machine as sync(2) does."""
@@ -219,6 +240,30 @@ class AsApp:
             self._wait(0)
         if kind is None:
             assert self.code == 0, f"the app ended with {self.code}"
+
+
+class Elsewhere:
+    """A foreign process with a copy of all mounts of its own, as everything in a sandbox has; it may have a file open there."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or Path("/dev/null")
+
+    def __enter__(self) -> Elsewhere:
+        script = 'exec 3<"$1"; echo; exec sleep 60'
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", self._path]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"\n"
+        return self
+
+    def read(self, path: Path) -> bytes | None:
+        """Return what that process would read there, None if it could not."""
+        done = subprocess.run(["nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", "cat", path], capture_output=True, check=False)
+        return done.stdout if done.returncode == 0 else None
+
+    def __exit__(self, *_: object) -> None:
+        with self.process:
+            self.process.kill()
 
 
 class Holder:

@@ -52,6 +52,7 @@ def erase_user(bucket: Bucket, manifest: Manifest, vault_id: str, since: str, si
             "user's clips until then. Take the bucket's default retention away, then ask again after that date.",
         )
     packs = [names.DATA + pack.id for pack in manifest.packs(vault_id)]
+    packs += [names.DATA + pack for pack in manifest.given_up(vault_id)]
     packs += [name for name in manifest.underway_of(vault_id) if name not in packs]
     data = bucket.erase_many(packs) if packs else None
     with manifest.change():

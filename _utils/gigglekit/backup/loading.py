@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gigglekit import audit_log
 from gigglekit.backup import archive
 from gigglekit.backup.complaints import explained
 from gigglekit.backup.conversation import UNCHANGED, Conversation, Pump, conversation
@@ -350,18 +351,32 @@ class _Loading:
         every = sql.SQL(" UNION ").join(
             [sql.SQL("SELECT {column}::text FROM {table} WHERE {column} IS NOT NULL").format(**at) for at in owners]
         )
-        ids = [row[0] for row in self._talk.ask(every, 1) if erased(row[0])]
+        named = {row[0] for row in self._talk.ask(every, 1)}
+        has_log = audit_log.SCHEMA in self._schemas and audit_log.is_there(self._one)
+        if has_log:
+            named |= audit_log.users(self._one)
+        ids = sorted(one for one in named if erased(one))
         if not ids:
             return 0
+        if has_log:
+            known_as = audit_log.addresses(self._one, ids)
+            audit_log.delete(self._one, ids, known_as)
+            if audit_log.count(self._one, ids, known_as):
+                raise self._kept(audit_log.NAME)
         gone = sql.Literal(ids)
         for at in owners:
             self._talk.ask(sql.SQL("DELETE FROM {table} WHERE {column}::text = ANY({gone})").format(gone=gone, **at), 0)
         for (schema, table, _), at in zip(columns, owners, strict=True):
             if self._number(sql.SQL("SELECT count(*) FROM {table} WHERE {column}::text = ANY({gone})").format(gone=gone, **at)):
-                raise DatabaseError(
-                    f"Rows of erased users stay in {schema}.{table}: a trigger or a rule keeps them. {UNCHANGED} Look at its triggers."
-                )
+                raise self._kept(f"{schema}.{table}")
         return len(ids)
+
+    @staticmethod
+    def _kept(table: str) -> DatabaseError:
+        return DatabaseError(f"Rows of erased users stay in {table}: a trigger or a rule keeps them. {UNCHANGED} Look at its triggers.")
+
+    def _one(self, query: sql.Composed) -> list[tuple[str, ...]]:
+        return self._talk.ask(query, 1)
 
     def _number(self, query: str | sql.Composable) -> int:
         ((number,),) = self._talk.ask(query, 1)

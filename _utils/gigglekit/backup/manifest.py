@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS files (
     vault TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, changed INTEGER NOT NULL,
     inode INTEGER NOT NULL, content INTEGER NOT NULL REFERENCES contents (number), PRIMARY KEY (vault, name)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS files_of_content ON files (content);
+CREATE TABLE IF NOT EXISTS given_up (id TEXT PRIMARY KEY, vault TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -277,14 +278,36 @@ class Manifest:
 
     def forget_vault(self, vault: str) -> None:
         """Forget a user altogether."""
-        for table in ("files", "contents", "packs", "underway"):
+        for table in ("files", "contents", "packs", "underway", "given_up"):
             self._connection.execute(f"DELETE FROM {table} WHERE vault = ?", (vault,))  # noqa: S608 (names from above)
 
     def forget_everything(self) -> None:
         """Forget all but which bucket this is, so that it is read from there again."""
-        for table in ("files", "contents", "packs", "underway"):
+        for table in ("files", "contents", "packs", "underway", "given_up"):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 (names from above)
         self._connection.execute("DELETE FROM meta WHERE key <> 'bucket'")
+
+    def give_up(self, packs: Collection[str]) -> None:
+        """Refer to packs no more that are to be removed later; whose they are is known until then."""
+        numbers = []
+        for pack in self.packs():
+            if pack.id in packs:
+                self._connection.execute("INSERT OR REPLACE INTO given_up VALUES (?, ?)", (pack.id, pack.vault))
+                numbers.append(pack.number)
+        self.forget_packs(numbers)
+
+    def given_up(self, vault: str) -> list[str]:
+        """Return the ids of a user's packs that were given up and, as far as is known, not removed."""
+        return [row[0] for row in self._connection.execute("SELECT id FROM given_up WHERE vault = ? ORDER BY id", (vault,))]
+
+    def forget_given_up(self, lying: Collection[str]) -> None:
+        """Forget packs that were given up and are gone.
+
+        Arguments:
+            lying: ids of the packs that are still there.
+        """
+        gone = [row for row in self._connection.execute("SELECT id FROM given_up").fetchall() if row[0] not in lying]
+        self._connection.executemany("DELETE FROM given_up WHERE id = ?", gone)
 
     def forget_packs(self, numbers: Iterable[int]) -> None:
         """Forget packs that were removed, and every content in them."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 USER_KEYS, SYSTEM_KEYS, DATABASE_KEYS, SHARES = "keys/users/", "keys/system/", "keys/database/", "keys/shares/"
 DATA, SNAPSHOTS, DATABASE, ERASED, RECEIPTS = "data/", "snapshots/", "database/", "ledger/erased/", "ledger/receipts/"
+PRUNING = "pruning/"
 
 BACKUP_LABEL, MANIFEST_LABEL = "giggles-salt/v1/backup", "giggles-salt/v1/manifest"
 
@@ -102,6 +103,11 @@ def section_context(snapshot: SnapshotName, vault_id: str) -> bytes:
 def head_context(snapshot: SnapshotName) -> bytes:
     """Return what binds a head to its snapshot's name."""
     return b"giggles-salt/v1/snapshot\0" + snapshot.text.encode()
+
+
+def pruning_context(name: str) -> bytes:
+    """Return what binds a record of what waits to be removed to its name."""
+    return b"giggles-salt/v1/pruning\0" + name.encode()
 
 
 def dump_context(dump_id: str) -> bytes:

@@ -2,23 +2,27 @@
 
 Nothing goes before what refers to it is gone, and nothing that is written anew takes the place of the old before it is there. So
 a run that was killed leaves at most objects that nothing refers to, and the next one removes them.
+
+What is given up is written down in the bucket, and removed by a run that comes a day later at the earliest (`waiting.py`): whoever
+restores from it meanwhile gets it, and a second droplet with the same keys has time to learn of it. Packs of erased users do not wait.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from gigglekit.backup import names, retention
-from gigglekit.backup.errors import DamagedError, RefusedError
+from gigglekit.backup import names, ownership, retention, waiting
+from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.pack import PACK_BYTES, Builder
 from gigglekit.backup.repository import Opened, Repository, backup_key
 from gigglekit.backup.section import Extent, FileEntry, PackEntry, Section
 from gigglekit.backup.settings import Keep
+from gigglekit.backup.waiting import Waiting
 from gigglekit.crypto import chunked
 
 _WORTH_IT = 0.5
@@ -33,6 +37,7 @@ class Pruned:
     Attributes:
         kept, removed: snapshots.
         objects: data objects and dumps that were removed.
+        waiting: objects that were given up, and go with a later run, after a day or more.
         rewritten: packs whose content was moved into new ones.
         freed: bytes of what was removed, less what was written anew.
         locked_until: when the last of those can go that are still locked; "" if none is.
@@ -41,6 +46,7 @@ class Pruned:
     kept: int = 0
     removed: int = 0
     objects: int = 0
+    waiting: int = 0
     rewritten: int = 0
     freed: int = 0
     locked_until: str = ""
@@ -52,6 +58,7 @@ class _Kept:
 
     opened: Opened
     sections: dict[str, Section] = field(default_factory=dict)
+    before: list[SnapshotName] = field(default_factory=list)
 
 
 @dataclass
@@ -67,6 +74,7 @@ class Prune:
         now: seconds since 1970.
         progress: told what is being done.
         pack_bytes: size of packs.
+        grace: what is given up waits for so many seconds at least.
     """
 
     repository: Repository
@@ -77,6 +85,7 @@ class Prune:
     now: float
     progress: Callable[[str], None] = lambda _: None
     pack_bytes: int = PACK_BYTES
+    grace: float = waiting.GRACE_SECONDS
     done: Pruned = field(default_factory=Pruned)
 
     def run(self) -> Pruned:
@@ -90,21 +99,44 @@ class Prune:
         counting = self.repository.snapshots()
         keeping = retention.kept(counting, self.keep)
         erased = self.repository.erased()
+        records = waiting.read(self.repository, waiting.record_names(self.repository))
+        due = [record for record in records if record.is_damaged or self.now - record.seconds >= self.grace]
+        still = [record for record in records if record not in due]
         kept = [self._open(name, erased) for name in sorted(keeping)]
+        leaving = []
         for name in everything:
-            # One that is locked stays, and what it refers to with it.
-            if name not in keeping and not self._erase(name.object) and name in counting:
+            if name in keeping:
+                continue
+            if not any(name in record.snapshots for record in due):
+                leaving.append(name)
+            elif self._erase(name.object):
+                self.done.removed += name in counting
+            elif name in counting:
+                # One that is locked stays, and what it refers to with it.
                 kept.append(self._open(name, erased))
         kept.sort(key=lambda snapshot: snapshot.opened.name)
-        self.done.kept, self.done.removed = len(kept), len(counting) - len(kept)
+        self.done.kept = len(kept)
         lying = {entry.name.removeprefix(names.DATA): entry.size for entry in self.repository.bucket.list(names.DATA)}
         self._rewrite(kept, lying)
         needed = {pack.id for snapshot in kept for section in snapshot.sections.values() for pack in section.packs}
         if self.manifest.get("learned") == "yes":
             # Stored by a sync that was killed before its snapshot: the next one's needs them.
             needed |= self.manifest.needed_packs()
-        self._drop(set(lying) - needed, lying)
-        self._end_dumps(kept)
+        unneeded = set(lying) - needed
+        awaited = {pack for record in still for pack in record.packs}
+        # Nothing can refer to what has no pack's name.
+        doomed = {pack for pack in unneeded if not names.is_id(pack)}
+        doomed |= self._of_the_erased(unneeded - awaited - doomed, erased)
+        going, is_told = self._look([name for name in leaving if name in counting], erased)
+        if is_told:
+            referred = {pack.id for snapshot in going for section in snapshot.sections.values() for pack in section.packs}
+            doomed |= {pack for record in due for pack in record.packs} & unneeded - referred
+        else:
+            # What one of them needs cannot be told, so nothing that waits goes before that one has gone.
+            still, due = records, []
+        self._drop(doomed, lying)
+        self._end_dumps(kept, going)
+        self._give_up(unneeded - doomed, {*leaving, *(name for snapshot in kept for name in snapshot.before)}, due, still)
         return self.done
 
     def _all(self) -> list[SnapshotName]:
@@ -113,16 +145,30 @@ class Prune:
 
     def _open(self, name: SnapshotName, erased: Mapping[str, str]) -> _Kept:
         result = _Kept(self.repository.open(name))
-        for part in result.opened.head.users:
+        self._fill(result, erased)
+        return result
+
+    def _fill(self, snapshot: _Kept, erased: Mapping[str, str]) -> None:
+        for part in snapshot.opened.head.users:
             if part.vault in self.roots:
-                result.sections[part.vault] = self.repository.section(result.opened, part, self.roots[part.vault])
+                snapshot.sections[part.vault] = self.repository.section(snapshot.opened, part, self.roots[part.vault])
             elif part.vault not in erased:
                 raise RefusedError(
-                    f"{name.object} has files of vault {part.vault}, for which there is no key on this droplet, although nobody asked for "
-                    "it to be erased. Which data it needs cannot be told, so nothing was removed. If the key was lost, restore it with "
-                    "the recovery kit; if the user is to be erased, do it by salt-call giggles.shred."
+                    f"{snapshot.opened.name.object} has files of vault {part.vault}, for which there is no key on this droplet, although "
+                    "nobody asked for it to be erased. Which data it needs cannot be told, so nothing was removed. If the key was lost, "
+                    "restore it with the recovery kit; if the user is to be erased, do it by salt-call giggles.shred."
                 )
-        return result
+
+    def _look(self, leaving: Iterable[SnapshotName], erased: Mapping[str, str]) -> tuple[list[_Kept], bool]:
+        """Open snapshots that nobody keeps and that still lie there; tell, too, whether all that they refer to is known."""
+        found, is_told = [], True
+        for name in leaving:
+            try:
+                found.append(_Kept(self.repository.open(name)))
+                self._fill(found[-1], erased)
+            except (DamagedError, MissingError, RefusedError):
+                is_told = False
+        return found, is_told
 
     def _erase(self, name: str) -> bool:
         """Erase an object; return False if it is locked."""
@@ -134,6 +180,12 @@ class Prune:
         if until is not None:
             self.done.locked_until = max(self.done.locked_until, until.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
+    def _of_the_erased(self, unneeded: set[str], erased: Mapping[str, str]) -> set[str]:
+        """Return those packs that are certainly of erased users, who wait for nothing."""
+        known = {pack.id for pack in self.manifest.packs() if pack.vault in self.roots}
+        asked = unneeded - known
+        return ownership.of_the_erased(self.repository, asked, self.roots, erased) if asked and erased else set()
+
     def _drop(self, doomed: set[str], sizes: Mapping[str, int]) -> None:
         if not doomed:
             return
@@ -142,24 +194,51 @@ class Prune:
         with self.manifest.change():
             # Before they go: a manifest that knows too little only makes the next sync store more.
             self.manifest.forget_packs(numbers)
-        self._note_lock(self.repository.bucket.erase_many(names.DATA + pack for pack in sorted(doomed)).locked_until)
+        locked = self.repository.bucket.erase_many(names.DATA + pack for pack in sorted(doomed)).locked_until
+        self._note_lock(locked)
+        with self.manifest.change():
+            self.manifest.forget_given_up(set(sizes) - doomed if locked is None else set(sizes))
         self.done.objects += len(doomed)
         self.done.freed += sum(sizes.get(pack, 0) for pack in doomed)
 
-    def _end_dumps(self, kept: list[_Kept]) -> None:
+    def _end_dumps(self, kept: list[_Kept], going: list[_Kept]) -> None:
+        """Make an end of dumps that are too old, and of those that no snapshot names: a new one of these may be named in a moment."""
         oldest = self.now - self.keep_dumps_days * 86400
-        needed = {snapshot.opened.head.dump.id for snapshot in kept if snapshot.opened.head.dump and snapshot.opened.name.seconds >= oldest}
+        named = [(snapshot.opened.name.seconds, snapshot.opened.head.dump.id) for snapshot in [*kept, *going] if snapshot.opened.head.dump]
+        needed = {dump for seconds, dump in named if seconds >= oldest}
         # The newest one stays, however long ago the last sync was.
         newest = next((snapshot.opened.head.dump.id for snapshot in reversed(kept) if snapshot.opened.head.dump), None)
         needed |= {newest} if newest else set()
-        opens = {entry.name.removeprefix(names.DATABASE_KEYS) for entry in self.repository.bucket.list(names.DATABASE_KEYS)}
-        lying = {entry.name.removeprefix(names.DATABASE): entry.size for entry in self.repository.bucket.list(names.DATABASE)}
-        for dump in sorted((opens | lying.keys()) - needed):
+        opens = {entry.name.removeprefix(names.DATABASE_KEYS): entry for entry in self.repository.bucket.list(names.DATABASE_KEYS)}
+        lying = {entry.name.removeprefix(names.DATABASE): entry for entry in self.repository.bucket.list(names.DATABASE)}
+        for dump in sorted((opens.keys() | lying.keys()) - needed):
+            made = max(entry.modified.timestamp() for entry in (opens.get(dump), lying.get(dump)) if entry is not None)
+            if dump not in {one for _, one in named} and self.now - made < self.grace:
+                continue
             # The key first: from then on it is at its end, locked or not.
             self._erase(names.DATABASE_KEYS + dump)
             self._erase(names.DATABASE + dump)
             self.done.objects += 1
-            self.done.freed += lying.get(dump, 0)
+            self.done.freed += lying[dump].size if dump in lying else 0
+
+    def _give_up(self, packs: set[str], snapshots: set[SnapshotName], due: list[Waiting], still: list[Waiting]) -> None:
+        """Write down what goes later, and remove the records that are dealt with."""
+        new = Waiting(
+            waiting.new_name(self.now),
+            frozenset(packs.difference(*(record.packs for record in still))),
+            frozenset(snapshots.difference(*(record.snapshots for record in still))),
+        )
+        self.done.waiting = new.number + sum(record.number for record in still)
+        if not new.number and not any(record.number or record.is_damaged for record in due):
+            # The last record stays for those who have not seen it, though all that it names be gone.
+            return
+        known = waiting.known(self.manifest).intersection(record.name for record in still)
+        with self.manifest.change():
+            # Before it is there: to refer to too little is no harm.
+            waiting.note(self.manifest, {new.name, *known}, new.packs)
+        self.repository.bucket.put(names.PRUNING + new.name, waiting.encode(new, self.repository.secrets.snapshots))
+        for record in due:
+            self.repository.bucket.erase(names.PRUNING + record.name)
 
     # --- writing packs anew -----------------------------------------------------------------------------------------------
 
@@ -255,7 +334,8 @@ class Prune:
         data = self.repository.write(name, replace(before.head, users=()), everything)
         self.repository.bucket.put(name.object, data, locked=True)
         snapshot.opened = self.repository.open(name)
-        self._erase(before.name.object)
+        # Somebody may be reading the one before.
+        snapshot.before.append(before.name)
 
     @staticmethod
     def _piece(section: Section, part: Extent) -> _Piece:

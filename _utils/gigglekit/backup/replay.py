@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from gigglekit import audit_log
 from gigglekit.backup.complaints import explained
 from gigglekit.backup.login import server
 from gigglekit.backup.postgresql import DatabaseError
@@ -60,7 +61,9 @@ def users(url: str) -> list[str]:
                 "SELECT n.nspname, c.relname, a.attname, row_security_active(c.oid) FROM pg_attribute a"
                 " JOIN pg_class c ON c.oid = a.attrelid"
                 " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND NOT a.attisdropped"
-                " AND n.nspname IN ('public', 'auth') AND (a.attname = 'user_id' OR a.attname = 'id' AND c.relname = 'users')"
+                " AND n.nspname IN ('public', 'auth') AND (a.attname = 'user_id' OR a.attname = 'id' AND c.relname = 'users'"
+                " OR n.nspname = %s AND c.relname = %s AND a.attname = 'payload')",
+                (audit_log.SCHEMA, audit_log.TABLE),
             )
             columns = cursor.fetchall()
             if hidden := [f"{schema}.{table}" for schema, table, _, active in columns if active]:
@@ -72,14 +75,19 @@ def users(url: str) -> list[str]:
                 raise DatabaseError(
                     "The database has no tables of users. Is giggles:secrets:app:DATABASE_URL the app's, and was the dump loaded into it?"
                 )
+            logs = [column for column in columns if column[:2] == (audit_log.SCHEMA, audit_log.TABLE)]
             queries = [
                 sql.SQL("SELECT {column}::text FROM {table} WHERE {column} IS NOT NULL").format(
                     column=sql.Identifier(column), table=sql.Identifier(schema, table)
                 )
                 for schema, table, column, _ in columns
+                if (schema, table) != (audit_log.SCHEMA, audit_log.TABLE)
             ]
             cursor.execute(sql.SQL(" UNION ").join(queries))
-            return sorted(str(row[0]) for row in cursor.fetchall())
+            found = {str(row[0]) for row in cursor.fetchall()}
+            if logs:
+                found |= audit_log.users(lambda query: cursor.execute(query).fetchall())
+            return sorted(found)
     except psycopg.Error as error:
         said = f"ERROR: {error.sqlstate}: {error}" if error.sqlstate else str(error)
         raise explained(said, where, f"The users in the database at {where.host} could not be read") from None

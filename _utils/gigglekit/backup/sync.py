@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gigglekit.backup import kit, names, signed
+from gigglekit.backup import kit, names, signed, waiting
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
 from gigglekit.backup.manifest import Manifest, State, digest_of, name_of
 from gigglekit.backup.names import SnapshotName
@@ -238,6 +238,7 @@ class Sync:
         progress: told bytes stored and files looked at, now and then.
         pack_bytes: size of packs.
         clock: seconds since 1970.
+        elapsed: seconds since any moment, those in which the machine slept too.
     """
 
     repository: Repository
@@ -247,7 +248,9 @@ class Sync:
     progress: Callable[[int, int], None] = lambda *_: None
     pack_bytes: int = PACK_BYTES
     clock: Callable[[], float] = time.time
+    elapsed: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
     _is_compared: bool = field(default=False, init=False)
+    _looked: float = field(default=0.0, init=False)
 
     def run(self, users: Sequence[User], dump: Callable[[], Dump] | None = None, *, anyway: bool = False) -> Synced:
         """Store what is new of these users, and a snapshot if anything is.
@@ -260,15 +263,18 @@ class Sync:
         Raises:
             BackupError: what the bucket says; everything that was stored is known to the next run.
         """
-        synced = Synced()
-        try:
-            self._run(users, dump, anyway, synced)
-        except _OthersError as error:
-            with self.manifest.change():
-                self.manifest.put("learned", None)
-            synced = Synced(problems=[str(error)])
-            self._run(users, dump, anyway, synced)
-        return synced
+        problems: list[str] = []
+        for _ in range(_TRIES):
+            synced = Synced(problems=[*problems])
+            try:
+                self._run(users, dump, anyway, synced)
+            except _OthersError as error:
+                with self.manifest.change():
+                    self.manifest.put("learned", None)
+                problems.append(str(error))
+            else:
+                return synced
+        raise BackupError(problems[-1])
 
     def _run(self, users: Sequence[User], dump: Callable[[], Dump] | None, anyway: bool, synced: Synced) -> None:
         self._tidy()
@@ -332,6 +338,7 @@ class Sync:
         if self._is_compared:
             return
         self._is_compared = True
+        self._insist_on_what_waits()
         ours, found = self.manifest.get("snapshot") or "", [name.base for name in self.repository.snapshots()]
         if ours == (found[-1] if found else ""):
             return
@@ -347,6 +354,20 @@ class Sync:
             "it lacks was stored again. If nobody of you did this, replace the application key."
         )
 
+    def _insist_on_what_waits(self) -> None:
+        """See that no prune of somebody else has given up what this run refers to.
+
+        Raises:
+            _OthersError: one may have.
+        """
+        self._looked = self.elapsed()
+        if not waiting.known(self.manifest).issuperset(waiting.record_names(self.repository)):
+            raise _OthersError(
+                "The bucket was pruned, and not by this droplet: another droplet with the same keys works there too, or this one's disk "
+                "was put back to an earlier state. What the bucket has was read again, and nothing is lost. If there are two droplets, "
+                "stop the backup of one: each stores again what the other has moved or given up."
+            )
+
     def _learn(self, users: Sequence[User], anyway: bool, synced: Synced) -> None:
         """Know what is in the bucket, by the manifest or, if that is new, by the newest snapshot."""
         if self.manifest.get("learned") == "yes":
@@ -355,11 +376,14 @@ class Sync:
         owner = next(iter(self.repository.bucket.list(names.SYSTEM_KEYS + "signing")), None)
         found = self.repository.snapshots()
         self._is_compared = True
+        self._looked = self.elapsed()
+        records = waiting.read(self.repository, waiting.record_names(self.repository))
         if owner is not None and secrets.signer is not None and not anyway:
             self._insist_on_ours(owner.name)
         with self.manifest.change():
             self.manifest.forget_everything()
             self._learn_newest(found, {user.vault_id: user.root_key for user in users}, synced)
+            waiting.note(self.manifest, (record.name for record in records), {pack for record in records for pack in record.packs})
             self.manifest.put("learned", "yes")
 
     def _learn_newest(self, found: Sequence[SnapshotName], roots: Mapping[str, bytes], synced: Synced) -> None:
@@ -536,6 +560,8 @@ class Sync:
                 yield user.vault_id, user.root_key, section
 
         data = self.repository.write(name, Head(name.written, number, previous, dump, ()), sections())
+        if self.elapsed() - self._looked > waiting.KNOWN_SECONDS:
+            self._insist_on_what_waits()
         with self.manifest.change():
             self.manifest.begin(name.object, "")
         self.repository.bucket.put(name.object, data, locked=True)

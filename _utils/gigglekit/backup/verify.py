@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from gigglekit.backup import names, signed
+from gigglekit.backup import names, signed, waiting
+from gigglekit.backup.contents import Contents
 from gigglekit.backup.errors import DamagedError, MissingError
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.repository import Opened, Repository, backup_key
@@ -23,8 +24,9 @@ class Verified:
         snapshots, users, files, packs, size: how much snapshots refer to; users and files are those of the newest one; bytes of packs.
         dumps: database dumps that can still be opened.
         read_packs, read_size: what was read and decrypted; bytes.
+        compared: contents whose digest was compared with what snapshots say: those that lie in packs that were read.
         erased: users in snapshots whose key was destroyed, as it should be.
-        unused: data objects that no snapshot refers to; giggles.prune removes them.
+        unused: data objects that no snapshot refers to; giggles.prune removes them, a day after it came upon them at the earliest.
         problems: one sentence each, with the object's name; empty if all is well.
     """
 
@@ -36,6 +38,7 @@ class Verified:
     dumps: int = 0
     read_packs: int = 0
     read_size: int = 0
+    compared: int = 0
     erased: int = 0
     unused: int = 0
     problems: list[str] = field(default_factory=list)
@@ -56,7 +59,8 @@ def verify(
         repository: it.
         roots: root keys of users by vault id.
         expected: the snapshot that this droplet made last; None if nobody knows.
-        fraction: which part of all packs is read and decrypted, 0 to 1; the rest is only looked for.
+        fraction: which part of all packs is read and decrypted, 0 to 1, and every file in these compared with its digest; the rest is
+            only looked for.
         progress: told bytes read, now and then.
         chance: chooses the packs.
 
@@ -64,7 +68,6 @@ def verify(
         UnreachableError, DeniedError: the bucket could not be asked. What is missing or damaged is no error but a problem.
     """
     found = Verified()
-    lying = {entry.name: entry.size for entry in repository.bucket.list(names.DATA)}
     erased = repository.erased(found.problems)
     snapshots = repository.snapshots()
     found.snapshots = len(snapshots)
@@ -72,11 +75,14 @@ def verify(
         found.problems.append(
             f"The snapshot {expected}, which this droplet made last, is not in the bucket: somebody removed it, or put an older state back."
         )
+    contents = Contents(roots)
     used: dict[str, tuple[PackEntry, str]] = {}
     dumps: dict[str, int] = {}
     for name in snapshots:
         sections, opened = _read(repository, name, roots, erased, found)
         for part, content in sections:
+            if fraction > 0:
+                contents.add(name, part.vault, content)
             for pack in content.packs:
                 known = used.setdefault(names.DATA + pack.id, (pack, part.vault))
                 if known != (pack, part.vault):
@@ -85,6 +91,8 @@ def verify(
             dumps[opened.head.dump.id] = opened.head.dump.size
         if name == snapshots[-1]:
             found.users, found.files = len(sections), sum(len(content.files) for _, content in sections)
+    # After the snapshots: what a new one refers to was there before it.
+    lying = {entry.name: entry.size for entry in repository.bucket.list(names.DATA)}
     for name_, (pack, _) in used.items():
         if name_ not in lying:
             found.problems.append(f"{name_} is missing, and snapshots refer to it.")
@@ -94,11 +102,16 @@ def verify(
     found.unused = len(lying.keys() - used.keys())
     _check_keys(repository, {vault for _, vault in used.values()}, found)
     _check_dumps(repository, dumps, found)
+    waiting.read(repository, waiting.record_names(repository), found.problems)
     whole = [entry for name_, entry in sorted(used.items()) if lying.get(name_) == entry[0].size]
     number = len(whole) if fraction >= 1 else min(len(whole), round(len(whole) * fraction + 0.4999)) if fraction > 0 else 0
+    whole_packs: set[str] = set()
     for pack, vault in (chance or random.SystemRandom()).sample(whole, number):
-        _read_pack(repository, pack, roots[vault], found)
+        if _read_pack(repository, pack, vault, contents, found):
+            whole_packs.add(pack.id)
         progress(found.read_size)
+    if fraction > 0:
+        _compare_the_rest(repository, {pack.id: pack for pack, _ in used.values()}, whole_packs, contents, found, progress)
     return found
 
 
@@ -152,20 +165,46 @@ def _check_dumps(repository: Repository, dumps: Mapping[str, int], found: Verifi
                 found.problems.append(f"{names.DATABASE}{dump} is missing, or has not the {size} bytes that it should have.")
 
 
-def _read_pack(repository: Repository, pack: PackEntry, root_key: bytes, found: Verified) -> None:
+def _read_pack(repository: Repository, pack: PackEntry, vault: str, contents: Contents, found: Verified) -> bool:
+    """Read and decrypt a pack, and compare what lies in it; return whether it is as it was written."""
     name = names.DATA + pack.id
-    decryptor = chunked.Decryptor(backup_key(root_key), names.pack_context(pack.id))
+    decryptor = chunked.Decryptor(backup_key(contents.roots[vault]), names.pack_context(pack.id))
+    hashes = contents.of_pack(pack.id)
     first = b""
+    found.read_packs += 1
     try:
         for block in repository.bucket.stream(name):
             first = first if len(first) >= chunked.HEADER_BYTES else (first + bytes(block))[: chunked.HEADER_BYTES]
-            decryptor.update(block)
+            hashes.update(decryptor.update(block))
             found.read_size += len(block)
-        decryptor.finish()
+        hashes.update(decryptor.finish())
         if first != pack.header:
             raise chunked.DamagedError("it begins otherwise than it did")
     except chunked.DamagedError as error:
         found.problems.append(f"{name} is not as it was written: {error}.")
+        return False
     except (DamagedError, MissingError) as error:
         found.problems.append(str(error))
-    found.read_packs += 1
+        return False
+    contents.compare(vault, hashes.finish())
+    return True
+
+
+def _compare_the_rest(
+    repository: Repository,
+    packs: Mapping[str, PackEntry],
+    opened: Collection[str],
+    contents: Contents,
+    found: Verified,
+    progress: Callable[[int], None],
+) -> None:
+    def read(size: int) -> None:
+        found.read_size += size
+        progress(found.read_size)
+
+    try:
+        contents.compare_the_rest(repository, packs, opened, read)
+    except (DamagedError, MissingError) as error:
+        found.problems.append(str(error))
+    found.problems += contents.wrong
+    found.compared = contents.compared

@@ -83,10 +83,13 @@ class BucketCopies:
             store_ledger(self.droplet, repository, manifest)
 
     def _erase_unknown(self, repository: Repository, manifest: Manifest) -> Erased:
-        """Erase data that nobody refers to: a manifest that was begun anew does not know everything that a user had.
+        """Erase data of erased users that nothing names: a manifest that was begun anew does not know everything that a user had.
 
-        The user's key is gone by now, so what was the user's is told by being nobody else's.
+        The user's key is gone by now, so what was the user's is told by opening with nobody else's. What others have, and no snapshot
+        refers to (any more, or yet), is for a prune.
         """
+        from gigglekit.backup import ownership
+
         needed = manifest.needed_packs() | {name.removeprefix(names.DATA) for name in manifest.underway()}
         roots, erased = self.droplet.known_roots(), set(repository.erased())
         for name in repository.snapshots():
@@ -98,7 +101,8 @@ class BucketCopies:
                     # Whose it is cannot be told from here; without a key it is unreadable, and pruning sees to it.
                     return Erased(0, None)
                 needed |= {pack.id for pack in repository.section(opened, part, roots[part.vault]).packs}
-        doomed = [entry.name for entry in repository.bucket.list(names.DATA) if entry.name.removeprefix(names.DATA) not in needed]
+        unnamed = {entry.name.removeprefix(names.DATA) for entry in repository.bucket.list(names.DATA)} - needed
+        doomed = sorted(names.DATA + pack for pack in ownership.of_the_erased(repository, unnamed, roots, erased)) if unnamed else []
         done = repository.bucket.erase_many(doomed) if doomed else None
         return Erased(len(doomed), done.locked_until if done else None)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from gigglekit import audit_log
 from gigglekit.vault.errors import VaultError
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ class Database:
     def count(self, user_id: str) -> dict[str, int]:
         """Return how many rows of a user each table has, by the table's name; tables that are not there are left out."""
         with self._cursor() as cursor:
-            return {f"{schema}.{table}": self._count(cursor, schema, table, column, user_id) for schema, table, column in _present(cursor)}
+            ask = _asking(cursor)
+            found = {f"{schema}.{table}": self._count(cursor, schema, table, column, user_id) for schema, table, column in _present(cursor)}
+            if audit_log.is_there(ask):
+                found[audit_log.NAME] = audit_log.count(ask, [user_id], audit_log.addresses(ask, [user_id]))
+            return found
 
     def clip_paths(self, user_id: str | None = None) -> list[str]:
         """Return the paths of clips that rows name, of one user or of all.
@@ -90,12 +95,18 @@ class Database:
         with self._cursor() as cursor:
             tables = _present(cursor)
             gone: dict[str, int] = {}
+            ask = _asking(cursor)
+            has_log = audit_log.is_there(ask)
+            known_as = audit_log.addresses(ask, [user_id]) if has_log else []
             for schema, table, column in tables:
                 cursor.execute(
                     sql.SQL("DELETE FROM {} WHERE {} = %s").format(sql.Identifier(schema, table), sql.Identifier(column)), (user_id,)
                 )
                 gone[f"{schema}.{table}"] = cursor.rowcount
+            if has_log:
+                gone[audit_log.NAME] = audit_log.delete(ask, [user_id], known_as)
             left = [f"{schema}.{table}" for schema, table, column in tables if self._count(cursor, schema, table, column, user_id)]
+            left += [audit_log.NAME] if has_log and audit_log.count(ask, [user_id], known_as) else []
             if left:
                 raise DatabaseError(
                     f"The database still has rows of this user in {', '.join(left)} after they were deleted; a trigger or a rule "
@@ -135,7 +146,7 @@ class Database:
         except psycopg.Error as error:
             raise DatabaseError(
                 f"The database at {host} refused ({_reason(error, self.url)}). Nothing in it was changed. The account of "
-                "giggles:secrets:app:DATABASE_URL has to own the app's tables and to be let into auth.users."
+                "giggles:secrets:app:DATABASE_URL has to own the app's tables and to be let into auth.users and auth.audit_log_entries."
             ) from None
 
     @staticmethod
@@ -144,7 +155,7 @@ class Database:
         cursor.execute(
             "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[])) AND row_security_active(c.oid)",
-            ([schema for schema, _, _ in _TABLES], [table for _, table, _ in _TABLES]),
+            ([*(schema for schema, _, _ in _TABLES), audit_log.SCHEMA], [*(table for _, table, _ in _TABLES), audit_log.TABLE]),
         )
         hidden = [row[0] for row in cursor.fetchall()]
         if hidden:
@@ -152,6 +163,10 @@ class Database:
                 f"Row level security hides rows of {', '.join(hidden)} from the account of giggles:secrets:app:DATABASE_URL, so nobody "
                 "could say whether all were deleted. Nothing in it was changed. Use the account that owns the tables (Supabase: postgres)."
             )
+
+
+def _asking(cursor: psycopg.Cursor[tuple[Any, ...]]) -> audit_log.Ask:
+    return lambda query: cursor.execute(query).fetchall()
 
 
 def _present(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[str, str, str]]:

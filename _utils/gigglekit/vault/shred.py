@@ -46,6 +46,20 @@ _RISKS = {
         "The disk may keep old blocks of the key files, and a snapshot of this droplet keeps the whole disk, keys included: delete "
         "snapshots from before this receipt."
     ),
+    "key ring, share replaced": (
+        "Old blocks of the key files that the disk may keep, and a snapshot of this droplet from before, open no clip by themselves: the "
+        "bucket's share of the key, which they need, was destroyed. They do together with a copy of the bucket from that time. A snapshot "
+        "from before this droplet had its bucket needs no share: delete such a one."
+    ),
+    "key ring, share in force": (
+        "The bucket's share of the key is still the one of before. So a snapshot of this droplet from before, and whoever has its disk, "
+        "can still open the user's clips with it: delete such snapshots, or see that none is started until a receipt says that the share "
+        "was replaced."
+    ),
+    "bucket's share": (
+        "A copy of the bucket from before holds it, and opens the user's clips together with a disk or a snapshot of this droplet of the "
+        "same time. Without such a copy neither does."
+    ),
     "lobby": "None beyond those of the key ring.",
     "legacy clips": "None beyond those of the lobby.",
     "plain files": (
@@ -561,13 +575,14 @@ def _delete_rows(run: _Run) -> dict[str, Any]:
 
 def _erase_remote(run: _Run, remote: Remote) -> dict[str, Any]:
     erased = remote.erase(run.vault_id, str((run.ledger.tombstone(run.vault_id) or {})["since"]))
-    if remote.shares is not None and run.keyring.share() is not None:
+    has_share = remote.shares is not None and run.keyring.share() is not None
+    if has_share:
         # A share that was there while the user's key was opens, with an old disk, that key.
         try:
             run.keyring.rekey(shares=remote.shares)
         except ShareUnreachableError as error:
             raise PendingError(str(error)) from error
-    return {"objects": erased.objects, "locked_until": erased.locked_until, "dumps_until": erased.dumps_until}
+    return {"objects": erased.objects, "locked_until": erased.locked_until, "dumps_until": erased.dumps_until, "share": has_share}
 
 
 def _erase_plain(run: _Run) -> None:
@@ -620,7 +635,10 @@ def _copies(run: _Run) -> list[dict[str, Any]]:
         had_key = bool(done["key"]["found"])
         copies.append(entry("clips and audio", "ciphertext", CRYPTOGRAPHIC if had_key else NOTHING, **amount("ciphertext")))
         copies.append(
-            entry("key ring", "key ring", "every wrapping of the key was overwritten and removed; all other keys were wrapped anew")
+            {
+                **entry("key ring", "key ring", "every wrapping of the key was overwritten and removed; all other keys were wrapped anew"),
+                "risk": _RISKS[_key_ring(run)],
+            }
         )
         copies.append(entry("lobby", "lobby", "cryptographic erase: the lobby's key was replaced and destroyed", **amount("links")))
         copies.append(
@@ -639,6 +657,13 @@ def _copies(run: _Run) -> list[dict[str, Any]]:
     return copies + _copies_elsewhere(run)
 
 
+def _key_ring(run: _Run) -> str:
+    """Return what the risk of the key ring depends on: whether a share of the key lies elsewhere, and whether it is another one by now."""
+    if run.keyring.share() is None:
+        return "key ring"
+    return f"key ring, share {'replaced' if run.done.get('bucket', {}).get('share') else 'in force'}"
+
+
 def _copies_elsewhere(run: _Run) -> list[dict[str, Any]]:
     if run.remote is None:
         return [{"copy": "backup", "method": "none is configured", "time": _last(run), "risk": _RISKS["backup"]}]
@@ -655,4 +680,7 @@ def _copies_elsewhere(run: _Run) -> list[dict[str, Any]]:
     if done["dumps_until"]:
         method = f"the user's rows are in dumps from before; the key of the last one is deleted by {done['dumps_until']}"
         copies.append({"copy": "database dumps", "method": method, "time": done["time"], "risk": _RISKS["database dumps"]})
+    if done.get("share"):
+        method = "replaced by a new one, and deleted in all its versions"
+        copies.append({"copy": "bucket's share", "method": method, "time": done["time"], "risk": _RISKS["bucket's share"]})
     return copies

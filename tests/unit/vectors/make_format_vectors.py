@@ -50,6 +50,7 @@ def encrypted() -> list[dict[str, Any]]:
     """ "Encrypted content": messages of `length` bytes that count up from 0, with a given salt."""
     result = []
     subjects = {"pack": ID, "section": f"{ID}.0\0{VAULT}", "snapshot": f"20261124T054500Z-{ID}.0", "database": ID}
+    subjects["pruning"] = f"20261124T054500Z-{ID}"
     for name, subject in subjects.items():
         context = f"giggles-salt/v1/{name}\0{subject}".encode()
         for length in (0, 5, 16383, 16384, 16385, 40000):
