@@ -183,6 +183,21 @@ def test_under_object_lock_the_key_goes_at_once_and_the_date_of_the_data_is_told
     assert check(droplet).problems == []
 
 
+def test_an_erasure_under_object_lock_names_what_was_given_up_and_is_still_there(b2_locked: Storage, tmp_path: Path) -> None:
+    (tmp_path / "vaults").mkdir()
+    droplet = Droplet(tmp_path, b2_locked, other={"lock_days": 3})
+    user = droplet.add(1000)
+    droplet.sync(**at(NOW - 2 * DAY))
+    for path in (user.folder / "clips").iterdir():
+        path.unlink()
+    droplet.write(user, "new.wav", b"new")
+    droplet.sync(**at(NOW - DAY))
+    assert prune(droplet).locked_until
+    assert len(droplet.objects(names.DATA)) == 2
+    done = erase(droplet, user)
+    assert (done.objects, done.locked_until is not None) == (2, True)
+
+
 def snapshot(year: int, month: int, day: int, hour: int = 5) -> SnapshotName:
     return SnapshotName(f"{year}{month:02}{day:02}T{hour:02}0000Z", "0" * 32)
 
