@@ -75,6 +75,7 @@ class Prune:
         progress: told what is being done.
         pack_bytes: size of packs.
         grace: what is given up waits for so many seconds at least.
+        removing: whether what has waited is removed, too: somebody may be restoring a snapshot that was given up.
     """
 
     repository: Repository
@@ -86,6 +87,7 @@ class Prune:
     progress: Callable[[str], None] = lambda _: None
     pack_bytes: int = PACK_BYTES
     grace: float = waiting.GRACE_SECONDS
+    removing: bool = True
     done: Pruned = field(default_factory=Pruned)
 
     def run(self) -> Pruned:
@@ -100,7 +102,7 @@ class Prune:
         keeping = retention.kept(counting, self.keep)
         erased = self.repository.erased()
         records = waiting.read(self.repository, waiting.record_names(self.repository))
-        due = [record for record in records if record.is_damaged or self.now - record.seconds >= self.grace]
+        due = [record for record in records if record.is_damaged or (self.removing and self.now - record.seconds >= self.grace)]
         still = [record for record in records if record not in due]
         kept = [self._open(name, erased) for name in sorted(keeping)]
         leaving = []
