@@ -125,10 +125,11 @@ class Prune:
             # Stored by a sync that was killed before its snapshot: the next one's needs them.
             needed |= self.manifest.needed_packs()
         unneeded = set(lying) - needed
-        awaited = {pack for record in still for pack in record.packs}
+        written = {pack for record in records for pack in record.packs}
         # Nothing can refer to what has no pack's name.
         doomed = {pack for pack in unneeded if not names.is_id(pack)}
-        doomed |= self._of_the_erased(unneeded - awaited - doomed, erased)
+        # Whose the others are was asked when they were written down; an erasure since then has taken along what was the user's.
+        doomed |= self._of_the_erased(unneeded - written - doomed, erased)
         going, is_told = self._look([name for name in leaving if name in counting], erased)
         if is_told:
             referred = {pack.id for snapshot in going for section in snapshot.sections.values() for pack in section.packs}
