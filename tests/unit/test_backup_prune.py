@@ -46,7 +46,10 @@ def prune_once(droplet: Droplet, keep: Keep = ONE, now: float = NOW, grace: floa
 
 def prune(droplet: Droplet, keep: Keep = ONE, now: float = NOW) -> Pruned:
     """Prune until what was given up is gone, and return what was done altogether."""
-    first, then = (prune_once(droplet, keep, now, grace=0) for _ in range(2))
+    first = prune_once(droplet, keep, now, grace=0)
+    if not first.waiting:
+        return first
+    then = prune_once(droplet, keep, now, grace=0)
     return Pruned(
         then.kept,
         first.removed + then.removed,
