@@ -468,7 +468,7 @@ def verify(read_data=None):
     Check that everything that snapshots refer to is in the bucket, with the right size and keys.
 
     read_data
-        ``all`` or a part such as ``1%``: that much is also read and decrypted.
+        ``all`` or a part such as ``1%``: that much is also read and decrypted, and every clip in it compared with its digest.
 
     CLI Example:
 
@@ -485,7 +485,8 @@ def verify(read_data=None):
 
 def prune():
     """
-    Remove the snapshots that ``giggles:backup:keep`` does not keep, and what only they needed. The backup does it once a week.
+    Give up the snapshots that ``giggles:backup:keep`` does not keep, and what only they needed, and remove what was given up a day ago or
+    longer: until then a restore may be reading it. ``waiting`` says how many objects that is. The backup does it once a week.
 
     CLI Example:
 

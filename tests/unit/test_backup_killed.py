@@ -38,7 +38,7 @@ from tests.unit.b2 import Storage
 from tests.unit.backup_folder import FolderBucket, FolderDroplet, samples
 from tests.unit.backup_repository import Droplet, digests, settings
 from tests.unit.killing import Countdown, calls_of, killed_before
-from tests.unit.test_backup_prune import DAY, NOW, at, check, erase, prune
+from tests.unit.test_backup_prune import DAY, NOW, at, check, erase, prune, prune_once
 
 PACK, CLIP, LARGE = 100_000, 45_000, 145_000
 IN_FLIGHT = 3 * chunked.ciphertext_size(PACK)
@@ -214,7 +214,7 @@ def kill_syncs(rounds: Rounds, most: int) -> None:
         rounds.verified(where)
         stored = sum(size for name, size in rounds.data().items() if name not in before)
         if call % 2:
-            rounds.prune()
+            prune_once(rounds.droplet, SEVERAL, rounds.now)
         there = set(rounds.data())
         done = rounds.sync()
         stored += sum(size for name, size in rounds.data().items() if name not in there)

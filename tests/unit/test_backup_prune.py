@@ -46,7 +46,10 @@ def prune_once(droplet: Droplet, keep: Keep = ONE, now: float = NOW, grace: floa
 
 def prune(droplet: Droplet, keep: Keep = ONE, now: float = NOW) -> Pruned:
     """Prune until what was given up is gone, and return what was done altogether."""
-    first, then = (prune_once(droplet, keep, now, grace=0) for _ in range(2))
+    first = prune_once(droplet, keep, now, grace=0)
+    if not first.waiting:
+        return first
+    then = prune_once(droplet, keep, now, grace=0)
     return Pruned(
         then.kept,
         first.removed + then.removed,
@@ -181,6 +184,21 @@ def test_under_object_lock_the_key_goes_at_once_and_the_date_of_the_data_is_told
     pruned = prune(droplet, now=time.time())
     assert pruned.locked_until, "what is locked is told, and nothing fails"
     assert check(droplet).problems == []
+
+
+def test_an_erasure_under_object_lock_names_what_was_given_up_and_is_still_there(b2_locked: Storage, tmp_path: Path) -> None:
+    (tmp_path / "vaults").mkdir()
+    droplet = Droplet(tmp_path, b2_locked, other={"lock_days": 3})
+    user = droplet.add(1000)
+    droplet.sync(**at(NOW - 2 * DAY))
+    for path in (user.folder / "clips").iterdir():
+        path.unlink()
+    droplet.write(user, "new.wav", b"new")
+    droplet.sync(**at(NOW - DAY))
+    assert prune(droplet).locked_until
+    assert len(droplet.objects(names.DATA)) == 2
+    done = erase(droplet, user)
+    assert (done.objects, done.locked_until is not None) == (2, True)
 
 
 def snapshot(year: int, month: int, day: int, hour: int = 5) -> SnapshotName:

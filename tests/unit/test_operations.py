@@ -9,11 +9,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from gigglekit.backup import names
-from gigglekit.backup.errors import RefusedError
-from gigglekit.operations import checking, saving
+from gigglekit.backup.errors import BusyError, RefusedError
+from gigglekit.operations import checking, restoring, saving
+from gigglekit.operations import droplet as operations_droplet
 
 from tests.unit import saved_droplet
 from tests.unit.b2 import Storage
@@ -194,6 +196,42 @@ def test_pruning_is_due_once_a_week_and_keeps_what_is_kept(droplet: Saved, monke
     for spoiled in ('{"ok": true, "time": "2099-01-01T00:00:00Z"}', '{"ok": true}', '{"ok": true, "time": 7}', '"text"', "\x00", "{"):
         (droplet.operated.records / "prune.jsonl").write_text(spoiled + "\n")
         assert saving.is_prune_due(droplet.operated), spoiled
+
+
+def test_no_prune_removes_what_somebody_is_restoring_and_no_restore_waits_for_one_in_vain(
+    droplet: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that was given up long ago can be chosen still, at the very moment at which it is due."""
+    droplet.configure(keep={"daily": 1, "weekly": 0, "monthly": 0})
+    droplet.kit()
+    (user,) = droplet.new_users()
+    old = droplet.sync()["snapshot"]
+    clips = droplet.clips(user)
+    for path in droplet.path("clips", user).iterdir():
+        path.write_bytes(os.urandom(2000))
+    droplet.sync()
+    assert saving.prune(droplet.operated)["waiting"] == 2
+    monkeypatch.setattr(saving, "time", SimpleNamespace(time=lambda: time.time() + 86400))
+    write, pruned = restoring.write, []
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        pruned.append(saving.prune(droplet.operated))
+        return write(*arguments, **options)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(restoring, "write", slowly)
+        done = droplet.restore(user=user, snapshot=old, replace=True)
+    assert (done["files"], done["problems"], droplet.clips(user)) == (2, [], clips)
+    assert (pruned[0]["removed"], pruned[0]["objects"], pruned[0]["waiting"]) == (0, 0, 2)
+    with droplet.operated.alone() as is_alone:
+        assert is_alone
+        monkeypatch.setattr(operations_droplet, "_PRUNE_SECONDS", 0.2)
+        with pytest.raises(BusyError, match="removing snapshots"):
+            droplet.restore(user=user)
+    done = saving.prune(droplet.operated)
+    assert (done["removed"], done["objects"], done["waiting"]) == (1, 1, 0)
+    with pytest.raises(RefusedError, match="No snapshot"):
+        droplet.restore(user=user, snapshot=old)
 
 
 def test_records_are_of_use_and_name_nobody(droplet: Saved) -> None:

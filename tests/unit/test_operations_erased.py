@@ -135,6 +135,25 @@ def test_a_manifest_that_was_lost_leaves_nothing_of_the_user_either(droplet: Sav
     assert droplet.versions(names.DATA) == []
 
 
+def test_a_manifest_that_was_lost_costs_nobody_else_what_no_snapshot_names_yet(droplet: Saved) -> None:
+    """A second droplet with the same keys may just have stored it, or a prune given it up while somebody restores."""
+    erased, kept = droplet.new_users(2)
+    droplet.sync()
+    theirs, mine = (droplet.keyring.root_key(droplet.vault_id(user)) for user in (erased, kept))
+    assert theirs is not None
+    assert mine is not None
+    unnamed = {}
+    for user, root in ((erased, theirs), (kept, mine)):
+        pack = names.new_id()
+        unnamed[user] = names.DATA + pack
+        droplet.bucket().put(names.DATA + pack, chunked.encrypt(backup_key(root), names.pack_context(pack), os.urandom(1000)))
+    shutil.rmtree(droplet.operated.folder)
+    droplet.erase(erased)
+    assert unnamed[erased] not in droplet.versions(names.DATA)
+    assert unnamed[kept] in droplet.versions(names.DATA)
+    assert len(droplet.versions(names.DATA)) == 2
+
+
 def test_one_user_costs_no_more_requests_with_many_others(droplet: Saved) -> None:
     users = droplet.new_users(6)
     droplet.sync()

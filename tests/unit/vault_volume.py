@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -57,27 +58,24 @@ class Disk:
                 subprocess.run(["umount", "-l", self.place], check=False)
                 raise AssertionError(done.stderr)
             time.sleep(0.1)
-        while self._is_in_use():
-            # Who has copied all mounts meanwhile, as everything in a sandbox does, keeps the file system and its keys in the kernel.
-            self._unmount_elsewhere()
-            assert time.monotonic() < end, f"{self.image} is still in use"
+        # Who has copied all mounts meanwhile, as everything in a sandbox does, keeps the file system and its keys in the kernel.
+        end = time.monotonic() + 5
+        while (device := self._mounted_device()) and time.monotonic() < end:
+            _unmount_elsewhere(device)
             time.sleep(0.01)
 
-    def _is_in_use(self) -> bool:
+    def _mounted_device(self) -> Path | None:
+        """Return the loop device that has the image, if it is mounted anywhere; that somebody else has it open is no matter."""
         for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
             with contextlib.suppress(OSError):
-                if backing.read_text().strip() == str(self.image):
-                    return True
-        return False
-
-    def _unmount_elsewhere(self) -> None:
-        seen = {os.readlink("/proc/self/ns/mnt")}
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                space = os.readlink(process / "ns/mnt")
-                if space not in seen and f" {self.place} " in (process / "mountinfo").read_text():
-                    subprocess.run(["nsenter", f"--mount={process}/ns/mnt", "umount", self.place], check=False, capture_output=True)
-                seen.add(space)
+                if backing.read_text().strip() != str(self.image):
+                    continue
+                device = Path("/dev", backing.parts[3])
+                try:
+                    os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+                except OSError as error:
+                    return device if error.errno == errno.EBUSY else None
+        return None
 
     def sync(self) -> None:
         """Have everything in the image, without waiting for the whole machine as sync(2) does."""
@@ -91,6 +89,19 @@ class Disk:
         """Return every byte of the disk, as a thief would have it."""
         self.unmount()
         return self.image.read_bytes()
+
+
+def _unmount_elsewhere(device: Path) -> None:
+    number = os.stat(device).st_rdev
+    wanted, seen = f"{os.major(number)}:{os.minor(number)}", {os.readlink("/proc/self/ns/mnt")}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            space = os.readlink(process / "ns/mnt")
+            mounts = [] if space in seen else [line.split(" ") for line in (process / "mountinfo").read_text().splitlines()]
+            seen.add(space)
+            for _, _, what, _, place, *_ in mounts:
+                if what == wanted:
+                    subprocess.run(["nsenter", f"--mount={process}/ns/mnt", "umount", place], check=False, capture_output=True)
 
 
 @contextlib.contextmanager

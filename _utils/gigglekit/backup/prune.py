@@ -75,6 +75,7 @@ class Prune:
         progress: told what is being done.
         pack_bytes: size of packs.
         grace: what is given up waits for so many seconds at least.
+        removing: whether what has waited is removed, too: somebody may be restoring a snapshot that was given up.
     """
 
     repository: Repository
@@ -86,6 +87,7 @@ class Prune:
     progress: Callable[[str], None] = lambda _: None
     pack_bytes: int = PACK_BYTES
     grace: float = waiting.GRACE_SECONDS
+    removing: bool = True
     done: Pruned = field(default_factory=Pruned)
 
     def run(self) -> Pruned:
@@ -100,7 +102,7 @@ class Prune:
         keeping = retention.kept(counting, self.keep)
         erased = self.repository.erased()
         records = waiting.read(self.repository, waiting.record_names(self.repository))
-        due = [record for record in records if record.is_damaged or self.now - record.seconds >= self.grace]
+        due = [record for record in records if record.is_damaged or (self.removing and self.now - record.seconds >= self.grace)]
         still = [record for record in records if record not in due]
         kept = [self._open(name, erased) for name in sorted(keeping)]
         leaving = []
@@ -123,10 +125,11 @@ class Prune:
             # Stored by a sync that was killed before its snapshot: the next one's needs them.
             needed |= self.manifest.needed_packs()
         unneeded = set(lying) - needed
-        awaited = {pack for record in still for pack in record.packs}
+        written = {pack for record in records for pack in record.packs}
         # Nothing can refer to what has no pack's name.
         doomed = {pack for pack in unneeded if not names.is_id(pack)}
-        doomed |= self._of_the_erased(unneeded - awaited - doomed, erased)
+        # Whose the others are was asked when they were written down; an erasure since then has taken along what was the user's.
+        doomed |= self._of_the_erased(unneeded - written - doomed, erased)
         going, is_told = self._look([name for name in leaving if name in counting], erased)
         if is_told:
             referred = {pack.id for snapshot in going for section in snapshot.sections.values() for pack in section.packs}

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _KIT = "kit.json"
 
 
+_PRUNE_SECONDS = 600.0
+
+
 @dataclass(frozen=True)
 class Droplet:
     """One droplet, as the backup sees it.
@@ -101,26 +104,42 @@ class Droplet:
         Raises:
             BusyError: somebody else was at work for all that time.
         """
-        import time
-
-        self.lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            end = time.monotonic() + seconds
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= end:
-                        raise BusyError(
-                            f"A backup, a prune or an erasure is at work on the bucket already (fuser -v {self.lock} names it), so nothing "
-                            "was done. Wait for it to end, then ask again."
-                        ) from None
-                time.sleep(0.1)
+        with _locked(self.lock, fcntl.LOCK_EX, seconds) as is_ours:
+            if not is_ours:
+                raise BusyError(
+                    f"A backup, a prune or an erasure is at work on the bucket already (fuser -v {self.lock} names it), so nothing "
+                    "was done. Wait for it to end, then ask again."
+                )
             yield
-        finally:
-            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read from the bucket during the block, with others if need be: no prune of this droplet removes a snapshot meanwhile.
+
+        Raises:
+            BusyError: a prune that removes some was at work for all the time that was waited.
+        """
+        if not os.path.exists(self.settings_path):
+            # Nothing prunes here, and whoever restores with a kit alone may not be root.
+            yield
+            return
+        with _locked(self._readers, fcntl.LOCK_SH, _PRUNE_SECONDS) as is_ours:
+            if not is_ours:
+                raise BusyError(
+                    f"A prune is removing snapshots from the bucket (fuser -v {self._readers} names it), and did not come to its end in "
+                    f"{_PRUNE_SECONDS / 60:.0f} minutes. Nothing was restored. Wait for it, then ask again."
+                )
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Tell whether nobody on this droplet is restoring; nobody begins to during the block then."""
+        with _locked(self._readers, fcntl.LOCK_EX) as is_ours:
+            yield is_ours
+
+    @property
+    def _readers(self) -> Path:
+        return self.lock.with_name("backup-readers.lock")
 
     @contextlib.contextmanager
     def manifest(self) -> Iterator[Manifest]:
@@ -373,6 +392,28 @@ class Droplet:
                 f"{unknown} clips lie directly in {clips} and are in no row of the database, so they are nobody's and were not saved. The "
                 "weekly sweep erases them when they are old enough; salt-call giggles.sweep does it now."
             )
+
+
+@contextlib.contextmanager
+def _locked(path: Path, kind: int, seconds: float = 0) -> Iterator[bool]:
+    """Hold a lock during the block; tell whether it could be had in so many seconds."""
+    import time
+
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        end, is_ours = time.monotonic() + seconds, False
+        while not is_ours:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                is_ours = True
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    break
+                time.sleep(0.1)
+        yield is_ours
+    finally:
+        os.close(descriptor)
 
 
 def _not_written(path: Path, error: sqlite3.Error) -> BackupError:

@@ -81,7 +81,7 @@ def restore(
             "in memory for example: target=/run/giggles-look"
         )
     with records.recorded(droplet.records, "restore") as record, Progress("restoring") as progress:
-        with _source(droplet, kit_text, take_over=target is None) as source:
+        with droplet.reading(), _source(droplet, kit_text, take_over=target is None) as source:
             name = source.repository.choose(snapshot)
             opened = source.repository.open(name)
             parts = _parts(droplet, source, opened, wanted, kit_text)

@@ -92,7 +92,7 @@ def _dump(droplet: Droplet, repository: Repository, url: str) -> Dump:
 
 
 def prune(droplet: Droplet) -> dict[str, Any]:
-    """Remove snapshots that nobody keeps, and what only they needed.
+    """Give up snapshots that nobody keeps, and what only they needed, and remove what has waited; not that while somebody restores.
 
     Raises:
         BackupError, VaultError: the next run goes on.
@@ -101,9 +101,16 @@ def prune(droplet: Droplet) -> dict[str, Any]:
 
     with records.recorded(droplet.records, "prune") as record:
         chosen = droplet.settings()
-        with droplet.locked(), droplet.manifest() as manifest, Progress("pruning") as progress:
+        with droplet.locked(), droplet.alone() as is_alone, droplet.manifest() as manifest, Progress("pruning") as progress:
             run = Prune(
-                droplet.repository(), manifest, droplet.roots(), chosen.keep, chosen.keep_dumps_days, time.time(), progress=progress.words
+                droplet.repository(),
+                manifest,
+                droplet.roots(),
+                chosen.keep,
+                chosen.keep_dumps_days,
+                time.time(),
+                progress=progress.words,
+                removing=is_alone,
             )
             done = dataclasses.asdict(run.run())
         record.update(done)
