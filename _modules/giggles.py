@@ -635,7 +635,7 @@ def alerts(test=False):
 
     from gigglekit.health import watching
 
-    places = watching.Places()
+    places = _status_places()
     result = watching.told(places, time.time())
     if test:
         try:
@@ -671,6 +671,6 @@ status.__outputter__ = "giggles_status"
 
 
 def _status_places():
-    from gigglekit.health.status import Places
+    from gigglekit.health.places import Places
 
     return Places()

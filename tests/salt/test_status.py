@@ -28,7 +28,7 @@ def asked(minion: Minion, right: dict[str, Any], tmp_path: Path) -> Minion:
         shutil.copytree(REPOSITORY / kind, modules / kind)
     with (modules / "_modules/giggles.py").open("a") as file:
         file.write(
-            f"\n\ndef _status_places():\n    from pathlib import Path\n\n    from gigglekit.health.status import Places\n\n"
+            f"\n\ndef _status_places():\n    from pathlib import Path\n\n    from gigglekit.health.places import Places\n\n"
             f"    return Places(Path({str(places.root)!r}))\n"
         )
     minion.configure(module_dirs=[str(modules)])
