@@ -206,7 +206,7 @@ memories = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(facts_of, wanted_of, memories)
 def test_status_page_and_mails_are_about_the_same_conditions(facts: Facts, wanted: Expected, memory: Memory) -> None:
     subjects = judge(facts, wanted, memory)

@@ -70,7 +70,8 @@ svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 table { border-collapse: collapse; font-size: .875rem; white-space: nowrap; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; margin-top: 1.5rem; }
-@media (max-width: 40rem) { ul.facts li { grid-template-columns: 5.5rem 1fr; } ul.facts .said { grid-column: 1 / -1; } }
+@media (max-width: 40rem) { ul.facts li { grid-template-columns: 6.5rem 1fr; } ul.facts .said { grid-column: 1 / -1; }
+  svg text { font-size: 15px; } }
 """
 STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; form-action 'none'"

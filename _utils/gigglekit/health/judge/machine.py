@@ -221,7 +221,7 @@ def release(facts: Facts, wanted: Expected) -> Iterator[Subject]:
         )
         yield Subject(name, title, "", (none,))
         return
-    text, values = short(live.commit)[:10], {"commit": live.commit}
+    text, values = short(live.commit)[:10] or "a nameless one", {"commit": live.commit}
     half = Condition(
         name, PROBLEM, "half a release is live", f"{text} is live, and is not complete", "Build it anew: salt-call state.apply app.",
         variant="half", patience=SETTLING_S,

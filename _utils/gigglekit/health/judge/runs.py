@@ -107,7 +107,7 @@ def _conditions(facts: Facts, kind: Kind) -> Iterator[Condition]:
         variant = kind.variant(newest)
         yield Condition(
             kind.name, PROBLEM, f"{title}: {short(variant, 40)}" if variant else f"{title} failed",
-            f"{kind.told(newest)}, at {at(newest.moment)}", kind.todo, _unbroken(entries, kind), variant, looks_quiet=1,
+            f"{kind.told(newest)} ({at(newest.moment)})", kind.todo, _unbroken(entries, kind), variant, looks_quiet=1,
         )  # fmt: skip
     else:
         yield from _without_a_record(facts, kind, entries)
@@ -184,12 +184,11 @@ def _good_night(entry: Entry) -> bool:
 def _told_night(entry: Entry) -> str:
     verdict = short(entry.text("verdict", 40)) or "no verdict"
     completed, failed = entry.number("users_completed"), entry.number("users_failed")
-    told = [verdict.replace("-", " ")]
+    told = verdict.replace("-", " ")
     if completed is not None:
-        told.append(f"{completed:.0f} of {completed + (failed or 0):.0f} users")
-    if not _good_night(entry):
-        told += _listed(entry.record, "reasons")
-    return ", ".join(told)
+        told += f", {completed:.0f} of {completed + (failed or 0):.0f} users"
+    reasons = [] if _good_night(entry) else _listed(entry.record, "reasons")
+    return f"{told}: {'; '.join(reasons)}" if reasons else told
 
 
 def _nobody(facts: Facts) -> Iterator[Condition]:
