@@ -127,8 +127,8 @@ def second_factor(name: str, admin: str, wanted: bool) -> dict[str, Any]:
             **ret,
             "result": False,
             "comment": (
-                f"The second factor of {admin} lets nobody in: {problem}. How ssh asks for it was not changed. Stay logged in, make another "
-                "one with salt-call giggles.second_factor new=True, confirm it, and apply again."
+                f"The second factor of {admin} lets nobody in: {problem}. How ssh asks for it was not changed. Stay logged in, make "
+                "another one with salt-call giggles.second_factor new=True, confirm it, and apply again."
             ),
         }
     return {**ret, "comment": f"ssh asks {admin} for a code as well as the key."}

@@ -171,7 +171,9 @@ class SecondFactor:
             content = self._read()
         except LoginError as error:
             return str(error)
-        return "" if _option(content, "TOTP_AUTH") is not None else f"{self.path} does not say that it is for codes that change with the time"
+        if _option(content, "TOTP_AUTH") is None:
+            return f"{self.path} does not say that it is for codes that change with the time"
+        return ""
 
     def code_for_proof(self) -> str:
         """Return a code that will be taken now, one that its owner is least likely to need. Waits for up to a minute if it must.
