@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 
@@ -36,6 +37,11 @@ class App:
         execute(self.url, f"INSERT INTO auth.mfa_factors (user_id, status) VALUES ('{ENROLLED}', 'verified'), ('{STARTED}', 'unverified')")  # noqa: S608
         self.policies = Policies(self.url)
 
+    @functools.cached_property
+    def connection(self) -> psycopg.Connection[tuple[object, ...]]:
+        """Return one for what is taken back again."""
+        return psycopg.connect(self.url)
+
     def as_user(self, user: str, aal: str | None, statement: str) -> list[tuple[object, ...]]:
         """Do something as a logged-in user, as PostgREST does."""
         claims = {"sub": user, "role": "authenticated"} | ({"aal": aal} if aal else {})
@@ -56,20 +62,19 @@ class App:
             "update": f"UPDATE public.{table} SET created_at = created_at WHERE {whose}",  # noqa: S608
             "delete": f"DELETE FROM public.{table} WHERE {whose}",  # noqa: S608
             # Who may insert is told only that the row is there already.
-            "insert": f"INSERT INTO public.{table} SELECT (jsonb_populate_record(NULL::public.{table}, %(row)s::jsonb)).*",  # noqa: S608
+            "insert": f"INSERT INTO public.{table} SELECT (jsonb_populate_record(NULL::public.{table}, %(row)s::jsonb)).*",
         }
         done = []
         for name, statement in statements.items():
-            with psycopg.connect(self.url) as connection:
-                connection.execute("SELECT set_config('request.jwt.claims', %s, true)", (json.dumps(claims),))
-                connection.execute(f"SET LOCAL ROLE {role}")  # type: ignore[arg-type]
-                try:
-                    allowed = connection.execute(statement, {"row": row}).rowcount > 0  # type: ignore[arg-type]
-                except psycopg.errors.UniqueViolation:
-                    allowed = True
-                except psycopg.errors.InsufficientPrivilege:
-                    allowed = False
-                connection.rollback()
+            self.connection.execute("SELECT set_config('request.jwt.claims', %s, true)", (json.dumps(claims),))
+            self.connection.execute(f"SET LOCAL ROLE {role}")  # type: ignore[arg-type]
+            try:
+                allowed = self.connection.execute(statement, {"row": row}).rowcount > 0  # type: ignore[arg-type]
+            except psycopg.errors.UniqueViolation:
+                allowed = True
+            except psycopg.errors.InsufficientPrivilege:
+                allowed = False
+            self.connection.rollback()
             if allowed:
                 done.append(name)
         return done
