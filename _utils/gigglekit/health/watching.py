@@ -16,7 +16,7 @@ from typing import Any
 from gigglekit import records
 from gigglekit.health import facts, monitoring, outbox, recent, watch
 from gigglekit.health.conditions import conditions
-from gigglekit.health.mail import Mailer, letter_of_test
+from gigglekit.health.mail import Mailer, letter_of_test, remedy
 from gigglekit.health.recent import written
 
 _DAY = 86400.0
@@ -95,7 +95,7 @@ def told(places: Places, now: float) -> dict[str, Any]:
     shown = {key: one for key, one in state.open.items() if one.shown}
     mail: dict[str, Any] = {"somebody": bool(chosen and chosen.recipient), "waiting": len(state.letters), "last": written(state.mailed)}
     if state.failing_since is not None:
-        mail["failing"] = {"since": written(state.failing_since), "why": state.failing}
+        mail["failing"] = {"since": written(state.failing_since), "why": f"{state.failing}. {remedy(state.failing)}"}
     return {
         "looked": written(state.looked or None),
         "open": [
@@ -123,10 +123,7 @@ def send_test(places: Places, mailer: Mailer | None = None) -> None:
     problem = post.send(letter)
     post.forget(letter)
     if problem:
-        raise WatchError(
-            f"The test mail was not taken: {problem}. Look at giggles:monitoring:mail and giggles:secrets:monitoring in the pillar; "
-            "docs/TROUBLESHOOTING.md, No alert arrives, goes through it."
-        )
+        raise WatchError(f"The test mail was not taken: {problem}. {remedy(problem)}")
 
 
 def _settings(places: Places) -> monitoring.Monitoring:
