@@ -47,8 +47,8 @@ _WORDS = (
 )
 _HOST = "giggles:monitoring:mail:host"
 _REMEDIES = {
-    _NAME: f"Nothing was sent to it, the password neither. Put the name that the provider tells into {_HOST}; if that is what stands there, "
-    "somebody else answers in its place.",
+    _NAME: f"Nothing was sent to it, the password neither. Put the name that the provider tells into {_HOST}; if that is what stands "
+    "there, somebody else answers in its place.",
     _ENDED: "Nothing was sent to it, the password neither. Look at this droplet's clock (timedatectl); if it is right, the provider has to "
     "renew the certificate.",
     _UNKNOWN: f"Nothing was sent to it, the password neither. Look whether {_HOST} is the provider's; if it is, somebody else may be "
