@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import os
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gigglekit import records
+from gigglekit.files.locking import only_one
 from gigglekit.health import facts, monitoring, outbox, recent, watch
 from gigglekit.health.conditions import conditions
 from gigglekit.health.mail import Mailer, letter_of_test, remedy
@@ -136,20 +135,12 @@ def _settings(places: Places) -> monitoring.Monitoring:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise WatchError(f"Another look has been under way for a minute (fuser -v {path}). Wait for it to end.") from None
-                time.sleep(0.1)
+    with only_one(
+        path,
+        seconds=60,
+        busy=lambda: WatchError(f"Another look has been under way for a minute (fuser -v {path}). Wait for it to end."),
+    ):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _group() -> int | None:
