@@ -10,7 +10,6 @@ import pytest
 from gigglekit.files import locking
 from gigglekit.files.locking import only_one
 
-
 UTILS = str(Path(locking.__file__).parents[2])
 HOLD = """
 import sys, time
