@@ -1,46 +1,45 @@
-"""What is known of the bucket without asking it: when it was last found usable, and when its own settings were last looked at.
-
-A converge with nothing to do makes no request. So what a look at the bucket found is noted, together with the settings it was
-found with, and counts for a day.
-"""
+"""What is known of the bucket without asking it: when it was last found usable, and when its own settings were last looked at."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from gigglekit.files import looks
-from gigglekit.files.looks import Last
+from gigglekit import looks
 
 NOTES = Path("/var/lib/giggles/backup/checked.json")
 RIGHTS, OWN_SETTINGS = "rights", "settings"
 """What is looked at: whether the droplet has the rights that it needs, and the settings that the bucket itself has."""
 
 
-def last(what: str, settings: Path, *, notes: Path = NOTES, now: float | None = None) -> Last:
+def last(what: str, settings: Path, *, notes: Path = NOTES) -> looks.Last:
     """Return when the bucket was last found right.
 
     Arguments:
         what: `RIGHTS` or `OWN_SETTINGS`.
         settings: the file with the settings of the backup; a look with others does not count.
         notes: where looks are noted.
-        now: seconds since 1970.
 
     Raises:
         OSError: the settings cannot be read.
     """
-    return looks.last(looks.read(notes).get(what), settings, now)
+    return looks.last(notes, what, _mark(settings))
 
 
-def note(what: str, settings: Path, *, notes: Path = NOTES, now: float | None = None) -> None:
+def note(what: str, settings: Path, *, notes: Path = NOTES) -> None:
     """Note that the bucket was found right just now.
 
     Arguments:
         what: `RIGHTS` or `OWN_SETTINGS`.
         settings: the file with the settings it was looked at with.
         notes: where looks are noted.
-        now: seconds since 1970.
 
     Raises:
-        OSError: it cannot be noted.
+        OSError: it cannot be noted, or the settings cannot be read.
     """
-    looks.write(notes, {**looks.read(notes), what: looks.looked(settings, now)})
+    looks.note(notes, what, _mark(settings))
+
+
+def _mark(settings: Path) -> str:
+    """Return a digest of the settings. The application key among them is too long to be guessed from it."""
+    return hashlib.sha256(settings.read_bytes()).hexdigest()

@@ -6,7 +6,6 @@ It gathers the facts once, has them judged once, mails what changed, and draws t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import os
 import sys
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from gigglekit import records
+from gigglekit.files.locking import only_one
 from gigglekit.health import expected, facts, monitoring, outbox, page, recent, watch
 from gigglekit.health.judge import conditions, judge
-from gigglekit.health.mail import Mailer, letter_of_test
+from gigglekit.health.mail import Mailer, letter_of_test, remedy
 from gigglekit.health.places import Places
 from gigglekit.health.recent import written
 
@@ -98,7 +98,7 @@ def told(places: Places, now: float) -> dict[str, Any]:
     shown = {key: one for key, one in state.open.items() if one.shown}
     mail: dict[str, Any] = {"somebody": bool(chosen and chosen.recipient), "waiting": len(state.letters), "last": written(state.mailed)}
     if state.failing_since is not None:
-        mail["failing"] = {"since": written(state.failing_since), "why": state.failing}
+        mail["failing"] = {"since": written(state.failing_since), "why": f"{state.failing}. {remedy(state.failing)}"}
     return {
         "looked": written(state.looked or None),
         "open": [
@@ -126,10 +126,7 @@ def send_test(places: Places, mailer: Mailer | None = None) -> None:
     problem = post.send(letter)
     post.forget(letter)
     if problem:
-        raise WatchError(
-            f"The test mail was not taken: {problem}. Look at giggles:monitoring:mail and giggles:secrets:monitoring in the pillar; "
-            "docs/TROUBLESHOOTING.md, No alert arrives, goes through it."
-        )
+        raise WatchError(f"The test mail was not taken: {problem}. {remedy(problem)}")
 
 
 def _wanted(places: Places) -> expected.Expected:
@@ -149,20 +146,12 @@ def _settings(places: Places) -> monitoring.Monitoring:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise WatchError(f"Another look has been under way for a minute (fuser -v {path}). Wait for it to end.") from None
-                time.sleep(0.1)
+    with only_one(
+        path,
+        seconds=60,
+        busy=lambda: WatchError(f"Another look has been under way for a minute (fuser -v {path}). Wait for it to end."),
+    ):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _group() -> int | None:

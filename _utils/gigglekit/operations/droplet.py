@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from gigglekit.backup import names, settings
 from gigglekit.backup.errors import BackupError, BusyError, RefusedError
 from gigglekit.backup.settings import Settings
 from gigglekit.crypto import keys
+from gigglekit.files.locking import only_one
 from gigglekit.files.replacing import replace
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import DUMPS, SNAPSHOTS, Keyring
@@ -101,26 +101,16 @@ class Droplet:
         Raises:
             BusyError: somebody else was at work for all that time.
         """
-        import time
-
         self.lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            end = time.monotonic() + seconds
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= end:
-                        raise BusyError(
-                            f"A backup, a prune or an erasure is at work on the bucket already (fuser -v {self.lock} names it), so nothing "
-                            "was done. Wait for it to end, then ask again."
-                        ) from None
-                time.sleep(0.1)
+        with only_one(
+            self.lock,
+            seconds=seconds,
+            busy=lambda: BusyError(
+                f"A backup, a prune or an erasure is at work on the bucket already (fuser -v {self.lock} names it), so nothing was done. "
+                "Wait for it to end, then ask again."
+            ),
+        ):
             yield
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def manifest(self) -> Iterator[Manifest]:

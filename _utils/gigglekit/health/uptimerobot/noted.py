@@ -6,12 +6,16 @@ found with, and counts for a day. The ids are what lets this droplet remove its 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gigglekit.files import looks
+from gigglekit import looks
+from gigglekit.files.replacing import replace
 
 NOTES = Path("/var/lib/giggles/uptimerobot/noted.json")
+_LOOK = "look"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def read(settings: Path, notes: Path = NOTES, *, now: float | None = None) -> No
         OSError: the settings are there and cannot be read.
     """
     content = looks.read(notes)
-    last = looks.last(content, settings, now)
+    last = looks.last(notes, _LOOK, _mark(settings), now=now)
     return Noted(last.time, last.due, _ids(content.get("monitors")), _ids(content.get("contacts")))
 
 
@@ -51,7 +55,8 @@ def note_ids(notes: Path, monitors: frozenset[int], contacts: frozenset[int]) ->
     Raises:
         OSError: it cannot be noted.
     """
-    looks.write(notes, {"monitors": sorted(monitors), "contacts": sorted(contacts)})
+    notes.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace(notes, json.dumps({"monitors": sorted(monitors), "contacts": sorted(contacts)}, sort_keys=True).encode() + b"\n")
 
 
 def note_look(settings: Path, notes: Path, monitors: frozenset[int], contacts: frozenset[int], *, now: float | None = None) -> None:
@@ -60,8 +65,17 @@ def note_look(settings: Path, notes: Path, monitors: frozenset[int], contacts: f
     Raises:
         OSError: it cannot be noted.
     """
-    looks.write(notes, {"monitors": sorted(monitors), "contacts": sorted(contacts), **looks.looked(settings, now)})
+    note_ids(notes, monitors, contacts)
+    looks.note(notes, _LOOK, _mark(settings), now=now)
 
 
 def _ids(value: object) -> frozenset[int]:
     return frozenset(entry for entry in value if type(entry) is int) if isinstance(value, list) else frozenset()
+
+
+def _mark(settings: Path) -> str:
+    """Return a digest of the settings. The key among them is too long to be guessed from it."""
+    try:
+        return hashlib.sha256(settings.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
