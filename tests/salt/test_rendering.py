@@ -75,7 +75,7 @@ def found(low: list[dict[str, Any]], kind: str, name: str) -> bool:
 
 def test_the_highstate_compiles_and_holds_every_concern(chunks: list[dict[str, Any]]) -> None:
     concerns = {chunk["__sls__"].split(".")[0] for chunk in chunks}
-    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly", "backup"}
+    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly", "backup", "monitoring", "converge"}
 
 
 def test_no_secret_is_in_what_salt_keeps_of_the_states(chunks: list[dict[str, Any]]) -> None:
