@@ -405,6 +405,31 @@ backup_row() {
   fi
 }
 
+alerts_row() {
+  if ! systemctl is-active --quiet giggles-watch.timer; then
+    row alerts DOWN "salt-call state.apply monitoring"
+  elif [ ! -e /etc/msmtprc ]; then
+    row alerts NONE "nobody is written to: put an address and a mail server into the pillar (docs/MONITORING.md)"
+  else
+    row alerts up "to $(settings_of_droplet --get monitoring.mail.to); try it: salt-call giggles.alerts test=True"
+  fi
+}
+
+converge_row() {
+  if [ "$(settings_of_droplet --get converge.enabled)" = false ]; then
+    row converge off "converge:enabled is false: salt-call state.apply is left to you"
+  elif ! systemctl is-active --quiet giggles-converge.timer; then
+    row converge DOWN "salt-call state.apply converge"
+  elif [ "$(settings_of_droplet --get converge.pull)" = true ] && [ -n "$(git -C "$HOME_OF_TREE" status --porcelain)" ]; then
+    row converge EDITED "commit and push the edits in $HOME_OF_TREE, or they are put away (git stash): git -C $HOME_OF_TREE status"
+  else
+    row converge up "every $(settings_of_droplet --get converge.every_minutes) minutes; what it did: salt-call giggles.history"
+  fi
+}
+
+# A role that was left out is no line of the table.
+has_role() { settings_of_droplet --get roles | grep -q "\"$1\""; }
+
 report() {
   local admin certificate issuer
   admin=$(settings_of_droplet --get admin.name)
@@ -433,6 +458,8 @@ report() {
   fi
   if [ -e /etc/cron.d/giggles-nightly ]; then row nightly up "/etc/cron.d/giggles-nightly; log in /var/log/giggles"; else row nightly MISSING "salt-call state.apply nightly"; fi
   backup_row
+  if has_role monitoring; then alerts_row; fi
+  if has_role converge; then converge_row; fi
   echo
   say "Next: put the generated ENCRYPTION_KEY and SECRET_KEY of $DROPLET_PILLAR into your password manager;"
   say "what is lost with this droplet otherwise is lost for good. Then open https://$domain and sign up."
