@@ -343,6 +343,17 @@ configure_minion() {
   [ -e /etc/salt/minion ] || : > /etc/salt/minion
 }
 
+# Salt refuses a second run beside one that the timer has begun.
+wait_for_converge() {
+  local end=$((SECONDS + 900))
+  while [ "$SECONDS" -lt "$end" ]; do
+    case $(systemctl show --property=ActiveState --value giggles-converge.service) in
+      activating|deactivating) sleep 2 ;;
+      *) return 0 ;;
+    esac
+  done
+}
+
 settings_of_droplet() { PYTHONPATH=$HOME_OF_TREE/_utils "$SALT_HOME/current/bin/python" -m gigglekit.settings.droplet --pillar "$DROPLET_PILLAR" "$@"; }
 
 # A bucket is asked for once, when the server is set up: one without a backup is a choice.
@@ -502,6 +513,7 @@ main() {
     exit 0
   fi
 
+  wait_for_converge
   say "giggles-salt: converging (the first time takes some minutes)"
   local code=0
   # Warnings of Salt's own modules about coming Pythons are nothing to act on.
