@@ -21,6 +21,8 @@ import yaml
 from .by_itself import CONVERGES, look, mails
 from .clips import ask
 from .conftest import Droplet
+from .leaking import leaks, now
+from .leaking import secrets as forms_of
 from .test_backup_units import KEPT, PILLAR
 from .test_nightly import BEHAVIOUR
 from .test_nightly_verdict import newest
@@ -157,6 +159,7 @@ class Day:
         told: subjects and Message-IDs of the mails.
         pings: kind and signal of each.
         ends: how each run of a kind ended, as a check should hear it.
+        leaks: where an address of these checks was found that may not hold one.
         waited: when a nightly job ended, and the record of the converge that waited for it; nothing on a short day.
         memory: kilobytes of each unit that was there at the end of the first hour and of the last.
         disk: kilobytes at the same moments.
@@ -167,6 +170,7 @@ class Day:
     told: list[tuple[str, str]]
     pings: list[tuple[str, str]]
     ends: dict[str, list[str]]
+    leaks: list[str]
     waited: list[str]
     memory: list[dict[str, int]]
     disk: list[int]
@@ -196,6 +200,7 @@ def day(droplet: Droplet) -> Iterator[Day]:
         pings = {kind: f"https://127.0.0.1:8899/{kind}-{secrets.token_hex(8)}" for kind in ("nightly", "backup", "converge")}
         pillar["giggles"]["secrets"]["monitoring"] = {"pings": pings}
         droplet.write(PILLAR, "#!quiet_yaml\n" + yaml.safe_dump(pillar), "0600")
+        begin = now(droplet)
         droplet.write(f"{PLACE}/checks.py", CHECKS)
         droplet.shell(PREPARE)
         ask(droplet, "recovery_kit", "rotate=True")
@@ -229,6 +234,7 @@ def day(droplet: Droplet) -> Iterator[Day]:
                 "backup": ["" if json.loads(line)["ok"] else "1" for line in lines(droplet, "backup")[known["backup"] :]],
                 "converge": ["" if one["ok"] else "1" for one in converges if one["time"] > began],
             },
+            leaks(droplet, forms_of({**pings, "token": pings["converge"].rpartition("-")[2]}), since=begin),
             droplet.shell(f"cat {PLACE}/waited || true").splitlines(),
             memory,
             disk,
@@ -267,6 +273,7 @@ def test_a_check_elsewhere_hears_of_each_start_and_of_how_it_ended(day: Day) -> 
         assert len(ends) >= 2
         assert heard[::2] == ["start"] * len(ends), kind
         assert heard[1::2] == ends, kind
+    assert day.leaks == []
 
 
 def test_old_records_go(droplet: Droplet, day: Day) -> None:
