@@ -17,7 +17,7 @@ TREE, REMOTE, WORK, KEPT = "/srv/giggles-salt", "/root/self-converge.git", "/roo
 SIGNER, STRANGER = "/root/self-converge.signer", "/root/self-converge.stranger"
 GIT = "git -c user.name=tests -c user.email=tests@giggles.test"
 SIGNED = f"{GIT} -c gpg.format=ssh -c user.signingkey={SIGNER} -c commit.gpgSign=true"
-CRON, VALIDATOR = "/etc/cron.d/giggles-nightly", "/usr/local/lib/giggles/validate"
+CRON, VALIDATOR, VERIFIER = "/etc/cron.d/giggles-nightly", "/usr/local/lib/giggles/validate", "/usr/local/lib/giggles/verify-unit"
 PILLAR, PILLAR_KEPT = "/etc/giggles/pillar/droplet.sls", "/etc/giggles/droplet.sls.before-self-converge"
 SERVICE, TIMER = "giggles-converge.service", "giggles-converge.timer"
 NOW = f"/run/systemd/system/{TIMER}.d/now.conf"
@@ -42,15 +42,15 @@ systemctl daemon-reload; systemctl reset-failed {SERVICE} 2>/dev/null || true
 
 @pytest.fixture(scope="module", autouse=True)
 def repository(droplet: Droplet) -> Iterator[None]:
-    """A tree with a remote of its own, from which only signed commits are taken; the timer, which is on by default, is stopped.
+    """A tree with a remote of its own, from which only signed commits are taken; and a timer that is due at midnight only.
 
-    The trial has it switched off: it would come in between the other tests.
+    The trial has none: it would come in between the tests.
     """
     droplet.shell(PREPARE)
     try:
         pillar = yaml.safe_load(droplet.shell(f"cat {PILLAR}"))
-        del pillar["giggles"]["converge"]
-        pillar["giggles"]["converge"] = {"allowed_signers": [f"tests@giggles.test {droplet.shell(f'cat {SIGNER}.pub').strip()}"]}
+        signers = [f"tests@giggles.test {droplet.shell(f'cat {SIGNER}.pub').strip()}"]
+        pillar["giggles"]["converge"] = {"every_minutes": 1440, "allowed_signers": signers}
         droplet.write(PILLAR, "#!quiet_yaml\n" + yaml.safe_dump(pillar), "0600")
         droplet.converge()
         timer = droplet.shell(f"systemctl is-active {TIMER}; systemctl is-enabled {TIMER}; "
@@ -59,25 +59,11 @@ def repository(droplet: Droplet) -> Iterator[None]:
         assert "Persistent=yes" in timer
         assert "RandomizedDelayUSec=0" not in timer
         assert droplet.apply("converge").changed == {}
-        stopped(droplet)
         look(droplet)
         yield
     finally:
         droplet.shell(RESTORE)
         droplet.converge()
-
-
-def stopped(droplet: Droplet) -> None:
-    """Stop both timers without anybody calling that drift: they are started again as they are left."""
-    droplet.shell(f"systemctl stop {TIMER} giggles-watch.timer")
-
-
-def run(droplet: Droplet) -> dict[str, Any]:
-    """Let the timer's service run once; return what was recorded, less the timers that the tests stop."""
-    made = by_itself.converge(droplet)
-    droplet.shell(f"systemctl stop {TIMER} giggles-watch.timer")
-    made["drift"] = [entry for entry in made["drift"] if entry["id"] not in ("converge-timer-runs", "watch-timer-runs")]
-    return made
 
 
 def head(droplet: Droplet) -> str:
@@ -107,15 +93,14 @@ def test_the_timer_comes_by_itself_and_puts_back_that_somebody_hurried_it(drople
     assert int(droplet.shell(f"wc -l < {CONVERGES}")) == before + 1
     shown = droplet.shell(f"test ! -e {NOW}; systemctl show -p ActiveState -p NextElapseUSecRealtime -p TimersCalendar {TIMER}")
     assert "ActiveState=active" in shown
-    assert "OnCalendar=*-*-* *:00/30:00" in shown
-    stopped(droplet)
+    assert "OnCalendar=*-*-* 00:00:00" in shown
 
 
 def test_what_was_changed_by_hand_is_mended_and_named_as_drift(droplet: Droplet) -> None:
     droplet.shell(f"rm {CRON} {VALIDATOR}; echo '# planted' >> /etc/logrotate.d/giggles; echo planted >> {TREE}/README.md")
     seen = json.loads(droplet.shell("salt-call --local --out=json giggles.drift"))["local"]
     assert {"nightly-scheduled", "validator-installed", "logs-rotated"} <= ids(seen)
-    made = run(droplet)
+    made = by_itself.converge(droplet)
     assert made["ok"] is True, made
     assert made["trigger"] == "timer"
     assert {"nightly-scheduled", "validator-installed", "logs-rotated", "repository-unedited"} == ids(made["drift"])
@@ -129,16 +114,17 @@ def test_a_new_commit_is_intended_and_drift_beside_it_is_still_told(droplet: Dro
     look(droplet)
     before = len(mails(droplet))
     new = push(droplet, "echo '# changed by a commit' >> salt/nightly/files/etc/cron.d/giggles-nightly")
-    droplet.shell(f"rm {VALIDATOR}")
-    made = run(droplet)
+    # Not what the test before removed: that is still open, and would be told only once.
+    droplet.shell(f"rm {VERIFIER}")
+    made = by_itself.converge(droplet)
     assert (made["ok"], made["commit"]) == (True, new)
     assert ids(made["intended"]) == {"nightly-scheduled"}
-    assert ids(made["drift"]) == {"validator-installed"}
+    assert ids(made["drift"]) == {"unit-verifier-installed"}
     newest = json.loads(droplet.shell("salt-call --local --out=json giggles.history 1"))["local"]
     assert newest[0]["commit"] == new[:12]
     look(droplet)
     (told,) = about_drift(mails(droplet)[before:])
-    assert "(validator-installed)" in told
+    assert "(unit-verifier-installed)" in told
     assert "nightly-scheduled" not in told
 
 
@@ -146,7 +132,7 @@ def test_a_commit_that_does_not_render_is_put_back_and_told_while_the_droplet_se
     good = head(droplet)
     bad = push(droplet, "echo '{{ no.such.thing }}' >> salt/web/init.sls")
     droplet.shell(f"rm {VALIDATOR}")
-    made = run(droplet)
+    made = by_itself.converge(droplet)
     assert made["ok"] is False
     assert [failure["name"] for failure in made["failures"]] == [bad[:12]]
     assert "put back" in made["failures"][0]["comment"]
@@ -161,13 +147,13 @@ def test_whatever_breaks_the_pull_the_last_good_tree_is_applied_and_that_is_told
     good = head(droplet)
     droplet.shell(f"cd {WORK}; git reset -q --hard {good}; git push -q --force")
     look(droplet)
-    run(droplet)
+    by_itself.converge(droplet)
     look(droplet)
     before, known = len(mails(droplet)), alerts(droplet)
 
     def refused(why: str, mended_as: str = "drift") -> None:
         droplet.shell(f"rm {VALIDATOR}")
-        made = run(droplet)
+        made = by_itself.converge(droplet)
         assert (made["ok"], made["commit"]) == (False, head(droplet))
         assert ids(made["failures"]) == {"repository-fetched"}
         assert why in made["failures"][0]["comment"]
@@ -193,9 +179,10 @@ def test_whatever_breaks_the_pull_the_last_good_tree_is_applied_and_that_is_told
     new = push(droplet, f"git reset -q --hard {good}; {readme}", SIGNED, "--force")
     refused("a commit that was never pushed", "intended")
     droplet.shell(f"git -C {TREE} reset -q --hard {good}")
-    made = run(droplet)
+    made = by_itself.converge(droplet)
     assert (made["ok"], made["commit"]) == (True, new), made
-    look(droplet)
+    # It was over and came back a moment ago, when the commit before it was put back, so it must be gone for longer.
+    look(droplet, 2)
     news = alerts(droplet)[len(known) :]
     assert [(one["event"], one["told"]) for one in news if one["key"] == "converge"] == [("open", True), ("over", True)]
     assert len(mails(droplet)) - before == len({one["time"] for one in news if one["told"]}), "something was told twice, or never"
