@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import email
-import email.policy
 import json
 import re
 from collections.abc import Iterator
-from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from .by_itself import look, mails
 from .conftest import Converged, Droplet
 from .leaking import leaks, now, secrets, watched
 
@@ -47,7 +44,7 @@ def told(droplet: Droplet) -> Iterator[Converged]:
     try:
         done = choose(droplet, RECIPIENT)
         droplet.shell(f"systemctl stop {STARTERS}; rm -f /var/lib/giggles/records/alerts*")
-        look(droplet, 1)
+        look(droplet)
         yield done
     finally:
         # Without the test's unit, since a test may have failed before it made it, the droplet is put back all the same.
@@ -58,17 +55,6 @@ def told(droplet: Droplet) -> Iterator[Converged]:
         )
         droplet.apply("monitoring")
         droplet.shell(f"systemctl start {STARTERS}")
-
-
-def look(droplet: Droplet, times: int) -> None:
-    """Have the unit look."""
-    droplet.shell(f"for _ in $(seq {times}); do systemctl start giggles-watch.service; done")
-
-
-def mails(droplet: Droplet) -> list[EmailMessage]:
-    """Return the mails that have arrived, the oldest first."""
-    files = sorted(Path(droplet.info["mail_dir"]).glob("*.eml"))
-    return [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]  # type: ignore[misc]
 
 
 def asked(droplet: Droplet, *arguments: str) -> dict[str, Any]:
