@@ -82,7 +82,7 @@ def test_without_a_mail_address_the_droplet_looks_at_itself_all_the_same(chunks:
     states = {chunk["__id__"]: chunk for chunk in chunks}
     assert states["mail-settings"]["fun"] == "absent"
     assert "mail-client-installed" not in states
-    assert states["watch-timer-runs"]["units"] == ["giggles-watch.timer"]
+    assert states["watch-runs"]["units"] == ["giggles-watch.timer", "giggles-watch.path"]
 
 
 def test_a_droplet_converges_by_itself(chunks: list[dict[str, Any]]) -> None:
