@@ -388,6 +388,13 @@ def test_a_page_that_cannot_be_written_is_told_in_a_sentence_and_mails_leave(
     assert len(watched.mails()) == 1
 
 
+@pytest.mark.parametrize("name", ["disk", "status"])
+def test_a_look_that_can_record_nothing_of_its_own_tells_all_the_same(watched: Watched, name: str) -> None:
+    (watched.places.records / f"{name}.jsonl").mkdir()
+    watched.look(facts_at(watched, NOW, ("a.service",)))
+    assert len(watched.mails()) == 1
+
+
 def test_what_is_recorded_while_somebody_looks_is_looked_at_as_well(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     looks, real = [], watching.look
 

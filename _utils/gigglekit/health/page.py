@@ -316,8 +316,7 @@ def write(places: Places, seen: Facts, wanted: Expected, memory: Memory) -> Stat
     """
     noted = next(recent.newest_first(places.records, "status", now=seen.now), None)
     found = status.of(judge(seen, wanted, memory), seen.now, noted)
-    if places.records.is_dir():
-        note_change(places, found)
+    note_change(places, found)
     text = render(found, calendar_of_runs.days(seen.runs, seen.now), wanted)
     replace(places.page, text.encode("utf-8", "replace"), 0o644)
     return found

@@ -49,7 +49,8 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
     """
     chosen, wanted = _settings(places), _wanted(places)
     with _alone(places.lock):
-        if places.records.is_dir():
+        with contextlib.suppress(OSError):
+            # Where that cannot be written, what is wrong is told all the same.
             page.note_disk(places, time.time() if seen is None else seen.now)
         found = seen or facts.gather(places, wanted)
         state = watch.load(places.told, found.now)
