@@ -343,6 +343,17 @@ configure_minion() {
   [ -e /etc/salt/minion ] || : > /etc/salt/minion
 }
 
+# Salt refuses a second run beside one that the timer has begun.
+wait_for_converge() {
+  local end=$((SECONDS + 900))
+  while [ "$SECONDS" -lt "$end" ]; do
+    case $(systemctl show --property=ActiveState --value giggles-converge.service) in
+      activating|deactivating) sleep 2 ;;
+      *) return 0 ;;
+    esac
+  done
+}
+
 settings_of_droplet() { PYTHONPATH=$HOME_OF_TREE/_utils "$SALT_HOME/current/bin/python" -m gigglekit.settings.droplet --pillar "$DROPLET_PILLAR" "$@"; }
 
 # A bucket is asked for once, when the server is set up: one without a backup is a choice.
@@ -405,6 +416,31 @@ backup_row() {
   fi
 }
 
+alerts_row() {
+  if ! systemctl is-active --quiet giggles-watch.timer; then
+    row alerts DOWN "salt-call state.apply monitoring"
+  elif [ ! -e /etc/msmtprc ]; then
+    row alerts NONE "nobody is written to: put an address and a mail server into the pillar (docs/MONITORING.md)"
+  else
+    row alerts up "to $(settings_of_droplet --get monitoring.mail.to); try it: salt-call giggles.alerts test=True"
+  fi
+}
+
+converge_row() {
+  if [ "$(settings_of_droplet --get converge.enabled)" = false ]; then
+    row converge off "converge:enabled is false: salt-call state.apply is left to you"
+  elif ! systemctl is-active --quiet giggles-converge.timer; then
+    row converge DOWN "salt-call state.apply converge"
+  elif [ "$(settings_of_droplet --get converge.pull)" = true ] && [ -n "$(git -C "$HOME_OF_TREE" status --porcelain)" ]; then
+    row converge EDITED "commit and push the edits in $HOME_OF_TREE, or they are put away (git stash): git -C $HOME_OF_TREE status"
+  else
+    row converge up "every $(settings_of_droplet --get converge.every_minutes) minutes; what it did: salt-call giggles.history"
+  fi
+}
+
+# A role that was left out is no line of the table.
+has_role() { settings_of_droplet --get roles | grep -q "\"$1\""; }
+
 report() {
   local admin certificate issuer
   admin=$(settings_of_droplet --get admin.name)
@@ -433,6 +469,8 @@ report() {
   fi
   if [ -e /etc/cron.d/giggles-nightly ]; then row nightly up "/etc/cron.d/giggles-nightly; log in /var/log/giggles"; else row nightly MISSING "salt-call state.apply nightly"; fi
   backup_row
+  if has_role monitoring; then alerts_row; fi
+  if has_role converge; then converge_row; fi
   echo
   say "Next: put the generated ENCRYPTION_KEY and SECRET_KEY of $DROPLET_PILLAR into your password manager;"
   say "what is lost with this droplet otherwise is lost for good. Then open https://$domain and sign up."
@@ -475,6 +513,7 @@ main() {
     exit 0
   fi
 
+  wait_for_converge
   say "giggles-salt: converging (the first time takes some minutes)"
   local code=0
   # Warnings of Salt's own modules about coming Pythons are nothing to act on.

@@ -615,6 +615,57 @@ def nightly(count=7):
         raise CommandExecutionError(f"count={count} is no number. Ask for a number of nights, such as count=30.") from None
 
 
+# --- logins ----------------------------------------------------------------------------------------------------------------
+
+
+def second_factor(new=False, confirm=False):
+    """
+    Make a second factor for the administrator's logins by ssh and show it, once; then confirm it with a code that the phone shows.
+    It is asked for only once it is confirmed, ``giggles:hardening:ssh_second_factor`` is true, and that was applied.
+
+    new
+        Make another one although one is in force, which stays so until the new one is confirmed.
+    confirm
+        Read one code from the terminal, or from standard input, and put what was made last in force.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.second_factor
+        salt-call giggles.second_factor confirm=True
+        salt-call giggles.second_factor new=True
+    """
+    import sys
+
+    from gigglekit.login.errors import LoginError
+    from gigglekit.login.second_factor import SecondFactor
+    from gigglekit.settings.check import merged
+    from gigglekit.settings.schema import defaults
+
+    chosen = merged(defaults(), __pillar__.get("giggles", {}))
+    factor = SecondFactor(chosen["admin"]["name"])
+    try:
+        if not confirm:
+            return factor.begin(chosen["domain"] or __grains__["id"], new=bool(new)).page()
+        # Not an argument: those are for everybody to read, and sudo writes them down.
+        if sys.stdin.isatty():
+            print("Code that the phone shows now: ", end="", file=sys.stderr, flush=True)
+        factor.confirm(sys.stdin.readline(100))
+    except LoginError as error:
+        raise CommandExecutionError(str(error)) from None
+    except OSError as error:
+        raise CommandExecutionError(
+            f"{error.filename or factor.path}: {error.strerror}. Logins are as before; look at df and dmesg, then ask again."
+        ) from None
+    if chosen["hardening"]["ssh_second_factor"]:
+        return "Confirmed. From the next salt-call state.apply hardening on, ssh asks for it."
+    return (
+        "Confirmed. ssh does not ask for it yet: set giggles:hardening:ssh_second_factor to true in the pillar, then salt-call state.apply "
+        "hardening."
+    )
+
+
 # --- alerts ----------------------------------------------------------------------------------------------------------------
 
 
@@ -636,7 +687,7 @@ def alerts(test=False):
 
     from gigglekit.health import watching
 
-    places = watching.Places()
+    places = _status_places()
     result = watching.told(places, time.time())
     if test:
         try:
@@ -672,6 +723,6 @@ status.__outputter__ = "giggles_status"
 
 
 def _status_places():
-    from gigglekit.health.status import Places
+    from gigglekit.health.places import Places
 
     return Places()

@@ -5,12 +5,14 @@ What these states do is in `gigglekit.login`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from gigglekit.login import guard, hostkeys, listening
+from gigglekit.login import guard, hostkeys, listening, pam
 from gigglekit.login.accounts import Accounts
 from gigglekit.login.errors import LoginError
 from gigglekit.login.keys import require_usable
+from gigglekit.login.second_factor import SecondFactor, is_in_force
 
 __virtualname__ = "login"
 
@@ -52,7 +54,7 @@ def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
     return ret
 
 
-def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True) -> dict[str, Any]:
+def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True, second_factor: bool = False) -> dict[str, Any]:
     """After the changes: log in for real and become root, or put everything back and fail.
 
     Without a change since ``login.guarded`` nothing is tried.
@@ -65,6 +67,8 @@ def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True) -> dic
         TCP port of sshd.
     with_sudo
         Whether ``sudo -n true`` has to work as well.
+    second_factor
+        Whether sshd asks for a code; one of the administrator's own is given then.
 
     .. code-block:: yaml
 
@@ -77,16 +81,94 @@ def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True) -> dic
         ret["comment"] = "A login is tried after changes; under test there are none."
         return ret
     try:
-        changed = guard.end(admin, port=int(port), with_sudo=with_sudo)
+        changed = guard.end(admin, port=int(port), with_sudo=with_sudo, second_factor=second_factor)
     except LoginError as error:
         ret.update(result=False, comment=str(error))
         return ret
     ret["comment"] = (
         "Nothing that decides about logins was changed."
         if changed is None
-        else f"{admin} logged in with a one-time key{' and became root' if with_sudo else ''} after the changes."
+        else f"{admin} logged in with a one-time key{' and a code' if second_factor else ''}"
+        f"{' and became root' if with_sudo else ''} after the changes."
     )
     return ret
+
+
+def second_factor(name: str, admin: str, wanted: bool) -> dict[str, Any]:
+    """Tell whether ssh asks for a second factor, and what is missing if it was chosen and does not. Nothing is changed.
+
+    name
+        Only an identifier.
+    admin
+        The administrator's account.
+    wanted
+        Whether it was chosen.
+
+    .. code-block:: yaml
+
+        second-factor-chosen:
+          login.second_factor:
+            - admin: operator
+            - wanted: True
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "ssh asks for no second factor."}
+    if not wanted:
+        return ret
+    if not is_in_force(admin):
+        return {
+            **ret,
+            "comment": (
+                f"ssh does NOT ask for a second factor yet: {admin} has none that was confirmed, and would be locked out. Make one with "
+                "salt-call giggles.second_factor, confirm it as it says, and apply again."
+            ),
+        }
+    if problem := SecondFactor(admin).problem():
+        return {
+            **ret,
+            "result": False,
+            "comment": (
+                f"The second factor of {admin} lets nobody in: {problem}. How ssh asks for it was not changed. Stay logged in, make "
+                "another one with salt-call giggles.second_factor new=True, confirm it, and apply again."
+            ),
+        }
+    return {**ret, "comment": f"ssh asks {admin} for a code as well as the key."}
+
+
+def asks(name: str, lines: list[str]) -> dict[str, Any]:
+    """Have a service of PAM ask exactly this of those who log in; what else its file says stays.
+
+    name
+        The service's file, which its package brings.
+    lines
+        All that is to stand there about ``auth``.
+
+    .. code-block:: yaml
+
+        ssh-asks-exactly:
+          login.asks:
+            - name: /etc/pam.d/sshd
+            - lines: ['@include common-auth']
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "It asks exactly what it should."}
+    path = Path(name)
+    try:
+        there = pam.auth(path.read_text(encoding="utf-8")) if path.exists() or not __opts__["test"] else []
+        if there == lines:
+            return ret
+        ret["changes"] = {"asks": {"old": there, "new": lines}}
+        if __opts__["test"]:
+            return {**ret, "result": None, "comment": "What it asks would be changed."}
+        pam.bring(path, lines)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        return {
+            **ret,
+            "result": False,
+            "changes": {},
+            "comment": f"{name} cannot be read or written ({why}), so what it asks was not changed. It comes with openssh-server: "
+            "'apt-get install --reinstall -o Dpkg::Options::=--force-confmiss openssh-server' puts it back. Then apply again.",
+        }
+    return {**ret, "comment": "What it asks was changed."}
 
 
 def socket_listens(name: str) -> dict[str, Any]:

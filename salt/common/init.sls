@@ -2,4 +2,5 @@ include:
   - common.builders
   - common.validate
   - common.minion
+  - common.expected
   - common.failures

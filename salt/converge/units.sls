@@ -1,8 +1,13 @@
 # What fetches this repository and applies it by itself. Who may sign its commits is part of it.
 {%- from "map.jinja" import giggles with context %}
-{%- set units = ["giggles-converge.service", "giggles-converge.timer"] %}
+{#- The service is there to be started by hand as well; only the timer is what can be switched off. #}
+{%- set units = ["giggles-converge.service"] + (["giggles-converge.timer"] if giggles.converge.enabled else []) %}
+{%- set pings = "monitoring" in giggles.roles %}
 include:
   - common.validate
+{%- if pings %}
+  - monitoring.pings
+{%- endif %}
 
 {%- if giggles.converge.allowed_signers %}
 
@@ -32,7 +37,6 @@ converge-notes-private:
     - mode: '0700'
     - makedirs: True
     - follow_symlinks: False
-{%- if giggles.converge.enabled %}
 {%- for unit in units %}
 
 {{ unit }}-installed:
@@ -49,6 +53,12 @@ converge-notes-private:
       - file: unit-verifier-installed
       - file: converge-signers
       - file: converge-notes-private
+{%- if pings %}
+      - file: ping-program-installed
+{%- endif %}
+{%- if not loop.first %}
+      - file: {{ units[0] }}-installed
+{%- endif %}
 {%- endfor %}
 
 converge-units-unaltered:
@@ -64,6 +74,7 @@ converge-units-known:
 {%- for unit in units %}
       - file: {{ unit }}-installed
 {%- endfor %}
+{%- if giggles.converge.enabled %}
 
 converge-timer-runs:
   units.running:
@@ -76,7 +87,6 @@ converge-timer-runs:
       - units: converge-units-unaltered
 {%- else %}
 
-# The service stays, asked for by nobody: this may be its own run, which would end here.
 converge-timer-absent:
   units.absent:
     - units: [giggles-converge.timer]

@@ -1,4 +1,5 @@
 {% from "map.jinja" import giggles with context %}
+{% from "hardening/second_factor.jinja" import demanded with context %}
 # Accounts, ssh and firewall are one transaction: noted before, proved by a real login after, put back as a whole if that fails.
 include:
   - hardening.accounts
@@ -18,6 +19,7 @@ login-proven:
   login.proven:
     - admin: {{ giggles.admin.name }}
     - with_sudo: {{ not giggles.admin.sudo_password }}
+    - second_factor: {{ demanded }}
     - require_any:
       - login: login-guarded
       - login: nobody-else-has-power

@@ -2,6 +2,7 @@ include:
   - common.failures
   - hardening.accounts
   - hardening.ssh
+  - hardening.second_factor
   - hardening.firewall
   - hardening.guard
   - hardening.fail2ban

@@ -1,7 +1,9 @@
 {% from "map.jinja" import giggles with context %}
+{% from "hardening/second_factor.jinja" import demanded with context %}
 include:
   - common.validate
   - hardening.guard
+  - hardening.second_factor
 
 ssh-installed:
   pkg.installed:
@@ -54,11 +56,13 @@ ssh-files-exact:
         ssh: {{ giggles.os.ssh | tojson }}
         ciphers: [chacha20-poly1305@openssh.com, aes256-gcm@openssh.com, aes256-ctr, aes192-ctr, aes128-gcm@openssh.com, aes128-ctr]
         signatures: [sk-ssh-ed25519@openssh.com, ssh-ed25519, rsa-sha2-512, rsa-sha2-256]
+        second_factor: {{ demanded }}
     - user: root
     - group: root
     - mode: '0600'
     - check_cmd: /usr/sbin/sshd -t -f
     - require:
+      - login: ssh-asks-exactly
       - file: /run/sshd
       - file: /etc/ssh/sshd_config.d
       - login: ssh-host-keys-strong

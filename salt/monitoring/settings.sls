@@ -1,5 +1,7 @@
-# What is watched, who is told, and the secret addresses of the dead-man checks.
+# Who is told, and the secret addresses of the dead-man checks. What is watched is what is expected of this droplet.
 {%- from "map.jinja" import giggles with context %}
+include:
+  - common.expected
 
 # show_changes keeps its difference, and with it the addresses, out of the state's return.
 monitoring-settings:
@@ -8,8 +10,7 @@ monitoring-settings:
     - source: salt://monitoring/files/etc/giggles/monitoring_json.py
     - template: py
     - context:
-        choices: {{ {"domain": giggles.domain, "roles": giggles.roles, "monitoring": giggles.monitoring,
-                     "converge": giggles.converge, "backup": giggles.backup} | tojson }}
+        choices: {{ {"domain": giggles.domain, "monitoring": giggles.monitoring} | tojson }}
     - user: root
     - group: root
     - mode: '0600'

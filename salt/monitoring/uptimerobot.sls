@@ -1,4 +1,5 @@
-# What looks at this server from outside. Without a key there is no such file, and without one nobody is asked.
+# What looks at this server from outside: applied with the rest where it is enabled, or was. Without a key there is no such file, and
+# without one nobody is asked.
 {%- from "map.jinja" import giggles with context %}
 {%- set key = pillar.get("giggles", {}).get("secrets", {}).get("monitoring", {}).get("uptimerobot_key") %}
 {%- if key and giggles.domain %}

@@ -1,5 +1,6 @@
-# What looks at the droplet every five minutes and tells once what changed.
-{%- set units = ["giggles-watch.service", "giggles-watch.timer"] %}
+# What looks at the droplet every five minutes and after each record: it tells once what changed, and draws the status page, which the
+# concern web serves on 127.0.0.1:9180.
+{%- set units = ["giggles-watch.service", "giggles-watch.timer", "giggles-watch.path"] %}
 include:
   - common.validate
   - app.account
@@ -17,6 +18,15 @@ watch-folder-private:
     - follow_symlinks: False
     - require:
       - file: folder-/var/lib/giggles
+
+# Beside /var/lib/giggles, which nginx may not enter.
+status-folder:
+  file.directory:
+    - name: /var/lib/giggles-status
+    - user: root
+    - group: root
+    - mode: '0755'
+    - follow_symlinks: False
 
 watch-program-installed:
   file.managed:
@@ -42,7 +52,13 @@ watch-program-installed:
       - file: unit-verifier-installed
       - file: watch-program-installed
       - file: watch-folder-private
+      - file: folder-/var/lib/giggles/records
+      - file: status-folder
+      - file: status-expectations
       - file: monitoring-settings
+{%- if not loop.first %}
+      - file: {{ units[0] }}-installed
+{%- endif %}
 {%- endfor %}
 
 watch-units-unaltered:
@@ -59,13 +75,14 @@ watch-units-known:
       - file: {{ unit }}-installed
 {%- endfor %}
 
-watch-timer-runs:
+watch-runs:
   units.running:
-    - units: [giggles-watch.timer]
+    - units: [giggles-watch.timer, giggles-watch.path]
     - require:
       - module: watch-units-known
       - units: watch-units-unaltered
       - file: mail-settings
     - watch:
       - file: giggles-watch.timer-installed
+      - file: giggles-watch.path-installed
       - units: watch-units-unaltered

@@ -1,10 +1,14 @@
 {%- from "map.jinja" import giggles with context %}
+{%- set pings = "monitoring" in giggles.roles %}
 include:
   - app.account
   - app.folders
   - app.environment
   - app.logs
   - app.units
+{%- if pings %}
+  - monitoring.pings
+{%- endif %}
 
 nightly-log-private:
   file.managed:
@@ -53,6 +57,9 @@ nightly-unit:
     - require:
       - file: unit-verifier-installed
       - file: nightly-recorder-installed
+{%- if pings %}
+      - file: ping-program-installed
+{%- endif %}
       - file: nightly-log-private
       - file: nightly-lock-present
 

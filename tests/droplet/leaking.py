@@ -37,9 +37,6 @@ ALLOWED = frozenset(
 )
 """The only files that may hold a secret; nobody but their owner may read them."""
 
-OF_A_ROLE = frozenset(("/etc/giggles/monitoring.json", "/etc/msmtprc"))
-"""Those of them that only the role `monitoring` makes."""
-
 NO_SECRET = frozenset(("SUPABASE_URL",))
 """An address, kept beside the secrets since it comes with them."""
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import email
-import email.policy
 import json
 import re
 from collections.abc import Iterator
-from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from .by_itself import look, mails
 from .conftest import Converged, Droplet
 from .leaking import leaks, now, secrets, watched
 
@@ -23,6 +20,7 @@ PLANTED = {
     "smtp_password": "planted 'smtp' \"pass#word",
     "pings": {"backup": "https://127.0.0.1:9/planted-address-of-the-backup-check", "nightly": "https://127.0.0.1:9/planted-of-nightly"},
 }
+STARTERS = "giggles-watch.timer giggles-watch.path"
 WEAK = "[Service]\nType=oneshot\nExecStart=/usr/bin/test -e /run/alerts-test-well\nRemainAfterExit=yes\n"
 
 
@@ -41,12 +39,12 @@ def choose(droplet: Droplet, to: str | None) -> Converged:
 
 @pytest.fixture(scope="module", autouse=True)
 def told(droplet: Droplet) -> Iterator[Converged]:
-    """Somebody is written to; the timer is stopped, so that each look is one of the test's."""
+    """Somebody is written to; what starts looks is stopped, so that each look is one of the test's."""
     droplet.shell(f"cp -a {PILLAR} {KEPT}")
     try:
         done = choose(droplet, RECIPIENT)
-        droplet.shell("systemctl stop giggles-watch.timer; rm -f /var/lib/giggles/records/alerts*")
-        look(droplet, 1)
+        droplet.shell(f"systemctl stop {STARTERS}; rm -f /var/lib/giggles/records/alerts*")
+        look(droplet)
         yield done
     finally:
         # Without the test's unit, since a test may have failed before it made it, the droplet is put back all the same.
@@ -56,18 +54,7 @@ def told(droplet: Droplet) -> Iterator[Converged]:
             "systemctl reset-failed 'alerts-test*' || true"
         )
         droplet.apply("monitoring")
-        droplet.shell("systemctl start giggles-watch.timer")
-
-
-def look(droplet: Droplet, times: int) -> None:
-    """Have the unit look."""
-    droplet.shell(f"for _ in $(seq {times}); do systemctl start giggles-watch.service; done")
-
-
-def mails(droplet: Droplet) -> list[EmailMessage]:
-    """Return the mails that have arrived, the oldest first."""
-    files = sorted(Path(droplet.info["mail_dir"]).glob("*.eml"))
-    return [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]  # type: ignore[misc]
+        droplet.shell(f"systemctl start {STARTERS}")
 
 
 def asked(droplet: Droplet, *arguments: str) -> dict[str, Any]:
@@ -76,9 +63,9 @@ def asked(droplet: Droplet, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_second_apply_changes_nothing(droplet: Droplet) -> None:
-    droplet.shell("systemctl start giggles-watch.timer")
+    droplet.shell(f"systemctl start {STARTERS}")
     done = droplet.apply("monitoring")
-    droplet.shell("systemctl stop giggles-watch.timer")
+    droplet.shell(f"systemctl stop {STARTERS}")
     assert done.changed == {}
     modes = droplet.shell("stat -c '%a %U:%G' /etc/msmtprc /etc/giggles/monitoring.json /var/lib/giggles/records/alerts-state.json")
     assert modes.split("\n")[:3] == ["600 root:root", "600 root:root", "640 root:giggles"]
@@ -146,7 +133,7 @@ def test_systemd_finds_little_exposed(droplet: Droplet) -> None:
 
 def test_without_an_address_it_still_looks_and_says_that_nobody_is_written_to(droplet: Droplet) -> None:
     choose(droplet, None)
-    droplet.shell("systemctl stop giggles-watch.timer")
+    droplet.shell(f"systemctl stop {STARTERS}")
     before = len(mails(droplet))
     assert droplet.exec(["test", "-e", "/etc/msmtprc"], check=False).returncode == 1
     droplet.shell("touch /run/alerts-test-well; systemctl restart alerts-test.service")

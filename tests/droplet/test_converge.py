@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Droplet
 
-CONCERNS = ["hardening", "app", "web", "nightly"]
+CONCERNS = ["hardening", "app", "web", "nightly", "monitoring", "converge"]
 
 
 def test_a_second_highstate_changes_nothing(droplet: Droplet) -> None:

@@ -20,7 +20,14 @@ SERVICES = [
     "giggles.socket",
     "giggles.service",
 ]
-TIMERS = ["apt-daily.timer", "apt-daily-upgrade.timer", "giggles-reboot.timer", "giggles-certbot.timer", "logrotate.timer"]
+TIMERS = [
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "giggles-reboot.timer",
+    "giggles-certbot.timer",
+    "giggles-watch.timer",
+    "logrotate.timer",
+]
 # Kernel modules are the host's; a Debian 13 container says so by failing this one.
 NOT_OURS = {"systemd-modules-load.service"}
 KEPT = "/var/lib/giggles/uploads/clips/kept-over-restart.wav"

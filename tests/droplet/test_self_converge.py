@@ -1,4 +1,4 @@
-"""The droplet mends itself: what was changed by hand is drift, a new commit is not, and a broken commit costs nothing."""
+"""The droplet mends itself: what was changed by hand is drift, a new commit is not, and a broken commit or pull costs nothing."""
 
 from __future__ import annotations
 
@@ -7,102 +7,183 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
+from . import by_itself
+from .by_itself import CONVERGES, about_drift, ids, look, mails
 from .conftest import Droplet
 
 TREE, REMOTE, WORK, KEPT = "/srv/giggles-salt", "/root/self-converge.git", "/root/self-converge", "/root/self-converge.kept"
+SIGNER, STRANGER = "/root/self-converge.signer", "/root/self-converge.stranger"
 GIT = "git -c user.name=tests -c user.email=tests@giggles.test"
-CRON, VALIDATOR = "/etc/cron.d/giggles-nightly", "/usr/local/lib/giggles/validate"
-# The trial has it switched off: it would come in between the other tests.
-ENABLED = 'pillar={"giggles": {"converge": {"enabled": true}}}'
-UNITS = "giggles-converge.timer giggles-converge.service"
+SIGNED = f"{GIT} -c gpg.format=ssh -c user.signingkey={SIGNER} -c commit.gpgSign=true"
+CRON, VALIDATOR, VERIFIER = "/etc/cron.d/giggles-nightly", "/usr/local/lib/giggles/validate", "/usr/local/lib/giggles/verify-unit"
+PILLAR, PILLAR_KEPT = "/etc/giggles/pillar/droplet.sls", "/etc/giggles/droplet.sls.before-self-converge"
+SERVICE, TIMER = "giggles-converge.service", "giggles-converge.timer"
+NOW = f"/run/systemd/system/{TIMER}.d/now.conf"
 
 PREPARE = f"""
+cp -a {PILLAR} {PILLAR_KEPT}
 cp -a {TREE}/.git {KEPT}
+ssh-keygen -q -t ed25519 -N '' -f {SIGNER}; ssh-keygen -q -t ed25519 -N '' -f {STRANGER}
 cd {TREE}; git checkout -q -B self-converge; git add -A; {GIT} commit -q --allow-empty -m base
 git clone -q --bare . {REMOTE}; git remote remove origin 2>/dev/null || true
 git remote add origin {REMOTE}; git fetch -q origin; git branch -q --set-upstream-to=origin/self-converge
 git clone -q {REMOTE} {WORK}
 """
 RESTORE = f"""
-systemctl -q disable --now giggles-converge.timer 2>/dev/null || true
+if mountpoint -q {TREE}/.git; then umount {TREE}/.git; fi
+systemctl -q disable --now {TIMER} 2>/dev/null || true
 cd {TREE}; base=$(git rev-list --grep='^base$' -n 1 HEAD); git reset -q --hard "$base"; rm -rf .git; mv {KEPT} .git
-cd /; rm -rf {REMOTE} {WORK}; for unit in {UNITS}; do rm -f /etc/systemd/system/$unit; done; systemctl daemon-reload
-systemctl reset-failed giggles-converge.service 2>/dev/null || true
+cd /; rm -rf {REMOTE} {WORK} {SIGNER}* {STRANGER}* {NOW}; mv {PILLAR_KEPT} {PILLAR}
+systemctl daemon-reload; systemctl reset-failed {SERVICE} 2>/dev/null || true
 """
 
 
 @pytest.fixture(scope="module", autouse=True)
 def repository(droplet: Droplet) -> Iterator[None]:
-    """A tree with a remote of its own, and the service without the timer, which would come in between."""
+    """A tree with a remote of its own, from which only signed commits are taken; and a timer that is due at midnight only.
+
+    The trial has none: it would come in between the tests.
+    """
     droplet.shell(PREPARE)
     try:
-        assert droplet.apply("converge", ENABLED).failed == {}
-        timer = droplet.shell("systemctl is-active giggles-converge.timer; systemctl is-enabled giggles-converge.timer; "
-                              "systemctl show -p Persistent -p RandomizedDelayUSec giggles-converge.timer")  # fmt: skip
+        pillar = yaml.safe_load(droplet.shell(f"cat {PILLAR}"))
+        signers = [f"tests@giggles.test {droplet.shell(f'cat {SIGNER}.pub').strip()}"]
+        pillar["giggles"]["converge"] = {"every_minutes": 1440, "allowed_signers": signers}
+        droplet.write(PILLAR, "#!quiet_yaml\n" + yaml.safe_dump(pillar), "0600")
+        droplet.converge()
+        timer = droplet.shell(f"systemctl is-active {TIMER}; systemctl is-enabled {TIMER}; "
+                              f"systemctl show -p Persistent -p RandomizedDelayUSec {TIMER}")  # fmt: skip
         assert timer.split()[:2] == ["active", "enabled"]
         assert "Persistent=yes" in timer
         assert "RandomizedDelayUSec=0" not in timer
-        assert droplet.apply("converge", ENABLED).changed == {}
-        droplet.shell("systemctl stop giggles-converge.timer")
-        droplet.converge()
+        assert droplet.apply("converge").changed == {}
+        look(droplet)
         yield
     finally:
         droplet.shell(RESTORE)
         droplet.converge()
 
 
-def run(droplet: Droplet) -> dict[str, Any]:
-    """Let the timer's service run once; return what was recorded."""
-    before = droplet.shell("wc -l < /var/lib/giggles/records/converge.jsonl")
-    droplet.shell("systemctl start giggles-converge.service", check=False)
-    lines = droplet.shell("cat /var/lib/giggles/records/converge.jsonl").splitlines()
-    assert len(lines) == int(before) + 1, droplet.shell("journalctl -u giggles-converge -n 30 --no-pager")
-    return json.loads(lines[-1])
+def head(droplet: Droplet) -> str:
+    return droplet.shell(f"git -C {TREE} rev-parse HEAD").strip()
 
 
-def push(droplet: Droplet, change: str) -> str:
-    return droplet.shell(f"cd {WORK}; {change}; {GIT} commit -q -a -m change; git push -q; git rev-parse HEAD").strip()
+def push(droplet: Droplet, change: str, git: str = SIGNED, how: str = "") -> str:
+    return droplet.shell(f"cd {WORK}; {change}; {git} commit -q -a -m change; git push -q {how}; git rev-parse HEAD").strip()
 
 
-def ids(entries: list[dict[str, str]]) -> set[str]:
-    return {entry["id"] for entry in entries}
+def alerts(droplet: Droplet) -> list[dict[str, Any]]:
+    """Return what looks found to be different, the oldest first."""
+    return [json.loads(line) for line in droplet.shell("cat /var/lib/giggles/records/alerts.jsonl || true").splitlines()]
+
+
+def test_the_timer_comes_by_itself_and_puts_back_that_somebody_hurried_it(droplet: Droplet) -> None:
+    before = int(droplet.shell(f"wc -l < {CONVERGES}"))
+    # An edit of systemd's: due at once, and then not for a hundred years.
+    droplet.shell(f"rm {VALIDATOR}; mkdir -p $(dirname {NOW})")
+    droplet.write(NOW, "[Timer]\nOnCalendar=\nOnActiveSec=1s\nRandomizedDelaySec=0\nAccuracySec=100ms\n")
+    droplet.shell(f"systemctl daemon-reload; systemctl restart {TIMER}")
+    droplet.wait_for("the timer's own converge", lambda: int(droplet.shell(f"wc -l < {CONVERGES}")) > before, seconds=90)
+    droplet.wait_for("its end", lambda: droplet.exec(["systemctl", "is-active", "-q", SERVICE], check=False).returncode == 3, seconds=30)
+    made = json.loads(droplet.shell(f"tail -n 1 {CONVERGES}"))
+    assert {"validator-installed", "converge-units-unaltered"} <= ids(made["drift"])
+    assert NOW in str(made["drift"])
+    assert int(droplet.shell(f"wc -l < {CONVERGES}")) == before + 1
+    shown = droplet.shell(f"test ! -e {NOW}; systemctl show -p ActiveState -p NextElapseUSecRealtime -p TimersCalendar {TIMER}")
+    assert "ActiveState=active" in shown
+    assert "OnCalendar=*-*-* 00:00:00" in shown
 
 
 def test_what_was_changed_by_hand_is_mended_and_named_as_drift(droplet: Droplet) -> None:
     droplet.shell(f"rm {CRON} {VALIDATOR}; echo '# planted' >> /etc/logrotate.d/giggles; echo planted >> {TREE}/README.md")
     seen = json.loads(droplet.shell("salt-call --local --out=json giggles.drift"))["local"]
     assert {"nightly-scheduled", "validator-installed", "logs-rotated"} <= ids(seen)
-    made = run(droplet)
+    made = by_itself.converge(droplet)
     assert made["ok"] is True, made
     assert made["trigger"] == "timer"
     assert {"nightly-scheduled", "validator-installed", "logs-rotated", "repository-unedited"} == ids(made["drift"])
     assert made["intended"] == []
     assert "planted" in str(made["diffs"])
     droplet.shell(f"test -s {CRON}; test -x {VALIDATOR}; ! grep -q planted /etc/logrotate.d/giggles {TREE}/README.md")
-    assert droplet.shell("stat -c '%a %U:%G' /var/lib/giggles/records/converge.jsonl").strip() == "640 root:giggles"
+    assert droplet.shell(f"stat -c '%a %U:%G' {CONVERGES}").strip() == "640 root:giggles"
 
 
 def test_a_new_commit_is_intended_and_drift_beside_it_is_still_told(droplet: Droplet) -> None:
+    look(droplet)
+    before = len(mails(droplet))
     new = push(droplet, "echo '# changed by a commit' >> salt/nightly/files/etc/cron.d/giggles-nightly")
-    droplet.shell(f"rm {VALIDATOR}")
-    made = run(droplet)
+    # Not what the test before removed: that is still open, and would be told only once.
+    droplet.shell(f"rm {VERIFIER}")
+    made = by_itself.converge(droplet)
     assert (made["ok"], made["commit"]) == (True, new)
     assert ids(made["intended"]) == {"nightly-scheduled"}
-    assert ids(made["drift"]) == {"validator-installed"}
+    assert ids(made["drift"]) == {"unit-verifier-installed"}
     newest = json.loads(droplet.shell("salt-call --local --out=json giggles.history 1"))["local"]
     assert newest[0]["commit"] == new[:12]
+    look(droplet)
+    (told,) = about_drift(mails(droplet)[before:])
+    assert "(unit-verifier-installed)" in told
+    assert "nightly-scheduled" not in told
 
 
 def test_a_commit_that_does_not_render_is_put_back_and_told_while_the_droplet_serves(droplet: Droplet) -> None:
-    good = droplet.shell(f"git -C {TREE} rev-parse HEAD").strip()
+    good = head(droplet)
     bad = push(droplet, "echo '{{ no.such.thing }}' >> salt/web/init.sls")
     droplet.shell(f"rm {VALIDATOR}")
-    made = run(droplet)
+    made = by_itself.converge(droplet)
     assert made["ok"] is False
     assert [failure["name"] for failure in made["failures"]] == [bad[:12]]
     assert "put back" in made["failures"][0]["comment"]
     assert ids(made["drift"]) == {"validator-installed"}
-    assert droplet.shell(f"git -C {TREE} rev-parse HEAD").strip() == good
+    assert head(droplet) == good
     droplet.shell(f"test -x {VALIDATOR}")
+    assert droplet.healthy()
+
+
+def test_whatever_breaks_the_pull_the_last_good_tree_is_applied_and_that_is_told_once(droplet: Droplet) -> None:
+    """One after the other, without a good run between: unsigned, signed by a stranger, rewritten, a full disk, a commit of its own."""
+    good = head(droplet)
+    droplet.shell(f"cd {WORK}; git reset -q --hard {good}; git push -q --force")
+    look(droplet)
+    by_itself.converge(droplet)
+    look(droplet)
+    before, known = len(mails(droplet)), alerts(droplet)
+
+    def refused(why: str, mended_as: str = "drift") -> None:
+        droplet.shell(f"rm {VALIDATOR}")
+        made = by_itself.converge(droplet)
+        assert (made["ok"], made["commit"]) == (False, head(droplet))
+        assert ids(made["failures"]) == {"repository-fetched"}
+        assert why in made["failures"][0]["comment"]
+        assert ids(made[mended_as]) == {"validator-installed"}
+        droplet.shell(f"test -x {VALIDATOR}")
+        look(droplet)
+
+    readme = "echo more >> README.md"
+    push(droplet, readme, GIT)
+    refused("is not signed")
+    push(droplet, f"git reset -q --hard {good}; {readme}", SIGNED.replace(SIGNER, STRANGER), "--force")
+    refused("is signed by nobody who may")
+    push(droplet, f"git reset -q --hard {good}~; {readme}", SIGNED, "--force")
+    refused("a force-push")
+    droplet.shell(f"size=$(du -sk {TREE}/.git | cut -f 1); mount -t tmpfs -o size=$((size + 1024))k,mode=0755 none /mnt; "
+                  f"cp -a {TREE}/.git/. /mnt; mount --bind /mnt {TREE}/.git; umount /mnt")  # fmt: skip
+    push(droplet, f"head -c 4M /dev/urandom > large; git add large; {readme}", SIGNED, "--force")
+    refused("The disk is full")
+    assert head(droplet) == good
+    droplet.shell(f"umount {TREE}/.git")
+    # The same line, so that nobody could merge the two either. After a commit by hand nobody knows what is drift.
+    droplet.shell(f"cd {TREE}; echo other >> README.md; {GIT} commit -q -a -m local")
+    new = push(droplet, f"git reset -q --hard {good}; {readme}", SIGNED, "--force")
+    refused("a commit that was never pushed", "intended")
+    droplet.shell(f"git -C {TREE} reset -q --hard {good}")
+    made = by_itself.converge(droplet)
+    assert (made["ok"], made["commit"]) == (True, new), made
+    # It was over and came back a moment ago, when the commit before it was put back, so it must be gone for longer.
+    look(droplet, 2)
+    news = alerts(droplet)[len(known) :]
+    assert [(one["event"], one["told"]) for one in news if one["key"] == "converge"] == [("open", True), ("over", True)]
+    assert len(mails(droplet)) - before == len({one["time"] for one in news if one["told"]}), "something was told twice, or never"
     assert droplet.healthy()

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import io
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from gigglekit.login import guard, hostkeys
+from gigglekit.login import guard, hostkeys, second_factor
 from gigglekit.login.accounts import Accounts
 from gigglekit.login.errors import LoginError
+from salt.exceptions import CommandExecutionError
 
 from tests.public_keys import ed25519_key
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def load(*, test: bool) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("login_state", REPOSITORY / "_states" / "login.py")
+def loaded(file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("loaded", REPOSITORY / file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def load(*, test: bool) -> ModuleType:
+    module = loaded("_states/login.py")
     module.__opts__ = {"test": test}  # type: ignore[attr-defined]
     return module
 
@@ -107,3 +116,89 @@ def test_a_private_key_is_never_in_the_changes(tmp_path: Path, monkeypatch: pyte
     ret = load(test=False).host_keys("ssh-host-keys", {"ed25519": 256})
     secret = (tmp_path / "ssh_host_ed25519_key").read_text().splitlines()[1]
     assert secret not in str(ret)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Path:
+    path = tmp_path / "sshd"
+    path.write_text("@include common-auth\naccount required pam_nologin.so\n")
+    return path
+
+
+def test_what_pam_asks_is_announced_changed_and_then_left_alone(service: Path) -> None:
+    before, lines = service.read_text(), ["auth required pam_deny.so"]
+    announced = load(test=True).asks(str(service), lines)
+    assert (announced["result"], announced["changes"]) == (None, {"asks": {"old": ["@include common-auth"], "new": lines}})
+    assert service.read_text() == before
+    done = load(test=False).asks(str(service), lines)
+    assert (done["result"], done["changes"]) == (True, announced["changes"])
+    assert service.read_text() == before.replace("@include common-auth", lines[0])
+    for test in (True, False):
+        again = load(test=test).asks(str(service), lines)
+        assert (again["result"], again["changes"]) == (True, {})
+
+
+def test_a_service_that_is_not_installed_yet_is_no_failure_under_test(service: Path) -> None:
+    service.unlink()
+    assert load(test=True).asks(str(service), ["@include common-auth"])["result"] is None
+    done = load(test=False).asks(str(service), ["@include common-auth"])
+    assert (done["result"], done["changes"]) == (False, {})
+    assert "openssh-server" in done["comment"]
+
+
+class Operator:
+    """Somebody who asks for a second factor with salt-call, on a droplet whose folder for it is elsewhere."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.monkeypatch = folder, monkeypatch
+        monkeypatch.setattr(second_factor, "SecondFactor", functools.partial(second_factor.SecondFactor, folder=folder))
+        self.module = loaded("_modules/giggles.py")
+        self.choose(wanted=False)
+
+    def choose(self, *, wanted: bool) -> None:
+        self.module.__pillar__ = {"giggles": {"domain": "giggles.test", "hardening": {"ssh_second_factor": wanted}}}  # type: ignore[attr-defined]
+
+    def ask(self, typed: str = "", **arguments: bool) -> str:
+        self.monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        return str(self.module.second_factor(**arguments))
+
+    def state(self, *, wanted: bool = True) -> dict[str, Any]:
+        state = load(test=False)
+        self.monkeypatch.setattr(state, "SecondFactor", second_factor.SecondFactor)
+        self.monkeypatch.setattr(state, "is_in_force", functools.partial(second_factor.is_in_force, folder=self.folder))
+        return dict(state.second_factor("second-factor-chosen", "operator", wanted))
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    return Operator(tmp_path / "second-factor", monkeypatch)
+
+
+def test_a_second_factor_is_made_confirmed_from_standard_input_and_not_shown_again(operator: Operator) -> None:
+    with pytest.raises(CommandExecutionError, match="waits to be confirmed"):
+        operator.ask("123456\n", confirm=True)
+    page = operator.ask()
+    found = re.search(r"otpauth://totp/giggles\.test:operator\?secret=([A-Z2-7]{32})&", page)
+    assert found
+    with pytest.raises(CommandExecutionError, match="Nothing was changed"):
+        operator.ask("000\n", confirm=True)
+    secret = second_factor.base64.b32decode(found[1])
+    right = second_factor.code(secret, int(second_factor.time.time() // second_factor.STEP))
+    assert "ssh_second_factor to true" in operator.ask(f"{right}\n", confirm=True)
+    with pytest.raises(CommandExecutionError, match="cannot be shown again"):
+        operator.ask()
+    assert found[1] not in operator.ask(new=True)
+
+
+def test_what_is_missing_for_a_second_factor_is_told_and_a_damaged_one_fails(operator: Operator) -> None:
+    assert operator.state(wanted=False)["result"] is True
+    missing = operator.state()
+    assert missing["result"] is True
+    assert "does NOT ask" in missing["comment"]
+    operator.ask()
+    assert operator.state() == missing, "one that was not confirmed is none"
+    (operator.folder / "operator").write_text("nothing of use\n")
+    damaged = operator.state()
+    assert damaged["result"] is False
+    assert "new=True" in damaged["comment"]
+    assert operator.state(wanted=False)["result"] is True

@@ -75,7 +75,18 @@ def found(low: list[dict[str, Any]], kind: str, name: str) -> bool:
 
 def test_the_highstate_compiles_and_holds_every_concern(chunks: list[dict[str, Any]]) -> None:
     concerns = {chunk["__sls__"].split(".")[0] for chunk in chunks}
-    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly", "backup"}
+    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly", "backup", "monitoring", "converge"}
+
+
+def test_without_a_mail_address_the_droplet_looks_at_itself_all_the_same(chunks: list[dict[str, Any]]) -> None:
+    states = {chunk["__id__"]: chunk for chunk in chunks}
+    assert states["mail-settings"]["fun"] == "absent"
+    assert "mail-client-installed" not in states
+    assert states["watch-runs"]["units"] == ["giggles-watch.timer", "giggles-watch.path"]
+
+
+def test_a_droplet_converges_by_itself(chunks: list[dict[str, Any]]) -> None:
+    assert {"converge-timer-runs", "giggles-converge.service-installed"} <= {chunk["__id__"] for chunk in chunks}
 
 
 def test_no_secret_is_in_what_salt_keeps_of_the_states(chunks: list[dict[str, Any]]) -> None:

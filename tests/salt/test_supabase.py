@@ -73,7 +73,8 @@ def test_it_is_announced_put_in_force_kept_and_taken_back(droplet: Droplet) -> N
         again = droplet.state("enrolled", *arguments)
         assert (again["result"], again["changes"]) == (True, {})
     noted = json.loads(droplet.notes.read_text())
-    droplet.notes.write_text(json.dumps(noted | {"time": time.time() - 25 * 3600}))
+    noted["policies"]["time"] = time.time() - 25 * 3600
+    droplet.notes.write_text(json.dumps(noted))
     assert droplet.state("enrolled")["changes"] == {"policy on public.users": "made"}
     assert set(droplet.state("off")["changes"].values()) == {"removed"}
     assert rows(droplet.admin, COUNT) == [(0,)]

@@ -56,7 +56,7 @@ class Droplet:
     def age(self) -> None:
         """Let the last look be more than a day ago."""
         noted = json.loads(self.notes.read_text())
-        self.notes.write_text(json.dumps(noted | {"time": time.time() - 25 * 3600}))
+        self.notes.write_text(json.dumps(noted | {"look": noted["look"] | {"time": time.time() - 25 * 3600}}))
 
 
 @pytest.fixture

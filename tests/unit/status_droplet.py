@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gigglekit.health.expected import Expected, Thresholds
-from gigglekit.health.status import Places
+from gigglekit.health.places import Places
 from gigglekit.health.units import Unit, Units
 
 NOW = 1_795_550_000.0

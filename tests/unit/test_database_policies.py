@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 
@@ -36,6 +37,11 @@ class App:
         execute(self.url, f"INSERT INTO auth.mfa_factors (user_id, status) VALUES ('{ENROLLED}', 'verified'), ('{STARTED}', 'unverified')")  # noqa: S608
         self.policies = Policies(self.url)
 
+    @functools.cached_property
+    def connection(self) -> psycopg.Connection[tuple[object, ...]]:
+        """Return one for what is taken back again."""
+        return psycopg.connect(self.url)
+
     def as_user(self, user: str, aal: str | None, statement: str) -> list[tuple[object, ...]]:
         """Do something as a logged-in user, as PostgREST does."""
         claims = {"sub": user, "role": "authenticated"} | ({"aal": aal} if aal else {})
@@ -48,6 +54,30 @@ class App:
     def seen(self, user: str, aal: str | None) -> list[int]:
         """Return how many rows of each table a user sees."""
         return [len(self.as_user(user, aal, f"SELECT 1 FROM public.{table}")) for table in TABLES]  # noqa: S608
+
+    def may(self, role: str, claims: dict[str, str], table: str, row: str, whose: str) -> list[str]:
+        """Return what somebody may do with one row: each is tried, and taken back."""
+        statements = {
+            "select": f"SELECT 1 FROM public.{table} WHERE {whose}",  # noqa: S608
+            "update": f"UPDATE public.{table} SET created_at = created_at WHERE {whose}",  # noqa: S608
+            "delete": f"DELETE FROM public.{table} WHERE {whose}",  # noqa: S608
+            # Who may insert is told only that the row is there already.
+            "insert": f"INSERT INTO public.{table} SELECT (jsonb_populate_record(NULL::public.{table}, %(row)s::jsonb)).*",
+        }
+        done = []
+        for name, statement in statements.items():
+            self.connection.execute("SELECT set_config('request.jwt.claims', %s, true)", (json.dumps(claims),))
+            self.connection.execute(f"SET LOCAL ROLE {role}")  # type: ignore[arg-type]
+            try:
+                allowed = self.connection.execute(statement, {"row": row}).rowcount > 0  # type: ignore[arg-type]
+            except psycopg.errors.UniqueViolation:
+                allowed = True
+            except psycopg.errors.InsufficientPrivilege:
+                allowed = False
+            self.connection.rollback()
+            if allowed:
+                done.append(name)
+        return done
 
 
 ALL, NONE = [1, 1, 1, 2, 1], [0, 0, 0, 0, 0]
@@ -102,6 +132,34 @@ def test_nothing_is_changed_either_without_it_and_the_service_role_is_not_bound(
     with psycopg.connect(app.url) as connection:
         connection.execute("SET LOCAL ROLE service_role")
         assert connection.execute("SELECT count(*) FROM public.users").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("enforced", ["off", "enrolled", "all"])
+def test_what_everybody_may_do_in_every_table(app: App, enforced: Choice) -> None:
+    app.policies.bring(enforced)
+    everything = ["select", "update", "delete", "insert"]
+    wrong = []
+    for table in TABLES:
+        own = "id" if table == "users" else "user_id"
+        for user in (ENROLLED, STARTED, WITHOUT):
+            whose = f"{own} = '{user}'"
+            ((row,),) = rows(app.admin, f"SELECT to_jsonb(t)::text FROM public.{table} AS t WHERE {whose} LIMIT 1")  # noqa: S608
+            logged_in = {"sub": user, "role": "authenticated"}
+            stranger = {"sub": STARTED if user == ENROLLED else ENROLLED, "role": "authenticated", "aal": "aal2"}
+            with_one_factor = enforced == "off" or (enforced == "enrolled" and user != ENROLLED)
+            for role, claims, expected in (
+                ("authenticated", {**logged_in, "aal": "aal2"}, everything),
+                ("authenticated", {**logged_in, "aal": "aal1"}, everything if with_one_factor else []),
+                ("authenticated", logged_in, everything if with_one_factor else []),
+                ("authenticated", stranger, []),
+                ("anon", {}, []),
+                ("anon", {**logged_in, "aal": "aal2"}, []),
+                ("service_role", {}, everything),
+            ):
+                found = app.may(role, claims, table, str(row), whose)
+                if found != expected:
+                    wrong.append(f"{table} of {user}: {role} with {claims} may {found} and not {expected}")
+    assert wrong == []
 
 
 @pytest.mark.parametrize("enforced", ["enrolled", "all"])

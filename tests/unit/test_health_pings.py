@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import http.server
 import ipaddress
-import json
 import ssl
 import threading
 import time
@@ -210,4 +209,3 @@ def test_without_an_address_nothing_is_asked_and_the_settings_show_none(tmp_path
     assert asked == [(f"https://hc.test/{SECRET}", "2")]
     assert SECRET not in repr(monitoring.read())
     assert pings.main(["backup"]) == pings.main(["other", "end"]) == 2
-    assert json.loads((tmp_path / "monitoring.json").read_text())["watched"]["nightly"] is False

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.health import recent, status, units
-from gigglekit.health.expected import Expected, read
-from gigglekit.health.status import Places, Status
+from gigglekit.health import facts, recent, status
+from gigglekit.health.expected import Expected, read, settings_file
+from gigglekit.health.facts import Disk
+from gigglekit.health.judge.condition import LEVELS
+from gigglekit.health.judge.words import readable
+from gigglekit.health.places import Places
+from gigglekit.health.status import Status
+from gigglekit.health.units import Units, _parse
 
 from tests.unit.status_droplet import ALL_ROLES, DAY, HOUR, NOW, WANTED, all_run, at, certificate, healthy, mounted, spoil, write
 
@@ -21,7 +26,7 @@ from tests.unit.status_droplet import ALL_ROLES, DAY, HOUR, NOW, WANTED, all_run
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     mounted(monkeypatch)
-    monkeypatch.setattr(status, "usage", lambda path: status.Usage(40.0, 10.0, 25_000.0, 15_000.0))
+    monkeypatch.setattr(facts, "usage", lambda path: Disk(str(path), 40.0, 10.0, 25_000.0, 15_000.0))
     return healthy(tmp_path)
 
 
@@ -29,7 +34,7 @@ def look(places: Places, wanted: Expected = WANTED, *, now: float = NOW, ask: Ca
     found = status.collect(places, wanted, now=now, ask_systemd=ask)
     json.dumps(found.as_dict(), allow_nan=False)
     for fact in found.facts:
-        assert fact.level in status.LEVELS
+        assert fact.level in LEVELS
         assert fact.text
         assert "\n" not in fact.text
         assert bool(fact.todo) == (fact.level != "ok"), fact
@@ -45,7 +50,7 @@ def test_a_droplet_on_which_all_goes_well_is_all_right_since_its_last_start(plac
     assert found.all_right
     assert {one.level for one in found.facts} == {"ok"}
     assert found.since == at(NOW - 5 * DAY)
-    assert found.summary == f"Everything is all right, since {status.readable(found.since)}."
+    assert found.summary == f"Everything is all right, since {readable(found.since)}."
     names = {"app", "services", "nightly", "backup", "drill", "converge", "vault", "disk-root", "disk-uploads", "certificate", "release"}
     assert {one.name for one in found.facts} >= names
 
@@ -107,7 +112,8 @@ def test_what_was_set_up_today_may_not_have_run_yet(places: Places) -> None:
     os.utime(cron, (NOW - HOUR, NOW - HOUR))
     assert fact(look(places), "nightly").level == "ok"
     assert "has not run yet" in fact(look(places), "nightly").text
-    assert fact(look(places, now=NOW + 26 * HOUR), "nightly").level == "unknown"
+    late = fact(look(places, now=NOW + 26 * HOUR), "nightly")
+    assert (late.level, late.since) == ("problem", at(NOW + 25 * HOUR))
 
 
 def test_a_row_of_failures_has_lasted_since_its_first(places: Places) -> None:
@@ -136,8 +142,8 @@ def test_services_that_do_not_run_are_named_with_what_brings_them_back(places: P
 
 
 def test_units_that_nobody_expects_and_that_failed_are_told(places: Places) -> None:
-    def ask(names: list[str]) -> units.Units:
-        return units.Units(all_run(names).known, ("somebodys.service",))
+    def ask(names: list[str]) -> Units:
+        return Units(all_run(names).known, ("somebodys.service",))
 
     assert "somebodys.service" in fact(look(places, ask=ask), "services").text
 
@@ -152,7 +158,7 @@ def test_a_systemd_that_does_not_answer_is_not_all_right(places: Places) -> None
 def test_a_disk_is_full_at_its_threshold(
     places: Places, monkeypatch: pytest.MonkeyPatch, percent: float, inodes: float, level: str
 ) -> None:
-    monkeypatch.setattr(status, "usage", lambda path: status.Usage(percent, inodes, 25_000.0, 100.0))
+    monkeypatch.setattr(facts, "usage", lambda path: Disk(str(path), percent, inodes, 25_000.0, 100.0))
     found = look(places)
     assert (fact(found, "disk-root").level, fact(found, "disk-uploads").level) == (level, level)
 
@@ -172,7 +178,7 @@ def test_what_was_not_chosen_is_told_once_and_fails_nothing(places: Places) -> N
     assert {one.name for one in found.facts if one.level == "warning"} == {"backup", "alerts", "certificate", "vault"}
     assert found.all_right
     only = look(places, dataclasses.replace(WANTED, roles=frozenset({"hardening"})))
-    assert {one.name for one in only.facts} == {"services", "disk-root", "disk-uploads", "restart"}
+    assert {one.name for one in only.facts} == {"services", "converge", "disk-root", "disk-uploads", "restart"}
 
 
 def test_a_volume_that_is_not_mounted_is_a_problem(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +217,12 @@ def test_lines_come_newest_first_however_long_they_are(tmp_path: Path) -> None:
 def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     assert read(path) is None
-    path.write_text(json.dumps({**dataclasses.asdict(WANTED), "roles": sorted(ALL_ROLES)}))
+    chosen = {
+        "roles": sorted(ALL_ROLES), "domain": WANTED.domain, "backup": {"bucket": "b"}, "converge": {"enabled": True},
+        "nightly": {"memory_max_mb": 1700}, "monitoring": {"mail": {"to": "a@b.test"}, "thresholds": vars(WANTED.thresholds)},
+    }  # fmt: skip
+    path.write_text(settings_file(chosen))
+    assert "a@b" not in path.read_text(), "everybody may read it"
     assert read(path) == WANTED
     for content in ("", "{", "[]", '{"roles": 7}', "[" * 100_000):
         path.write_text(content)
@@ -224,6 +235,6 @@ def test_systemd_is_understood() -> None:
         "Id=a.service\nLoadState=loaded\nActiveState=active\nResult=success\nActiveEnterTimestamp=Tue 2026-11-24 21:00:01 UTC\n\n"
         "Id=b.timer\nLoadState=not-found\nActiveState=inactive\nResult=success\nInactiveEnterTimestamp=\n"
     )
-    found = units._parse(text)
+    found = _parse(text)
     assert found["a.service"].since == recent.moment_of("2026-11-24T21:00:01Z")
     assert (found["b.timer"].loaded, found["b.timer"].state, found["b.timer"].since) == (False, "inactive", None)

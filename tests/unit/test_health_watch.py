@@ -14,121 +14,36 @@ from typing import Any
 
 import pytest
 from gigglekit import records
-from gigglekit.health import monitoring, outbox, watch, watching
-from gigglekit.health.conditions import Condition, Thresholds, conditions
-from gigglekit.health.facts import Disk, Facts, Run, gather, runs
+from gigglekit.health import expected, facts, monitoring, outbox, recent, status, watch, watching
+from gigglekit.health.facts import Facts
+from gigglekit.health.judge.condition import Condition
 from gigglekit.health.mail import Mailer
+from gigglekit.health.places import Places
+from gigglekit.health.units import Unit, Units
 from gigglekit.health.watch import Letter, State, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit import status_droplet
+
 NOW = 1_800_000_000.0
-LIMITS = Thresholds()
-FINE = Facts(now=NOW, nightly=(), converge=(), backup=(), drill=())
 KINDS = ("nightly", "converge", "backup", "drill")
-
-
-def run(age: float = 60, **told: Any) -> Run:
-    return Run(NOW - age, told)
-
-
-def keys(facts: Facts, *, began: float = NOW - 60, seen: float = 0.0, open_keys: tuple[str, ...] = ()) -> dict[str, Condition]:
-    return {found.key: found for found in conditions(facts, LIMITS, began=began, seen=seen, open_keys=open_keys)}
-
-
-def with_facts(**changes: Any) -> Facts:
-    return dataclasses.replace(FINE, **changes)
-
-
-def test_of_a_droplet_that_is_all_right_nothing_is_said() -> None:
-    good = with_facts(
-        nightly=[run(verdict="ok", users_found=3)], converge=[run(ok=True, drift=[])], backup=[run(ok=True)], drill=[run(ok=True)],
-        units=(), disks=[Disk("/", 84.9, 84.9)], certificate=True, certificate_ends=NOW + 21 * 86400, vault="open",
-    )  # fmt: skip
-    assert keys(good, began=NOW - 1e8) == {}
-    assert keys(FINE) == {}, "a droplet that was made a minute ago has missed nothing"
-
-
-@pytest.mark.parametrize("verdict", ["partial", "failed", "killed", "silent-failure", "never heard of"])
-def test_a_nightly_verdict_that_is_not_ok_is_open_with_its_reasons(verdict: str) -> None:
-    found = keys(with_facts(nightly=[run(verdict="ok"), run(30, verdict=verdict, reasons=["The database was down.", None, 7])]))
-    assert set(found) == {"nightly"}
-    assert found["nightly"].variant == verdict
-    assert "The database was down" in found["nightly"].paragraph
-
-
-def test_nobody_to_process_is_only_told_where_there_was_somebody_before() -> None:
-    assert keys(with_facts(nightly=[run(verdict="nothing-to-do", users_found=0)])) == {}
-    told = keys(with_facts(nightly=[run(90000, verdict="ok", users_found=2), run(verdict="nothing-to-do", users_found=0)]))
-    assert set(told) == {"nightly"}
-
-
-@pytest.mark.parametrize(
-    ("kind", "longest"), [("nightly", 26 * 3600), ("backup", 30 * 3600), ("drill", 9 * 86400), ("converge", 3 * 3600)]
+WANTED = dataclasses.replace(
+    status_droplet.WANTED, roles=frozenset({"nightly", "backup", "converge"}),
+    thresholds=dataclasses.replace(status_droplet.WANTED.thresholds, converge_hours=1),
 )  # fmt: skip
-def test_what_is_too_old_is_overdue(kind: str, longest: float) -> None:
-    old = {"verdict": "ok", "ok": True}
-    for age, overdue in ((longest - 60, False), (longest + 60, True)):
-        facts = with_facts(**{kind: [run(age, **old)]})
-        assert (f"{kind}-overdue" in keys(facts, began=0.0)) is overdue, age
-        assert f"{kind}-overdue" not in keys(dataclasses.replace(facts, uptime=600), began=0.0), "a machine that was off catches up first"
-    assert f"{kind}-overdue" in keys(FINE, began=NOW - longest - 60), "it never ran"
-    assert f"{kind}-overdue" not in keys(with_facts(**{kind: None}), began=0.0), "nobody waits for it here"
-
-
-@pytest.mark.parametrize("kind", ["converge", "backup", "drill"])
-def test_a_failed_run_is_open_until_one_is_good(kind: str) -> None:
-    failed = run(60, ok=False, reason="The bucket is away", failures=[{"id": "x", "comment": "no space"}])
-    assert set(keys(with_facts(**{kind: [run(120, ok=True), failed]}))) == {kind}
-    assert keys(with_facts(**{kind: [failed, run(30, ok=True)]})) == {}
-
-
-def test_a_unit_is_told_by_itself_only_where_no_record_says_more() -> None:
-    units = ("giggles-backup.service", "giggles.service")
-    assert set(keys(with_facts(units=units, backup=[run(ok=False)]))) == {"backup", "unit:giggles.service"}
-    assert set(keys(with_facts(units=units, backup=[run(ok=True)]))) == {"unit:giggles-backup.service", "unit:giggles.service"}
-    assert set(keys(with_facts(units=None), open_keys=("unit:a.service", "disk:/"))) == {"unit:a.service"}, "systemd did not answer"
-
-
-def test_a_value_at_its_threshold_does_not_come_and_go() -> None:
-    for bytes_, inodes, open_keys, told in (
-        (85.0, 1.0, (), {"disk:/"}), (84.0, 1.0, ("disk:/",), {"disk:/"}), (81.0, 1.0, ("disk:/",), set()), (84.0, 1.0, (), set()),
-        (1.0, 90.0, (), {"inodes:/"}), (1.0, None, ("inodes:/",), set()),
-    ):  # fmt: skip
-        assert set(keys(with_facts(disks=[Disk("/", bytes_, inodes)]), open_keys=open_keys)) == told
-    soon = with_facts(certificate=True, certificate_ends=NOW + 20.5 * 86400)
-    assert keys(soon) == {}
-    assert set(keys(soon, open_keys=("certificate",))) == {"certificate"}
-    assert keys(with_facts(certificate=True, certificate_ends=NOW - 1))["certificate"].variant == "ended"
-    assert keys(with_facts(certificate=True))["certificate"].variant == "none"
-
-
-def test_the_vault_is_told_when_it_is_weaker_or_stays_locked() -> None:
-    assert keys(with_facts(vault="plain"))["vault"].patience == 0
-    assert keys(with_facts(vault="locked"))["vault"].patience > 0
-    assert keys(with_facts(vault="open")) == keys(with_facts(vault=None)) == {}
-
-
-def test_drift_of_every_converge_since_the_last_look_counts_and_is_told_by_name() -> None:
-    drift = [{"id": "motd", "name": "/etc/motd", "summary": "a line too many"}]
-    three = [run(300, ok=True, drift=drift), run(200, ok=True, drift=[{"id": "x", "name": "x"}]), run(100, ok=True, drift=[])]
-    assert set(keys(with_facts(converge=three), seen=NOW - 301)) == {"drift:motd", "drift:x"}
-    assert set(keys(with_facts(converge=three), seen=NOW - 250)) == {"drift:x"}
-    assert keys(with_facts(converge=three), seen=NOW - 100) == {}
-    assert keys(with_facts(converge=three)) == {}, "of a droplet seen for the first time, only the newest"
-    assert set(keys(with_facts(converge=three), seen=NOW - 100, open_keys=("drift:motd",))) == {"drift:motd"}, "no converge since"
 
 
 # --- from conditions to letters ---------------------------------------------------------------------------------------------
 
 
 def condition(key: str = "a", **more: Any) -> Condition:
-    return Condition(key, f"title of {key}", f"paragraph of {key}", **{"looks_quiet": 1, **more})
+    return Condition(key, "problem", f"title of {key}", f"paragraph of {key}", "Mend it.", **{"looks_quiet": 1, **more})
 
 
 def looks(*rounds: list[Condition], somebody: bool = True, every: float = 300) -> tuple[State, list[list[str]]]:
     """Take looks one after the other, and return what each said."""
-    state, said = State(began=0.0), []
+    state, said = State(), []
     for number, found in enumerate(rounds):
         state, changes = step(state, found, now=NOW + every * number, name="giggles.test", somebody=somebody)
         said.append([f"{change.event} {change.key}" for change in changes])
@@ -139,13 +54,13 @@ def test_one_letter_when_it_opens_and_one_when_it_is_over() -> None:
     state, said = looks([condition()], [condition()], [], [])
     assert said == [["open a"], [], ["over a"], []]
     assert [letter.subject for letter in state.letters] == ["[giggles.test] title of a", "[giggles.test] over: title of a"]
-    assert "paragraph of a" in state.letters[0].body
+    assert "Paragraph of a. Mend it." in state.letters[0].body
 
 
 def test_all_changes_of_a_look_are_in_one_letter() -> None:
     state, _ = looks([condition("a"), condition("b"), condition("c")])
     (letter,) = state.letters
-    assert all(f"paragraph of {key}" in letter.body for key in "abc")
+    assert all(f"Paragraph of {key}" in letter.body for key in "abc")
     assert "2 more" in letter.subject
 
 
@@ -156,10 +71,10 @@ def test_another_variant_is_told_and_the_same_is_not() -> None:
 
 def test_drift_is_told_once_while_it_lasts_and_its_end_is_not_mailed() -> None:
     drift = condition("drift:motd", event=True)
-    state, said = looks([drift], [dataclasses.replace(drift, paragraph="")], [drift], [])
+    state, said = looks([drift], [drift], [drift], [])
     assert said == [["open drift:motd"], [], [], ["over drift:motd"]]
     assert len(state.letters) == 1
-    assert "paragraph of drift:motd" in state.letters[0].body
+    assert "Paragraph of drift:motd" in state.letters[0].body
 
 
 def test_what_is_gone_for_a_moment_is_not_over() -> None:
@@ -194,7 +109,7 @@ def test_without_an_address_no_letter_waits_and_with_one_what_is_open_is_told() 
 
 
 def test_letters_that_wait_for_long_give_way_to_one_that_names_them() -> None:
-    state = State(began=0.0)
+    state = State()
     for number in range(200):
         state = watch.with_letter(state, f"subject {number}.", "body", now=NOW + number)
     assert len(state.letters) == watch.MOST_LETTERS
@@ -249,7 +164,7 @@ MOMENTS = ("", "", "away", "before store", "before", "after", "before noting")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.frozensets(st.sampled_from("abcd")), st.sampled_from(MOMENTS)), max_size=40))
 def test_over_any_history_each_change_is_in_one_mail_and_none_arrives_twice(history: list[tuple[frozenset[str], str]]) -> None:
-    server, disk = Sent(), State(began=0.0)
+    server, disk = Sent(), State()
     expected: Counter[str] = Counter()
     bodies: dict[int, str] = {}
     for number, (wrong, moment) in enumerate([*history, *[(frozenset(), "")] * (watch.MOST_LOOKS_QUIET + 2)]):
@@ -286,7 +201,7 @@ def test_over_any_history_each_change_is_in_one_mail_and_none_arrives_twice(hist
     arrived = Counter()
     for body in bodies.values():
         for key in "abcd":
-            arrived[f"open {key}"] += body.count(f"paragraph of {key}")
+            arrived[f"open {key}"] += body.count(f"Paragraph of {key}")
             arrived[f"over {key}"] += body.count(f"Over: title of {key}")
     assert +arrived == +expected
     for key in "abcd":
@@ -298,7 +213,7 @@ def test_over_any_history_each_change_is_in_one_mail_and_none_arrives_twice(hist
 def test_whatever_lies_in_the_state_file_is_taken_for_nothing(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("state") / "state.json"
     path.write_bytes(content)
-    assert watch.load(path, NOW) == State(began=NOW)
+    assert watch.load(path, NOW) == State()
 
 
 def test_what_is_stored_comes_back(tmp_path: Path) -> None:
@@ -328,7 +243,7 @@ class Watched:
     """A droplet's folders, and a mail server beside them."""
 
     folder: Path
-    places: watching.Places
+    places: Places
     mailer: Mailer
 
     def mails(self) -> list[str]:
@@ -342,24 +257,23 @@ class Watched:
 @pytest.fixture
 def watched(tmp_path: Path) -> Watched:
     (tmp_path / "taken").mkdir()
-    (tmp_path / "records").mkdir()
     (tmp_path / "msmtp").write_text(MSMTP)
     (tmp_path / "msmtp").chmod(0o755)
-    chosen = {
-        "domain": "giggles.test", "roles": ["nightly", "backup", "converge"], "converge": {"enabled": True}, "backup": {"bucket": "b"},
-        "monitoring": {"mail": {"to": "you@example.test", "from": None, "digest": False}, "thresholds": {"converge_hours": 1}},
-    }  # fmt: skip
-    (tmp_path / "monitoring.json").write_text(monitoring.settings_file(chosen, {"pings": {"backup": "https://hc.test/secret"}}))
-    places = watching.Places(
-        tmp_path / "monitoring.json", tmp_path / "records", tmp_path / "records/alerts-state.json", tmp_path / "alerts/lock", tmp_path
-    )
-    mailer = Mailer("root@giggles.test", "you@example.test", "giggles.test", str(tmp_path / "msmtp"), tmp_path / "rc", tmp_path / "alerts")
+    places = Places(tmp_path / "root")
+    for folder in (places.records, places.settings.parent, places.page.parent):
+        folder.mkdir(parents=True)
+    chosen = {"domain": "giggles.test", "monitoring": {"mail": {"to": "you@example.test", "from": None, "digest": False}}}
+    places.settings.write_text(monitoring.settings_file(chosen, {"pings": {"backup": "https://hc.test/secret"}}))
+    places.expected.write_text(json.dumps({**vars(WANTED), "roles": sorted(WANTED.roles), "thresholds": vars(WANTED.thresholds)}))
+    alerts = places.lock.parent
+    mailer = Mailer("root@giggles.test", "you@example.test", "giggles.test", str(tmp_path / "msmtp"), tmp_path / "rc", alerts)
     return Watched(tmp_path, places, mailer)
 
 
-def facts_at(watched: Watched, now: float, units: tuple[str, ...] = ()) -> Facts:
-    told = {kind: runs(watched.places.records, kind, now) for kind in KINDS}
-    return Facts(now=now, uptime=(now - NOW) + 90000, units=units, **told)
+def facts_at(watched: Watched, now: float, failed: tuple[str, ...] = ()) -> Facts:
+    runs = {kind: list(recent.newest_first(watched.places.records, kind, now=now)) for kind in KINDS}
+    known = {name: Unit(name, True, "active", "success", NOW) for name, _ in WANTED.units()}
+    return Facts(now=now, uptime=(now - NOW) + 90000, units=Units(known, failed), runs=runs, set_up=dict.fromkeys(KINDS, now - 60))
 
 
 def test_24_hours_with_50_converges_and_a_failure_each_hour(watched: Watched) -> None:
@@ -401,7 +315,7 @@ def test_24_hours_with_50_converges_and_a_failure_each_hour(watched: Watched) ->
     changes = [json.loads(line)["event"] for line in (folder / "alerts.jsonl").read_text().splitlines()]
     assert Counter(changes) == {"open": 24, "over": 24}
     assert max(sizes[len(sizes) // 2 :]) < 2 * max(sizes[: len(sizes) // 2]), "records and state grow"
-    assert list((watched.folder / "alerts").iterdir()) == [watched.places.lock], "no note of a sent letter stays"
+    assert list(watched.places.lock.parent.iterdir()) == [watched.places.lock], "no note of a sent letter stays"
     assert "you@example.test" not in "".join(path.read_text() for path in folder.iterdir())
     assert "hc.test" not in "".join(path.read_text() for path in folder.iterdir())
 
@@ -417,7 +331,7 @@ def test_killed_when_the_server_has_taken_the_mail_it_is_not_sent_again(watched:
     end = time.monotonic() + 20
     while not watched.mails() and time.monotonic() < end:
         time.sleep(0.01)
-    assert watch.load(watched.places.state, NOW).letters[0].begun == NOW
+    assert watch.load(watched.places.told, NOW).letters[0].begun == NOW
     assert watched.look(dataclasses.replace(wrong, now=NOW + 300))["waiting"] == 0
     assert (watched.folder / "count").read_text() == "x\n"
 
@@ -438,21 +352,68 @@ def test_a_server_that_is_away_gets_each_mail_once_when_it_is_back(watched: Watc
     assert told["mail"] == {"somebody": True, "waiting": 0, "last": "2027-01-15T08:20:00Z"}
 
 
-def test_a_look_needs_its_settings(watched: Watched) -> None:
-    watched.places.settings.write_text("{")
+@pytest.mark.parametrize("name", ["settings", "expected"])
+def test_a_look_needs_its_settings(watched: Watched, name: str) -> None:
+    getattr(watched.places, name).write_text("{")
     with pytest.raises(watching.WatchError, match=r"state\.apply monitoring"):
-        watched.look(FINE)
+        watched.look(facts_at(watched, NOW))
 
 
-def test_whatever_this_machine_is_it_can_be_looked_at(tmp_path: Path) -> None:
-    everything = dict.fromkeys(("nightly", "converge", "backup", "certificate", "vault"), True)
-    (tmp_path / "nightly.jsonl").write_bytes(
-        b'\xff{"time": 1}\n[]\n{"time": "2999-01-01T00:00:00Z"}\n{"time": "2026-01-01T00:00:00Z", "verdict": []}\n'
-    )
-    (tmp_path / "backup.jsonl").mkdir()
-    facts = gather(everything, tmp_path, tmp_path)
-    assert facts.nightly is not None
-    assert len(facts.nightly) == 1
-    assert facts.backup == []
-    assert any(disk.path == "/" for disk in gather({}).disks)
-    assert "nightly" in keys(facts)
+def test_a_look_draws_the_page_of_what_it_tells_and_the_status_says_the_same(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    records.append(watched.places.records, "backup", {"ok": False, "reason": "the bucket is away"})
+    now = time.time()
+    seen = facts_at(watched, now, ("a.service",))
+    done = watched.look(seen)
+    assert done["page"] == ""
+    assert {"backup", "unit:a.service"} <= set(done["open"])
+    drawn = watched.places.page.read_text()
+    monkeypatch.setattr(facts, "gather", lambda *args, **kwargs: seen)
+    shown = status.collect(watched.places)
+    assert shown.summary.partition(", since")[2].partition(": ")[2] in drawn
+    assert {key for fact in shown.facts for key in fact.conditions} == set(done["open"])
+    assert all(text in drawn for text in ("the bucket is away", "a.service has failed"))
+
+
+def test_a_page_that_cannot_be_written_is_told_in_a_sentence_and_mails_leave(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched.places.page.parent.rmdir()
+    seen = facts_at(watched, NOW, ("a.service",))
+    real = watching.look
+    monkeypatch.setattr(watching, "look", lambda places: real(places, watched.mailer, seen))
+    assert watching.main(watched.places) == 1
+    said = capsys.readouterr()
+    assert "The status page could not be made" in said.err
+    assert said.out == "open: a.service failed\n"
+    assert len(watched.mails()) == 1
+
+
+@pytest.mark.parametrize("name", ["disk", "status"])
+def test_a_look_that_can_record_nothing_of_its_own_tells_all_the_same(watched: Watched, name: str) -> None:
+    (watched.places.records / f"{name}.jsonl").mkdir()
+    watched.look(facts_at(watched, NOW, ("a.service",)))
+    assert len(watched.mails()) == 1
+
+
+def test_what_is_recorded_while_somebody_looks_is_looked_at_as_well(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, real = [], watching.look
+
+    def look(places: Places) -> dict[str, Any]:
+        looks.append(1)
+        done = real(places, watched.mailer, facts_at(watched, NOW))
+        if len(looks) == 1:
+            records.append(places.records, "backup", {"ok": True})
+        return done
+
+    monkeypatch.setattr(watching, "look", look)
+    assert watching.main(watched.places) == 0
+    assert len(looks) == 2
+    assert expected.read(watched.places.expected) == WANTED
+
+
+def test_what_nobody_can_see_stays_open_and_nothing_new_is_said(watched: Watched) -> None:
+    watched.look(facts_at(watched, NOW, ("a.service",)))
+    for number in range(1, 5):
+        done = watched.look(dataclasses.replace(facts_at(watched, NOW + 60 * number), units=None))
+        assert "unit:a.service" in done["open"]
+    assert [mail.count("Subject:") for mail in watched.mails()] == [1]

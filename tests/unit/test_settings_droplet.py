@@ -192,7 +192,10 @@ def test_a_value_is_printed_unless_it_is_a_secret(file: Path, right: Settings, c
     droplet.write(file, right)
     assert run(file, "--get", "domain") == 0
     assert run(file, "--get", "giggles:roles") == 0
-    assert capsys.readouterr().out == 'giggles.example.test\n["hardening", "vault", "app", "web", "nightly", "backup"]\n'
+    assert (
+        capsys.readouterr().out
+        == 'giggles.example.test\n["hardening", "vault", "app", "web", "nightly", "backup", "monitoring", "converge"]\n'
+    )
     assert run(file, "--get", "secrets.app.SECRET_KEY") == 1
     assert "planted" not in "".join(capsys.readouterr())
 

@@ -30,8 +30,10 @@ def pillar(trial: Record) -> dict[str, Any]:
                 "ssh_keys": [trial.place.private_key.with_suffix(".pub").read_text().strip()],
             },
             "vault": {"size_mb": VOLUME_MB},
-            # A converge of its own would come in between the tests, and put away what a working tree has not committed.
-            "converge": {"enabled": False},
+            # By its timer it would come in between the tests, and fetching puts away what a working tree has not committed. The
+            # service is there, for tests to start.
+            "converge": {"enabled": False, "pull": False},
+            "monitoring": {"mail": {"to": f"operator@{trial.domain}", **neighbourhood.mail_server(), "security": "none"}},
             "web": {
                 "acme": {
                     "email": f"operator@{trial.domain}",

@@ -37,6 +37,11 @@ _DATABASE = "giggles"
 _SCHEMAS = ("trial/sample-app/laughter-detector/setup_database.sql", "trial/sample-app/schema.sql")
 
 
+def mail_server() -> dict[str, Any]:
+    """Return where a droplet sends its mail to, as the pillar names it."""
+    return {"host": f"mail.{ZONE}", "port": _PORTS["mail"]}
+
+
 def describe(trial: Record, machine: Machine) -> dict[str, Any]:
     """Return the neighbours' addresses, credentials and folders, as `info` shows them."""
     address = trial.neighbours_port.address

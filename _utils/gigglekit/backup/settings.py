@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
-import os
 import re
 import typing
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gigglekit.backup.errors import BackupError
+from gigglekit.files import private
 
 PATH = Path("/etc/giggles/backup.json")
 
@@ -84,28 +84,9 @@ def load(path: Path | str = PATH) -> Settings | None:
     Raises:
         BackupError: the file cannot be read, others can read or write it, or something in it is wrong. No secret is repeated.
     """
-    path = Path(path)
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BackupError(
-            f"{path} cannot be read: {error.strerror}. Ask as root; if it is a link, salt-call state.apply backup writes a file again."
-        ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise BackupError(
-                f"{path} holds the bucket's application key, and is owned by user {status.st_uid} with mode {status.st_mode & 0o7777:04o}: "
-                "others may have read or changed it. Make a new application key if that can be, and let salt-call state.apply backup "
-                "put owner and mode right."
-            )
-        content = file.read()
-    try:
-        return parse(content)
-    except ValueError as error:
-        raise BackupError(f"{path} is wrong: {error}. Correct the pillar and write it anew with salt-call state.apply backup.") from None
+    return private.load(
+        Path(path), parse, error=BackupError, holds="the bucket's application key", renew="Make a new application key", concern="backup"
+    )
 
 
 def parse(content: bytes) -> Settings:

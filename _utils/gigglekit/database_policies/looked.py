@@ -1,66 +1,33 @@
-"""When the database was last found as it should be, so that a converge with nothing to do does not ask it."""
+"""When the database was last found to insist on a second factor as it should."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from gigglekit.files.replacing import replace
+from gigglekit import looks
 
-_SECONDS = 24 * 3600
-
-
-@dataclass(frozen=True)
-class Last:
-    """The last look that left all as it should be.
-
-    Arguments:
-        time: seconds since 1970; None if there was none with these settings.
-        due: whether it is time for another one.
-    """
-
-    time: float | None
-    due: bool
-
-    @property
-    def day(self) -> str:
-        """When it was, for a person."""
-        return "never" if self.time is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.time))
+_POLICIES = "policies"
 
 
-def last(notes: Path, enforced: str, url: str, *, now: float | None = None) -> Last:
-    """Return when the database was last found as it should be. Notes that cannot be read are as good as none.
+def last(notes: Path, enforced: str, url: str) -> looks.Last:
+    """Return when the database was last found as it should be.
 
     Arguments:
         notes: where looks are noted.
         enforced: what was to be in force; a look for anything else does not count.
         url: the address of the database, the same way.
-        now: seconds since 1970.
     """
-    now = time.time() if now is None else now
-    try:
-        content = json.loads(notes.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return Last(None, due=True)
-    at = content.get("time") if isinstance(content, dict) else None
-    if not isinstance(at, int | float) or isinstance(at, bool) or content.get("settings") != _mark(enforced, url):
-        return Last(None, due=True)
-    # A clock that was wrong is no reason not to look for years.
-    return Last(at, due=not 0 <= now - at < _SECONDS)
+    return looks.last(notes, _POLICIES, _mark(enforced, url))
 
 
-def note(notes: Path, enforced: str, url: str, *, now: float | None = None) -> None:
+def note(notes: Path, enforced: str, url: str) -> None:
     """Note that the database is as it should be.
 
     Raises:
         OSError: it cannot be noted.
     """
-    notes.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    content = {"settings": _mark(enforced, url), "time": time.time() if now is None else now}
-    replace(notes, json.dumps(content, sort_keys=True).encode() + b"\n")
+    looks.note(notes, _POLICIES, _mark(enforced, url))
 
 
 def _mark(enforced: str, url: str) -> str:

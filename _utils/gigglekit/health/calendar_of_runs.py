@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from gigglekit.health import recent
 from gigglekit.health.recent import Entry
 
 DAYS = 90
@@ -30,11 +29,11 @@ class Day:
     disks: list[Entry] = field(default_factory=list)
 
 
-def days(folder: Path, now: float) -> list[Day]:
+def days(runs: Mapping[str, Sequence[Entry]], now: float) -> list[Day]:
     """Return the last ninety days, the oldest first and today last.
 
     Arguments:
-        folder: where records lie; whatever does not belong there is passed over.
+        runs: records by kind, as `facts.gather` has them.
         now: seconds since 1970.
     """
     today = int(now) // _DAY_S
@@ -47,7 +46,9 @@ def days(folder: Path, now: float) -> list[Day]:
         ("drill", "drills"),
         ("disk", "disks"),
     ):
-        for entry in recent.newest_first(folder, kind, now=now, since=first * _DAY_S):
+        for entry in runs.get(kind, ()):
+            if entry.moment < first * _DAY_S:
+                break
             number = int(entry.moment) // _DAY_S - first
             # A clock that is a little ahead may be past midnight already.
             getattr(listed[min(number, DAYS - 1)], attribute).append(entry)

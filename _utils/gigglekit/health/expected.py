@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATH = Path("/etc/giggles/status.json")
+from gigglekit.health.places import Places
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,33 @@ class Expected:
     nightly_memory_mb: int
     thresholds: Thresholds
 
+    def units(self) -> Iterator[tuple[str, str]]:
+        """Yield units that have to be active, each with the role that brings it back."""
+        for role, names in (
+            ("hardening", ["ssh.service", "fail2ban.service"]),
+            ("vault", ["giggles-vault-unlock.service", "giggles-vault-lobby.timer", "giggles-vault-sweep.timer"]),
+            ("app", ["giggles.service", "giggles.socket"]),
+            ("web", ["nginx.service", *(["giggles-certbot.timer"] if self.domain else [])]),
+            ("nightly", ["cron.service"]),
+            ("backup", ["giggles-backup.timer", "giggles-drill.timer"] if self.bucket else []),
+            ("converge", ["giggles-converge.timer"] if self.self_converge else []),
+            ("monitoring", ["giggles-watch.timer", "giggles-watch.path"]),
+        ):
+            if role in self.roles:
+                yield from ((name, role) for name in names)
+
+
+def settings_file(settings: Mapping[str, Any]) -> str:
+    """Return the content of `/etc/giggles/status.json`.
+
+    Arguments:
+        settings: what is below `giggles`, defaults merged in.
+    """
+    wanted = of_settings(settings)
+    return (
+        json.dumps({**vars(wanted), "roles": sorted(wanted.roles), "thresholds": vars(wanted.thresholds)}, indent=2, sort_keys=True) + "\n"
+    )
+
 
 def of_settings(settings: Mapping[str, Any]) -> Expected:
     """Return what these settings expect.
@@ -66,7 +93,7 @@ def of_settings(settings: Mapping[str, Any]) -> Expected:
     )
 
 
-def read(path: Path = PATH) -> Expected | None:
+def read(path: Path) -> Expected | None:
     """Return what is written down; None if nothing is, or it is damaged: the next converge writes it anew."""
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
@@ -83,8 +110,8 @@ def read(path: Path = PATH) -> Expected | None:
         return None
 
 
-def by_default() -> Expected:
-    """Return what a droplet is expected to have for which nothing is written down."""
+def of_droplet(places: Places) -> Expected:
+    """Return what is written down on a droplet, or else what one is expected to have for which nothing was chosen."""
     from gigglekit.settings.schema import defaults
 
-    return of_settings(defaults())
+    return read(places.expected) or of_settings(defaults())

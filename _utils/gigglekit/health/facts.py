@@ -1,185 +1,229 @@
-"""What can be seen of a droplet: the newest records, failed units, disks, the certificate, the vault. Nothing here judges."""
+"""What can be seen of a droplet: its records, units, disks, certificate, vault and release. Nothing here judges; `judge` does."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gigglekit import records
-from gigglekit.command import ask
 from gigglekit.health import recent, units, validity
+from gigglekit.health.expected import Expected
+from gigglekit.health.places import Places
+from gigglekit.health.recent import Entry
 
-_MOST_RUNS = 200
-_MOST_BYTES = 2 << 20
-"""How much of the end of a file of records is looked at; a look must not become slower over the years."""
-_MOST_UNITS = 20
-_UPLOADS = "/var/lib/giggles/uploads"
-_UNLOCK = "giggles-vault-unlock.service"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One record of a run.
-
-    Arguments:
-        time: when it ended, in seconds since 1970.
-        told: the record as it lies in the file.
-    """
-
-    time: float
-    told: Mapping[str, Any]
-
-    @property
-    def ok(self) -> bool | None:
-        """What it says of itself; None if it does not say."""
-        value = self.told.get("ok")
-        return value if isinstance(value, bool) else None
-
-    def texts(self, name: str) -> list[str]:
-        """Return a list of texts out of the record, empty if there is something else in its place."""
-        value = self.told.get(name)
-        return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
-
-    def entries(self, name: str) -> list[dict[str, Any]]:
-        """Return a list of entries out of the record, empty if there is something else in its place."""
-        value = self.told.get(name)
-        return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+KINDS = ("nightly", "backup", "drill", "converge", "disk")
+UPLOADS = "/var/lib/giggles/uploads"
+UNIT_OF = {
+    "nightly": "giggles-nightly.service",
+    "backup": "giggles-backup.service",
+    "drill": "giggles-drill.service",
+    "converge": "giggles-converge.service",
+}
+"""What leaves the records of a kind."""
+_SET_UP = {
+    "nightly": "/etc/cron.d/giggles-nightly",
+    "backup": "/etc/systemd/system/giggles-backup.timer",
+    "drill": "/etc/systemd/system/giggles-drill.timer",
+    "converge": "/etc/systemd/system/giggles-converge.timer",
+}
+"""What starts them."""
+_HISTORY_S = 90 * 86400.0
+# Not /home: who looks every five minutes is shut out of it, and both who look must see the same.
+_MOUNTED = ("/", "/boot", "/var", "/tmp", "/opt", UPLOADS)  # noqa: S108 (only looked at)
 
 
 @dataclass(frozen=True)
 class Disk:
-    """How full a file system is.
+    """How full a file system is, as df(1) reckons: what is reserved for root counts as used up.
 
     Arguments:
         path: where it is mounted.
-        bytes_percent: part of its bytes in use, as df says it.
-        inodes_percent: part of its inodes in use; None where it has no fixed number of them.
+        percent: part of its bytes in use; None if it cannot be asked.
+        inode_percent: part of its inodes in use; None where it has no fixed number of them.
+        size_mb: its size, and `free_mb` of that.
     """
 
     path: str
-    bytes_percent: float
-    inodes_percent: float | None
+    percent: float | None
+    inode_percent: float | None = None
+    size_mb: float = 0.0
+    free_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The certificate that is served: from when to when it is valid, and whether it is the one that stands in for a real one."""
+
+    begins: float
+    ends: float
+    placeholder: bool
+
+
+@dataclass(frozen=True)
+class Vault:
+    """How clips are kept: `mode` is `encrypted` or `plain`, `reason` why, `mounted` whether their volume is there."""
+
+    mode: str
+    reason: str
+    mounted: bool
+
+
+@dataclass(frozen=True)
+class Release:
+    """What of the app is live, when it was built, and whether it is whole."""
+
+    commit: str
+    built: float | None
+    whole: bool
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A droplet at one moment. What is not watched, or cannot be seen, is None or empty.
+    """A droplet at one moment. What cannot be seen is None or missing.
 
     Arguments:
         now: seconds since 1970.
         uptime: seconds since the machine started.
         day: the date there, and `hour` of the day, for the digest.
-        nightly, converge, backup, drill: the newest records, oldest first; None where nobody waits for such runs.
-        units: failed units; None if systemd did not answer.
+        runs: ninety days of records by kind, the newest first.
+        set_up: by kind, when what starts such runs was put there.
+        units: expected units and failed ones; None if systemd does not answer.
         disks: file systems.
-        certificate_ends: when the certificate that is served ends, in seconds since 1970; None if there is none.
-        certificate: whether one is expected.
-        reboot: whether an update waits for a restart.
-        vault: `open`, `locked`, `plain` (the weaker mode) or None.
-        vault_reason: why it is so.
+        certificate: the one that is served; None if it cannot be read.
+        restart_asked: since when an update waits for a restart.
+        vault: None if nobody knows.
+        release: None if none is live.
     """
 
     now: float
     uptime: float = 1e9
     day: str = ""
     hour: int = 12
-    nightly: Sequence[Run] | None = None
-    converge: Sequence[Run] | None = None
-    backup: Sequence[Run] | None = None
-    drill: Sequence[Run] | None = None
-    units: Sequence[str] | None = ()
+    runs: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
+    set_up: Mapping[str, float] = field(default_factory=dict)
+    units: units.Units | None = None
     disks: Sequence[Disk] = ()
-    certificate: bool = False
-    certificate_ends: float | None = None
-    reboot: bool = False
-    vault: str | None = None
-    vault_reason: str = ""
+    certificate: Certificate | None = None
+    restart_asked: float | None = None
+    vault: Vault | None = None
+    release: Release | None = None
 
 
-def gather(watched: Mapping[str, bool], folder: Path = records.FOLDER, root: Path = Path("/")) -> Facts:
+Ask = Callable[[list[str]], "units.Units | None"]
+
+
+def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_systemd: Ask | None = None) -> Facts:
     """Look at this droplet. Whatever cannot be read is left out; this never fails.
 
     Arguments:
-        watched: which of `nightly`, `converge`, `backup`, `certificate` and `vault` there are here.
-        folder: where records lie.
-        root: where the file system begins; for tests.
+        places: where everything lies.
+        wanted: what the droplet is meant to have; its units are asked for.
+        now: seconds since 1970.
+        ask_systemd: see `units.look`.
     """
-    now = time.time()
+    now = time.time() if now is None else now
     local = time.localtime(now)
-    found = units.look([_UNLOCK])
-    vault, reason = _vault(root, found) if watched.get("vault") else (None, "")
-    served = validity.read(root / "etc/nginx/tls/current/fullchain.pem") if watched.get("certificate") else None
+    names = sorted({*(name for name, _ in wanted.units()), *UNIT_OF.values()})
+    set_up = {kind: when for kind, path in _SET_UP.items() if (when := _changed(places.at(path), now)) is not None}
     return Facts(
         now=now,
-        uptime=_uptime(root),
+        uptime=_uptime(places.at("/proc/uptime")),
         day=time.strftime("%Y-%m-%d", local),
         hour=local.tm_hour,
-        nightly=runs(folder, "nightly", now) if watched.get("nightly") else None,
-        converge=runs(folder, "converge", now) if watched.get("converge") else None,
-        backup=runs(folder, "backup", now) if watched.get("backup") else None,
-        drill=runs(folder, "drill", now) if watched.get("backup") else None,
-        units=None if found is None else found.failed[:_MOST_UNITS],
-        disks=_disks(root),
-        certificate=bool(watched.get("certificate")),
-        certificate_ends=served[1] if served else None,
-        reboot=(root / "run/reboot-required").exists(),
-        vault=vault,
-        vault_reason=reason,
+        runs={kind: list(recent.newest_first(places.records, kind, now=now, since=now - _HISTORY_S)) for kind in KINDS},
+        set_up=set_up,
+        units=(ask_systemd or units.look)(names),
+        disks=_disks(places),
+        certificate=_certificate(places.at("/etc/nginx/tls/current/fullchain.pem")),
+        restart_asked=_changed(places.at("/run/reboot-required"), now),
+        vault=_vault(places),
+        release=_release(places),
     )
 
 
-def runs(folder: Path, kind: str, now: float) -> list[Run]:
-    """Return the newest records of a kind, oldest first, whatever else lies in the file.
-
-    Arguments:
-        folder: where records lie.
-        kind: as in `gigglekit.records.append`.
-        now: seconds since 1970; what claims to be from later is left out.
-    """
-    newest = itertools.islice(recent.newest_first(folder, kind, now=now, most_bytes=_MOST_BYTES), _MOST_RUNS)
-    return sorted((Run(entry.moment, entry.record) for entry in newest), key=lambda run: run.time)
-
-
-def _uptime(root: Path) -> float:
+def usage(path: Path) -> Disk | None:
+    """Return how full the file system at `path` is; None if it cannot be asked."""
     try:
-        return float((root / "proc/uptime").read_text().split()[0])
+        told = os.statvfs(path)
+    except OSError:
+        return None
+    used = told.f_blocks - told.f_bfree
+    usable = used + told.f_bavail
+    return Disk(
+        path=str(path),
+        percent=round(100 * used / usable, 1) if usable else 0.0,
+        inode_percent=round(100 * (told.f_files - told.f_favail) / told.f_files, 1) if told.f_files else None,
+        size_mb=told.f_blocks * told.f_frsize / 2**20,
+        free_mb=round(told.f_bavail * told.f_frsize / 2**20, 1),
+    )
+
+
+def _changed(path: Path, now: float) -> float | None:
+    try:
+        return min(now, os.lstat(path).st_mtime)
+    except OSError:
+        return None
+
+
+def _uptime(path: Path) -> float:
+    try:
+        return float(path.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return 1e9
 
 
-def _disks(root: Path) -> list[Disk]:
-    found: dict[int, Disk] = {}
-    for place in ("/", "/boot", "/var", "/tmp", "/opt", "/home", _UPLOADS):  # noqa: S108 (only looked at)
-        path = root / place.lstrip("/")
-        with contextlib.suppress(OSError):
-            device, told = path.stat().st_dev, os.statvfs(path)
-            if told.f_blocks and device not in found:
-                # As df counts: what only root may still use is not free.
-                used = told.f_blocks - told.f_bfree
-                inodes = 100 * (told.f_files - told.f_favail) / told.f_files if told.f_files else None
-                found[device] = Disk(place, 100 * used / max(1, used + told.f_bavail), inodes)
-    return list(found.values())
+def _disks(places: Places) -> list[Disk]:
+    found: list[Disk] = []
+    devices = set()
+    for name in _MOUNTED:
+        place = places.at(name)
+        volume = name == UPLOADS and os.path.ismount(place)
+        try:
+            device = place.stat().st_dev
+        except OSError:
+            if name == "/" or volume:
+                found.append(Disk(name, None))
+            continue
+        if volume or device not in devices:
+            devices.add(device)
+            used = usage(place)
+            found.append(Disk(name, None) if used is None else dataclasses.replace(used, path=name))
+    return found
 
 
-def _vault(root: Path, found: units.Units | None) -> tuple[str | None, str]:
+def _certificate(path: Path) -> Certificate | None:
+    valid = validity.read(path)
     try:
-        told = json.loads((root / "etc/giggles/vault.json").read_text())
-        mode, reason = told.get("mode"), str(told.get("reason", ""))
-    except (OSError, ValueError, AttributeError):
-        return None, ""
-    if mode != "encrypted":
-        return "plain", reason
-    unlock = found.known.get(_UNLOCK) if found else None
-    if unlock is None:
-        return None, ""
-    if unlock.state == "active":
-        return "open", ""
-    code, output = ask(["systemctl", "show", "--property=StatusText", "--value", "--", _UNLOCK], seconds=20)
-    return "locked", output.strip() if code == 0 else ""
+        placeholder = Path(os.readlink(path.parent)).name == "placeholder"
+    except OSError:
+        placeholder = False
+    return None if valid is None else Certificate(*valid, placeholder)
+
+
+def _vault(places: Places) -> Vault | None:
+    told = _read(places.at("/etc/giggles/vault.json"))
+    if not isinstance(told.get("mode"), str):
+        return None
+    return Vault(told["mode"], str(told.get("reason") or "")[:200], os.path.ismount(places.at(UPLOADS)))
+
+
+def _release(places: Places) -> Release | None:
+    try:
+        commit = Path(os.readlink(places.at("/opt/giggles/current"))).name
+    except OSError:
+        return None
+    built = _read(places.at("/opt/giggles/releases") / commit / ".giggles-release.json").get("built")
+    return Release(commit[:64], recent.moment_of(built), isinstance(built, str))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -8,6 +8,7 @@ msmtp was killed in between.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from dataclasses import dataclass
 from email.headerregistry import Address
@@ -31,6 +32,37 @@ _WHY = {
     73: "msmtp could not write", 74: "the connection broke", 75: "the mail server has no time just now",
     76: "the mail server spoke another protocol", 77: "the mail server refused the login", 78: "the settings of msmtp are wrong",
 }  # fmt: skip
+_NAME, _ENDED = "the mail server's certificate is for another name", "the mail server's certificate has ended"
+_UNKNOWN = "the mail server's certificate is by no authority that this droplet knows"
+_NO_OFFER, _NO_TLS = "the mail server offers no encryption", "the mail server speaks no TLS at this port"
+_NO_SAFE_LOGIN = "the mail server offers no login that keeps the password safe"
+# Of what msmtp says itself (built with GnuTLS, as by Debian and Ubuntu) when its exit code does not tell.
+_WORDS = (
+    (r"certificate verification failed.*does not match", _NAME),
+    (r"certificate verification failed.*expired", _ENDED),
+    (r"certificate verification failed", _UNKNOWN),
+    (r"does not support TLS via the STARTTLS", _NO_OFFER),
+    (r"TLS handshake failed", _NO_TLS),
+    (r"cannot use a secure authentication method", _NO_SAFE_LOGIN),
+)
+_HOST = "giggles:monitoring:mail:host"
+_REMEDIES = {
+    _NAME: f"Nothing was sent to it, the password neither. Put the name that the provider tells into {_HOST}; if that is what stands "
+    "there, somebody else answers in its place.",
+    _ENDED: "Nothing was sent to it, the password neither. Look at this droplet's clock (timedatectl); if it is right, the provider has to "
+    "renew the certificate.",
+    _UNKNOWN: f"Nothing was sent to it, the password neither. Look whether {_HOST} is the provider's; if it is, somebody else may be "
+    "answering in its place.",
+    _NO_OFFER: "Nothing was sent to it, the password neither. If the provider's port is for TLS from the beginning (465), set "
+    "giggles:monitoring:mail:security to tls; if the offer was there yesterday, somebody on the way may be removing it.",
+    _NO_TLS: "Nothing was sent to it, the password neither. Most providers have TLS from the beginning at port 465 and STARTTLS at 587: "
+    "correct giggles:monitoring:mail:port, or security.",
+    _NO_SAFE_LOGIN: "The password was not sent. Set giggles:monitoring:mail:security to starttls or tls.",
+    _WHY[
+        77
+    ]: "Correct smtp_user and smtp_password in giggles:secrets:monitoring, then salt-call state.apply monitoring. Many providers want "
+    "a password made for this use alone.",
+}
 
 
 @dataclass(frozen=True)
@@ -89,8 +121,12 @@ class Mailer:
             return f"the mail server did not answer within {_SECONDS} s"
         except OSError as error:
             return f"{self.program} cannot be started ({error.strerror})"
-        # What msmtp says itself quotes addresses, and what the server answered.
-        return "" if done.code == 0 else _WHY.get(done.code, f"msmtp ended with exit code {done.code}")
+        if done.code == 0:
+            return ""
+        # Words of its own only: what it quotes of the server's holds addresses.
+        said = "\n".join(line for line in done.complaint.splitlines() if "server message" not in line)
+        known = next((why for pattern, why in _WORDS if re.search(pattern, said)), None)
+        return known or _WHY.get(done.code, f"msmtp ended with exit code {done.code}")
 
     def was_taken(self, letter: Letter) -> bool:
         """Tell whether msmtp noted that the server took this letter, whatever became of who started msmtp."""
@@ -106,6 +142,15 @@ class Mailer:
 
     def _log(self, letter: Letter) -> Path:
         return self.logs / f"letter-{letter.number}-{int(letter.made)}.log"
+
+
+def remedy(problem: str) -> str:
+    """Return what to do about what `Mailer.send` returned."""
+    return _REMEDIES.get(
+        problem,
+        "Look at giggles:monitoring:mail and giggles:secrets:monitoring in the pillar; docs/TROUBLESHOOTING.md, No alert arrives, goes "
+        "through it.",
+    )
 
 
 def letter_of_test(name: str) -> Letter:

@@ -1,4 +1,4 @@
-"""The settings of the monitoring, as the droplet keeps them: `/etc/giggles/monitoring.json`, for root alone."""
+"""Who is told, as the droplet keeps it: `/etc/giggles/monitoring.json`, for root alone. What is watched stands in `expected`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gigglekit.health.conditions import Thresholds, thresholds
-
 PATH = Path("/etc/giggles/monitoring.json")
 
 
 @dataclass(frozen=True)
 class Monitoring:
-    """What is watched, and who is told.
+    """Who is told.
 
     Arguments:
         domain: the droplet's name in subjects.
         sender: address that alerts come from.
         recipient: address they go to, None for nobody.
         digest: whether a summary comes every morning.
-        limits: thresholds.
-        watched: which of `nightly`, `converge`, `backup`, `certificate` and `vault` there are here.
         pings: secret addresses of dead-man checks, by `nightly`, `backup` and `converge`.
     """
 
@@ -31,8 +27,6 @@ class Monitoring:
     sender: str
     recipient: str | None
     digest: bool
-    limits: Thresholds
-    watched: Mapping[str, bool]
     pings: Mapping[str, str] = field(repr=False)
 
 
@@ -43,18 +37,10 @@ def settings_file(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> st
         settings: what is below `giggles`, defaults merged in, without secrets.
         secrets: its section `giggles:secrets:monitoring`.
     """
-    roles, mail = settings["roles"], settings["monitoring"]["mail"]
+    mail = settings["monitoring"]["mail"]
     content = {
         "domain": settings["domain"],
         "mail": {"to": mail["to"], "from": sender(settings), "digest": mail["digest"]},
-        "thresholds": settings["monitoring"]["thresholds"],
-        "watched": {
-            "nightly": "nightly" in roles,
-            "converge": "converge" in roles and bool(settings["converge"]["enabled"]),
-            "backup": "backup" in roles and bool(settings["backup"]["bucket"]),
-            "certificate": "web" in roles,
-            "vault": "vault" in roles,
-        },
         "pings": secrets.get("pings", {}),
     }
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
@@ -75,8 +61,6 @@ def read(path: Path = PATH) -> Monitoring | None:
             sender=str(mail["from"]),
             recipient=str(mail["to"]) if mail["to"] else None,
             digest=bool(mail["digest"]),
-            limits=thresholds(kept["thresholds"]),
-            watched={str(name): bool(value) for name, value in kept["watched"].items()},
             pings={str(name): str(url) for name, url in pings.items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

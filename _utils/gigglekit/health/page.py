@@ -1,31 +1,32 @@
 """The status as one HTML file: no script, nothing from elsewhere, light and dark, for a telephone as well.
 
-    python -m gigglekit.health.page [FILE]
-
-writes it in one step. The file is XHTML in its syntax, so that it can be checked, and everything that comes from a record is
-escaped. Its own policy (CSP) allows its one style by its hash and nothing else, wherever a copy of it is opened.
+giggles-watch writes it in one step at every look, from the judgement that mails are about. The file is XHTML in its syntax, so that
+it can be checked, and everything that comes from a record is escaped. Its own policy (CSP) allows its one style by its hash and
+nothing else, wherever a copy of it is opened.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from gigglekit import records
 from gigglekit.files.replacing import replace
-from gigglekit.health import calendar_of_runs, expected, recent, status
+from gigglekit.health import calendar_of_runs, facts, recent, status
 from gigglekit.health.calendar_of_runs import Day
 from gigglekit.health.expected import Expected
+from gigglekit.health.facts import Facts
+from gigglekit.health.judge import judge
+from gigglekit.health.judge.condition import OK, PROBLEM, UNKNOWN, WARNING, WRONG, Memory
+from gigglekit.health.judge.runs import GOOD_NIGHTS
+from gigglekit.health.judge.words import readable
+from gigglekit.health.places import Places
 from gigglekit.health.recent import Entry
-from gigglekit.health.status import GOOD_NIGHTS, Fact, Places, Status, readable
+from gigglekit.health.status import Fact, Status
 from gigglekit.health.svg import Bar, Chart, Line, bars, escaped, lines, strip
 
-FILE = Path("/var/lib/giggles-status/index.html")
 REFRESH_S = 300
 _DISK_EVERY_S = 6 * 3600
 _DISK_KEPT = 400
@@ -69,11 +70,12 @@ svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 table { border-collapse: collapse; font-size: .875rem; white-space: nowrap; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; margin-top: 1.5rem; }
-@media (max-width: 40rem) { ul.facts li { grid-template-columns: 5.5rem 1fr; } ul.facts .said { grid-column: 1 / -1; } }
+@media (max-width: 40rem) { ul.facts li { grid-template-columns: 6.5rem 1fr; } ul.facts .said { grid-column: 1 / -1; }
+  svg text { font-size: 15px; } }
 """
 STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; form-action 'none'"
-_LEVEL_WORDS = {status.OK: "✓ right", status.WARNING: "! note", status.PROBLEM: "✕ problem", status.UNKNOWN: "? unknown"}
+_LEVEL_WORDS = {OK: "✓ right", WARNING: "! note", PROBLEM: "✕ problem", UNKNOWN: "? unknown"}
 _VERDICT_KIND = {"ok": "ok", "nothing-to-do": "quiet", "partial": "warning"}
 
 
@@ -86,7 +88,7 @@ def render(found: Status, days: Sequence[Day], wanted: Expected) -> str:
         wanted: what the droplet is meant to have; its thresholds are drawn, too.
     """
     name = escaped(wanted.domain or "Giggles server")
-    icon = {status.PROBLEM: "✕", status.UNKNOWN: "?"}.get(found.level, "✓")
+    icon = {PROBLEM: "✕", UNKNOWN: "?"}.get(found.level, "✓")
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -281,7 +283,7 @@ def note_change(places: Places, found: Status) -> None:
     """Write down when everything came right or went wrong, so that the next look knows since when it has been so."""
     newest = next(recent.newest_first(places.records, "status", now=recent.moment_of(found.time) or 0.0), None)
     if newest is None or newest.record.get("all_right") is not found.all_right:
-        wrong = [fact.name for fact in found.facts if fact.level in (status.PROBLEM, status.UNKNOWN)]
+        wrong = [fact.name for fact in found.facts if fact.level in WRONG]
         records.append(places.records, "status", {"time": found.time, "all_right": found.all_right, "wrong": wrong})
 
 
@@ -294,45 +296,27 @@ def note_disk(places: Places, now: float) -> None:
     for name, path in (("root", "/"), ("uploads", "/var/lib/giggles/uploads")):
         place = places.at(path)
         if name == "root" or place.is_mount():
-            used = status.usage(place)
+            used = facts.usage(place)
             if used is not None:
                 record |= {f"{name}_percent": used.percent, f"{name}_inode_percent": used.inode_percent}
     records.append(places.records, "disk", record, keep=_DISK_KEPT)
 
 
-def write(file: Path = FILE, places: Places | None = None, now: float | None = None) -> Status:
-    """Look at the droplet and put the page in its place, in one step.
+def write(places: Places, seen: Facts, wanted: Expected, memory: Memory) -> Status:
+    """Put the page in its place, in one step.
 
     Arguments:
-        file: where; its folder has to be there.
-        places: where everything lies.
-        now: seconds since 1970.
+        places: where everything lies; the page's folder has to be there.
+        seen: the droplet at one moment.
+        wanted: what it is meant to have.
+        memory: from earlier looks.
 
     Raises:
         OSError: the page cannot be written; the old one stays.
     """
-    places, now = places or Places(), time.time() if now is None else now
-    wanted = expected.read(places.at(str(expected.PATH))) or expected.by_default()
-    if places.records.is_dir():
-        note_disk(places, now)
-    found = status.collect(places, wanted, now=now)
-    if places.records.is_dir():
-        note_change(places, found)
-    text = render(found, calendar_of_runs.days(places.records, now), wanted)
-    replace(file, text.encode("utf-8", "replace"), 0o644)
+    noted = next(recent.newest_first(places.records, "status", now=seen.now), None)
+    found = status.of(judge(seen, wanted, memory), seen.now, noted)
+    note_change(places, found)
+    text = render(found, calendar_of_runs.days(seen.runs, seen.now), wanted)
+    replace(places.page, text.encode("utf-8", "replace"), 0o644)
     return found
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Make the page; the exit code says whether it could be written, not whether everything is all right."""
-    file = Path(arguments[0]) if arguments else FILE
-    try:
-        write(file)
-    except OSError as error:
-        print(f"The status page could not be made: {error.filename or file}: {error.strerror}. Look at df and ls -ld {file.parent}.")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

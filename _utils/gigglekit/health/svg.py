@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH = 720
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 4, 12, 20
+_LEFT, _RIGHT, _TOP, _BOTTOM = 4, 64, 12, 20
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -175,7 +175,8 @@ def _scale(top: float, unit: str, height: int) -> str:
         y = height - _BOTTOM - (height - _TOP - _BOTTOM) * part
         drawn.append(
             f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
-            f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{top * part:g}{escaped(unit)}</text>'
+            # On the right, beside today: that end is seen first where the drawing is wider than the screen.
+            f'<text x="{WIDTH - _RIGHT + 6}" y="{y + 4:.1f}">{top * part:g}{escaped(unit)}</text>'
         )
     return "".join(drawn)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from gigglekit import command
 
-_PROPERTIES = ("Id", "LoadState", "ActiveState", "Result", "ActiveEnterTimestamp", "InactiveEnterTimestamp", "InactiveExitTimestamp")
+_PROPERTIES = ("Id", "LoadState", "ActiveState", "Result", "ActiveEnterTimestamp", "InactiveEnterTimestamp", "InactiveExitTimestamp",
+               "StatusText")  # fmt: skip
 _SECONDS = 10.0
 
 
@@ -23,6 +24,7 @@ class Unit:
         state: `active`, `inactive`, `failed`, `activating` or another ActiveState of systemd.
         result: how it ended last, `success` or a reason (`exit-code`, `oom-kill`, `timeout`, …).
         since: when it came into a state that lasts, in seconds since 1970; None if it never did.
+        said: what it says of itself, for people.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Unit:
     state: str
     result: str
     since: float | None
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ def _parse(text: str) -> dict[str, Unit]:
             state = told.get("ActiveState", "unknown")
             entered = {"active": "ActiveEnterTimestamp", "activating": "InactiveExitTimestamp"}.get(state, "InactiveEnterTimestamp")
             units[told["Id"]] = Unit(
-                told["Id"], told.get("LoadState") == "loaded", state, told.get("Result", ""), _moment(told.get(entered, ""))
-            )
+                told["Id"], told.get("LoadState") == "loaded", state, told.get("Result", ""), _moment(told.get(entered, "")),
+                told.get("StatusText", ""),
+            )  # fmt: skip
     return units
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from gigglekit.files.replacing import replace
-from gigglekit.health.conditions import Condition
+from gigglekit.health.judge.condition import Condition, Memory
 
-PATH = Path("/var/lib/giggles/records/alerts-state.json")
 DIGEST_HOUR = 7
 RESTLESS_S = 1200.0
 """What comes back within this time was not over: the next time it must be gone for twice as many looks."""
@@ -92,7 +91,6 @@ class State:
     """What is remembered from one look to the next.
 
     Arguments:
-        began: when this droplet was first looked at.
         looked: when it was last looked at.
         seen: time of the newest converge that was taken into account.
         open: conditions by key.
@@ -104,7 +102,6 @@ class State:
         mailed: when the newest letter was sent.
     """
 
-    began: float
     looked: float = 0.0
     seen: float = 0.0
     open: Mapping[str, Open] = field(default_factory=dict)
@@ -138,7 +135,9 @@ def step(
     changes: list[Change] = []
     opened: list[Open] = []
     over: list[Open] = []
-    current = {condition.key: condition for condition in found}
+    current = {condition.key: condition for condition in found if condition.mailed}
+    # Nobody can tell whether what is open there is over.
+    hides = [condition.hides for condition in found if condition.hides]
     for key, condition in current.items():
         before = state.open.get(key)
         one = _renewed(before, condition, now, restless.get(key))
@@ -152,6 +151,9 @@ def step(
         kept[key] = one
     for key, before in state.open.items():
         if key in current:
+            continue
+        if any(key.startswith(hidden) for hidden in hides):
+            kept[key] = before
             continue
         gone = dataclasses.replace(before, missed=before.missed + 1, gone_at=before.gone_at or now)
         if before.shown and gone.missed < before.quiet:
@@ -223,9 +225,6 @@ def _renewed(before: Open | None, condition: Condition, now: float, restless: tu
             now, condition.title, condition.paragraph, condition.variant, condition.event, shown=condition.patience <= 0, quiet=quiet
         )
     shown = before.shown or now - before.since >= condition.patience
-    # A condition without words stands for what it was.
-    if not condition.paragraph:
-        return dataclasses.replace(before, missed=0, gone_at=None, shown=shown)
     return dataclasses.replace(
         before, title=condition.title, paragraph=condition.paragraph, variant=condition.variant, missed=0, gone_at=None, shown=shown
     )
@@ -275,24 +274,31 @@ def _lasted(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days" if seconds >= 172800 else f"{max(0, seconds) / 3600:.0f} hours"
 
 
+def memory(state: State) -> Memory:
+    """Return what of it a judgement depends on."""
+    opened = frozenset(key for key, one in state.open.items() if one.shown)
+    return Memory(opened, state.seen, len(state.letters), state.failing_since, state.failing)
+
+
 def load(path: Path, now: float) -> State:
     """Return what was remembered. What is damaged counts as nothing: what is open is told once more then.
 
     Arguments:
         path: the file.
-        now: seconds since 1970, when it begins if there is no such file.
+        now: seconds since 1970.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             kept = json.load(file)
         if kept.pop("version") != _VERSION:
-            return State(began=now)
+            return State()
+        # An earlier version of this program remembered more.
+        kept = {name: value for name, value in kept.items() if name in State.__dataclass_fields__}
         return State(
             **{
                 **kept,
-                # A clock that was wrong when it was written must not keep everything from being overdue.
-                "began": min(float(kept["began"]), now),
+                # A clock that was wrong when it was written must not hide all drift.
                 "seen": min(float(kept["seen"]), now),
                 "open": {key: Open(**one) for key, one in kept["open"].items()},
                 "restless": {key: (float(value[0]), int(value[1])) for key, value in kept["restless"].items()},
@@ -300,7 +306,7 @@ def load(path: Path, now: float) -> State:
             }
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
-        return State(began=now)
+        return State()
 
 
 def store(path: Path, state: State, group: int | None = None) -> None:

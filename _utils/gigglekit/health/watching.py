@@ -1,36 +1,31 @@
-"""One look: `python -m gigglekit.health.watching`, which giggles-watch.service runs every five minutes."""
+"""One look: `python -m gigglekit.health.watching`, which giggles-watch.service runs every five minutes and after each record.
+
+It gathers the facts once, has them judged once, mails what changed, and draws the page from the same judgement.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gigglekit import records
-from gigglekit.health import facts, monitoring, outbox, recent, watch
-from gigglekit.health.conditions import conditions
-from gigglekit.health.mail import Mailer, letter_of_test
+from gigglekit.files.locking import only_one
+from gigglekit.health import expected, facts, monitoring, outbox, page, recent, watch
+from gigglekit.health.judge import conditions, judge
+from gigglekit.health.mail import Mailer, letter_of_test, remedy
+from gigglekit.health.places import Places
 from gigglekit.health.recent import written
 
 _DAY = 86400.0
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a look finds and leaves things."""
-
-    settings: Path = monitoring.PATH
-    records: Path = records.FOLDER
-    state: Path = watch.PATH
-    lock: Path = Path("/var/lib/giggles/alerts/lock")
-    root: Path = Path("/")
+_MOST_LOOKS = 3
+_OWN = frozenset({"alerts.jsonl", "disk.jsonl", "status.jsonl"})
+"""What a look records itself."""
 
 
 class WatchError(Exception):
@@ -46,27 +41,29 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
         seen: for tests; this droplet as it is if None.
 
     Returns:
-        `open` conditions, `changes` of this look, and `waiting` letters that could not be sent.
+        `open` conditions, `changes` of this look, `waiting` letters that could not be sent, and `page`, "" or why it is an old one.
 
     Raises:
         WatchError: there are no settings.
         OSError: what is to be remembered cannot be written; nothing was sent then.
     """
-    chosen = _settings(places)
+    chosen, wanted = _settings(places), _wanted(places)
     with _alone(places.lock):
-        found = seen or facts.gather(chosen.watched, places.records, places.root)
-        state = watch.load(places.state, found.now)
-        wrong = conditions(
-            found, chosen.limits, began=state.began, seen=state.seen, open_keys=[k for k, one in state.open.items() if one.shown]
-        )
-        newest = found.converge[-1].time if found.converge else None
+        with contextlib.suppress(OSError):
+            # Where that cannot be written, what is wrong is told all the same.
+            page.note_disk(places, time.time() if seen is None else seen.now)
+        found = seen or facts.gather(places, wanted)
+        state = watch.load(places.told, found.now)
+        wrong = conditions(judge(found, wanted, watch.memory(state)))
+        converges = found.runs.get("converge")
+        newest = converges[0].moment if converges else None
         state, changes = watch.step(state, wrong, now=found.now, name=chosen.domain, somebody=chosen.recipient is not None, seen=newest)
         if chosen.digest and chosen.recipient:
             lines = _since_yesterday(places.records, found.now)
             state = watch.with_digest(state, now=found.now, day=found.day, hour=found.hour, name=chosen.domain, changes=lines)
         group = _group()
         # Before anything is sent: what is sent is known from then on.
-        watch.store(places.state, state, group)
+        watch.store(places.told, state, group)
         for change in changes:
             records.append(
                 places.records, "alerts",
@@ -74,11 +71,18 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
             )  # fmt: skip
         if chosen.recipient:
             post = mailer or Mailer(chosen.sender, chosen.recipient, chosen.domain)
-            state = outbox.deliver(state, post, lambda now: watch.store(places.state, now, group), now=found.now)
+            state = outbox.deliver(state, post, lambda now: watch.store(places.told, now, group), now=found.now)
+        old = ""
+        try:
+            page.write(places, found, wanted, watch.memory(state))
+        except OSError as error:
+            where = error.filename or places.page
+            old = f"The status page could not be made: {where}: {error.strerror}. Look at df and ls -ld {places.page.parent}."
     return {
         "open": sorted(key for key, one in state.open.items() if one.shown),
         "changes": [f"{change.event}: {change.title}" for change in changes],
         "waiting": len(state.letters),
+        "page": old,
         **({"why": state.failing} if state.letters else {}),
     }
 
@@ -91,11 +95,11 @@ def told(places: Places, now: float) -> dict[str, Any]:
         now: seconds since 1970.
     """
     chosen = monitoring.read(places.settings)
-    state = watch.load(places.state, now)
+    state = watch.load(places.told, now)
     shown = {key: one for key, one in state.open.items() if one.shown}
     mail: dict[str, Any] = {"somebody": bool(chosen and chosen.recipient), "waiting": len(state.letters), "last": written(state.mailed)}
     if state.failing_since is not None:
-        mail["failing"] = {"since": written(state.failing_since), "why": state.failing}
+        mail["failing"] = {"since": written(state.failing_since), "why": f"{state.failing}. {remedy(state.failing)}"}
     return {
         "looked": written(state.looked or None),
         "open": [
@@ -123,10 +127,14 @@ def send_test(places: Places, mailer: Mailer | None = None) -> None:
     problem = post.send(letter)
     post.forget(letter)
     if problem:
-        raise WatchError(
-            f"The test mail was not taken: {problem}. Look at giggles:monitoring:mail and giggles:secrets:monitoring in the pillar; "
-            "docs/TROUBLESHOOTING.md, No alert arrives, goes through it."
-        )
+        raise WatchError(f"The test mail was not taken: {problem}. {remedy(problem)}")
+
+
+def _wanted(places: Places) -> expected.Expected:
+    wanted = expected.read(places.expected)
+    if wanted is None:
+        raise WatchError(f"{places.expected} is missing or damaged, so nothing is watched. salt-call state.apply monitoring writes it.")
+    return wanted
 
 
 def _settings(places: Places) -> monitoring.Monitoring:
@@ -139,20 +147,12 @@ def _settings(places: Places) -> monitoring.Monitoring:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise WatchError(f"Another look has been under way for a minute (fuser -v {path}). Wait for it to end.") from None
-                time.sleep(0.1)
+    with only_one(
+        path,
+        seconds=60,
+        busy=lambda: WatchError(f"Another look has been under way for a minute (fuser -v {path}). Wait for it to end."),
+    ):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _group() -> int | None:
@@ -168,21 +168,41 @@ def _since_yesterday(folder: Path, now: float) -> list[str]:
     return [f"- {entry.text('time')} {entry.text('event')}: {entry.text('title')}" for entry in reversed(entries)][-50:]
 
 
-def main() -> int:
-    """Look once; what cannot be told stays known, and is said in the journal."""
+def _records(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return what tells whether anybody recorded something."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.endswith(".jsonl") and entry.name not in _OWN:
+                status = entry.stat(follow_symlinks=False)
+                found[entry.name] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def main(places: Places | None = None) -> int:
+    """Look; once more if something was recorded meanwhile. What cannot be told stays known, and is said in the journal."""
+    places = places or Places()
+    done: dict[str, Any] = {}
     try:
-        done = look(Places())
+        for _ in range(_MOST_LOOKS):
+            before = _records(places.records)
+            done = look(places)
+            for change in done["changes"]:
+                print(change)
+            # Whoever started this does not look while it runs.
+            if _records(places.records) == before:
+                break
     except WatchError as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
         print(f"{error.filename or 'The watch'}: {error.strerror}, so nothing was told. Look at df and dmesg.", file=sys.stderr)
         return 1
-    for change in done["changes"]:
-        print(change)
     if done["waiting"]:
         print(f"{done['waiting']} mails wait: {done['why']}. They are tried again at every look.", file=sys.stderr)
-    return 0
+    if done["page"]:
+        print(done["page"], file=sys.stderr)
+    return 1 if done["page"] else 0
 
 
 if __name__ == "__main__":

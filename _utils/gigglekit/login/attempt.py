@@ -8,12 +8,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..files.replacing import rewrite
 from .errors import LoginError
+from .second_factor import SecondFactor
 
 WORKSPACE = Path("/run/giggles/login")
 MARK = "giggles-login-proof"
@@ -22,17 +23,23 @@ _TRIES = 6
 _SECONDS = 10
 
 
-def attempt(user: str, *, port: int = 22, with_sudo: bool = True) -> None:
+ANSWER = Path("/usr/local/lib/giggles/ssh-answer")
+"""What ssh runs when it is asked for a code: /run, where the rest lies, may forbid to run anything."""
+
+
+def attempt(user: str, *, port: int = 22, with_sudo: bool = True, second_factor: bool = False) -> None:
     """Log in over the loopback interface with a one-time key and become root there.
 
     The login is to the address that others reach this machine at, so that an sshd that listens or lets in only on
     127.0.0.1 does not pass. The key is added to the account's own authorized_keys, so that the login takes the way of
-    every other one, is only good for connections from this machine, and is gone afterwards whatever happened.
+    every other one, is only good for connections from this machine, and is gone afterwards whatever happened. Where sshd asks
+    for a code as well, a real one is given, of the account's own second factor.
 
     Arguments:
         user: the account.
         port: TCP port of sshd.
         with_sudo: whether `sudo -n true` has to work as well.
+        second_factor: whether sshd asks for a code.
 
     Raises:
         LoginError: it did not work; says at which step and what was answered.
@@ -51,7 +58,11 @@ def attempt(user: str, *, port: int = 22, with_sudo: bool = True) -> None:
         authorized = Path(account.pw_dir) / ".ssh/authorized_keys"
         address = _own_address()
         with _admitted(authorized, f'from="{address}",restrict,command="{_task(with_sudo)}" {public}'):
-            _log_in(user, address, port, private, with_sudo)
+            answer = Path(folder) / "answer" if second_factor else None
+            if answer is not None:
+                answer.touch(mode=0o600)
+                answer.write_text(SecondFactor(user).code_for_proof() + "\n")
+            _log_in(user, address, port, private, with_sudo, answer)
 
 
 def _task(with_sudo: bool) -> str:
@@ -70,15 +81,18 @@ def _own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def _log_in(user: str, address: str, port: int, private: Path, with_sudo: bool) -> None:
+def _log_in(user: str, address: str, port: int, private: Path, with_sudo: bool, answer: Path | None) -> None:
+    # In batch mode ssh asks nobody, not even a program.
+    asked = ["-o", "NumberOfPasswordPrompts=1"] if answer else ["-o", "BatchMode=yes"]
+    environment = {"SSH_ASKPASS": str(ANSWER), "SSH_ASKPASS_REQUIRE": "force", "GIGGLES_ANSWER": str(answer)} if answer else {}
     command = [
         "ssh", "-F", "none", "-i", str(private), "-p", str(port), "-n", "-T",
-        *("-o", "IdentitiesOnly=yes"), *("-o", "BatchMode=yes"), *("-o", "ConnectTimeout=5"),
+        *("-o", "IdentitiesOnly=yes"), *asked, *("-o", "ConnectTimeout=5"),
         *("-o", "StrictHostKeyChecking=no"), *("-o", "UserKnownHostsFile=/dev/null"), *("-o", "LogLevel=ERROR"),
         *("-o", "IdentityAgent=none"), f"{user}@{address}", _task(with_sudo),
     ]  # fmt: skip
     for number in range(_TRIES):
-        done = _run(command)
+        done = _run(command, environment)
         if done.returncode == 0 and "giggles-proven" in done.stdout:
             return
         # Just after a reload sshd does not listen for a moment; a refusal of the key, though, is an answer.
@@ -104,7 +118,7 @@ def _admitted(authorized: Path, line: str) -> Iterator[None]:
         rewrite(authorized, before)
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     if shutil.which(command[0], path=_PATH) is None:
         raise LoginError(f"{command[0]} is not installed")
     try:
@@ -115,7 +129,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
             text=True,
             errors="replace",
             timeout=_SECONDS,
-            env={"PATH": _PATH, "LANG": "C.UTF-8"},
+            env={"PATH": _PATH, "LANG": "C.UTF-8", **(environment or {})},
             check=False,
         )
     except subprocess.TimeoutExpired:

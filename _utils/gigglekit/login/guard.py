@@ -116,13 +116,16 @@ def begin(home: Path | None) -> None:
         raise
 
 
-def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callable[..., None] = attempt) -> list[str] | None:
+def end(
+    user: str, *, port: int = 22, with_sudo: bool = True, second_factor: bool = False, try_login: Callable[..., None] = attempt
+) -> list[str] | None:
     """Prove that the administrator can log in, if anything that decides about it has changed since `begin`.
 
     Arguments:
         user: the administrator.
         port: TCP port of sshd.
         with_sudo: whether sudo works without a password.
+        second_factor: whether sshd asks for a code.
         try_login: how a login is tried.
 
     Returns:
@@ -142,7 +145,7 @@ def end(user: str, *, port: int = 22, with_sudo: bool = True, try_login: Callabl
         _disarm()
         return None
     try:
-        try_login(user, port=port, with_sudo=with_sudo)
+        try_login(user, port=port, with_sudo=with_sudo, second_factor=second_factor)
     except LoginError as error:
         restored = revert(checkpoint)
         raise LoginError(

@@ -18,6 +18,7 @@ from . import accounts
 PLACES = (
     "etc/ssh",
     "etc/default/ssh",
+    "etc/pam.d/sshd",
     "etc/sudoers",
     "etc/sudoers.d",
     "etc/ufw",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from gigglekit.backup import names, settings
 from gigglekit.backup.errors import BackupError, BusyError, RefusedError
 from gigglekit.backup.settings import Settings
 from gigglekit.crypto import keys
+from gigglekit.files.locking import only_one, with_others
 from gigglekit.files.replacing import replace
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import DUMPS, SNAPSHOTS, Keyring
@@ -104,12 +104,15 @@ class Droplet:
         Raises:
             BusyError: somebody else was at work for all that time.
         """
-        with _locked(self.lock, fcntl.LOCK_EX, seconds) as is_ours:
-            if not is_ours:
-                raise BusyError(
-                    f"A backup, a prune or an erasure is at work on the bucket already (fuser -v {self.lock} names it), so nothing "
-                    "was done. Wait for it to end, then ask again."
-                )
+        self.lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with only_one(
+            self.lock,
+            seconds=seconds,
+            busy=lambda: BusyError(
+                f"A backup, a prune or an erasure is at work on the bucket already (fuser -v {self.lock} names it), so nothing was done. "
+                "Wait for it to end, then ask again."
+            ),
+        ):
             yield
 
     @contextlib.contextmanager
@@ -123,18 +126,27 @@ class Droplet:
             # Nothing prunes here, and whoever restores with a kit alone may not be root.
             yield
             return
-        with _locked(self._readers, fcntl.LOCK_SH, _PRUNE_SECONDS) as is_ours:
-            if not is_ours:
-                raise BusyError(
-                    f"A prune is removing snapshots from the bucket (fuser -v {self._readers} names it), and did not come to its end in "
-                    f"{_PRUNE_SECONDS / 60:.0f} minutes. Nothing was restored. Wait for it, then ask again."
-                )
+        self._readers.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with with_others(
+            self._readers,
+            seconds=_PRUNE_SECONDS,
+            busy=lambda: BusyError(
+                f"A prune is removing snapshots from the bucket (fuser -v {self._readers} names it), and did not come to its end in "
+                f"{_PRUNE_SECONDS / 60:.0f} minutes. Nothing was restored. Wait for it, then ask again."
+            ),
+        ):
             yield
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
         """Tell whether nobody on this droplet is restoring; nobody begins to during the block then."""
-        with _locked(self._readers, fcntl.LOCK_EX) as is_ours:
+        self._readers.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(only_one(self._readers, seconds=0, busy=BlockingIOError))
+                is_ours = True
+            except BlockingIOError:
+                is_ours = False
             yield is_ours
 
     @property
@@ -392,28 +404,6 @@ class Droplet:
                 f"{unknown} clips lie directly in {clips} and are in no row of the database, so they are nobody's and were not saved. The "
                 "weekly sweep erases them when they are old enough; salt-call giggles.sweep does it now."
             )
-
-
-@contextlib.contextmanager
-def _locked(path: Path, kind: int, seconds: float = 0) -> Iterator[bool]:
-    """Hold a lock during the block; tell whether it could be had in so many seconds."""
-    import time
-
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        end, is_ours = time.monotonic() + seconds, False
-        while not is_ours:
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                is_ours = True
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    break
-                time.sleep(0.1)
-        yield is_ours
-    finally:
-        os.close(descriptor)
 
 
 def _not_written(path: Path, error: sqlite3.Error) -> BackupError:

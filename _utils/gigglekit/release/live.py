@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gigglekit.files.links import exchange, point
+from gigglekit.files.locking import only_one
 from gigglekit.release import health, manifest, preflight
 from gigglekit.release.build import MakeVenv, build, ingredients
 from gigglekit.release.dotenv import read_back
@@ -285,20 +284,13 @@ def _clear(link: Path) -> None:
 @contextmanager
 def _only_one(layout: Layout) -> Iterator[None]:
     layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(layout.root / "release.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise ReleaseError(
-                        "Another run is making a release live right now. Wait for it to end, then apply again; "
-                        f"fuser {layout.root}/release.lock names it."
-                    ) from None
-                time.sleep(0.2)
+    with only_one(
+        layout.root / "release.lock",
+        seconds=_LOCK_SECONDS,
+        pause=0.2,
+        busy=lambda: ReleaseError(
+            "Another run is making a release live right now. Wait for it to end, then apply again; "
+            f"fuser {layout.root}/release.lock names it."
+        ),
+    ):
         yield
-    finally:
-        os.close(descriptor)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import json
-import os
 import pwd
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gigglekit.files.draining import Owner
+from gigglekit.files.locking import only_one
 from gigglekit.files.replacing import replace
 from gigglekit.vault.errors import BusyError, RefusedError, VaultError
 
@@ -117,23 +115,16 @@ class Places:
             BusyError: somebody else was at work for all that time.
         """
         self.lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            end = time.monotonic() + seconds
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > end:
-                        raise BusyError(
-                            f"Something else has been working on the vault for {seconds:.0f} s (see fuser -v {self.lock}), so "
-                            "nothing was done. Wait for it to end, then ask again."
-                        ) from error
-                time.sleep(0.02)
+        with only_one(
+            self.lock,
+            seconds=seconds,
+            pause=0.02,
+            busy=lambda: BusyError(
+                f"Something else has been working on the vault for {seconds:.0f} s (see fuser -v {self.lock}), so nothing was done. Wait "
+                "for it to end, then ask again."
+            ),
+        ):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def is_user_id(text: str) -> bool:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gigglekit import looks
 from gigglekit.files.replacing import replace
 
 NOTES = Path("/var/lib/giggles/uptimerobot/noted.json")
-_SECONDS = 24 * 3600
+_LOOK = "look"
 
 
 @dataclass(frozen=True)
-class Noted:
+class Noted(looks.Last):
     """What was noted.
 
     Arguments:
@@ -29,15 +29,8 @@ class Noted:
         contacts: ids of alert contacts that this droplet made.
     """
 
-    time: float | None
-    due: bool
     monitors: frozenset[int] = frozenset()
     contacts: frozenset[int] = frozenset()
-
-    @property
-    def day(self) -> str:
-        """When the last look was, for a person."""
-        return "never" if self.time is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.time))
 
 
 def read(settings: Path, notes: Path = NOTES, *, now: float | None = None) -> Noted:
@@ -51,14 +44,9 @@ def read(settings: Path, notes: Path = NOTES, *, now: float | None = None) -> No
     Raises:
         OSError: the settings are there and cannot be read.
     """
-    now = time.time() if now is None else now
-    content = _content(notes)
-    monitors, contacts = _ids(content.get("monitors")), _ids(content.get("contacts"))
-    at = content.get("time")
-    if not isinstance(at, int | float) or isinstance(at, bool) or content.get("settings") != _mark(settings):
-        return Noted(None, True, monitors, contacts)
-    # A clock that was wrong is no reason not to look for years.
-    return Noted(at, not 0 <= now - at < _SECONDS, monitors, contacts)
+    content = looks.read(notes)
+    last = looks.last(notes, _LOOK, _mark(settings), now=now)
+    return Noted(last.time, last.due, _ids(content.get("monitors")), _ids(content.get("contacts")))
 
 
 def note_ids(notes: Path, monitors: frozenset[int], contacts: frozenset[int]) -> None:
@@ -67,7 +55,8 @@ def note_ids(notes: Path, monitors: frozenset[int], contacts: frozenset[int]) ->
     Raises:
         OSError: it cannot be noted.
     """
-    _write(notes, {"monitors": sorted(monitors), "contacts": sorted(contacts)})
+    notes.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace(notes, json.dumps({"monitors": sorted(monitors), "contacts": sorted(contacts)}, sort_keys=True).encode() + b"\n")
 
 
 def note_look(settings: Path, notes: Path, monitors: frozenset[int], contacts: frozenset[int], *, now: float | None = None) -> None:
@@ -76,21 +65,8 @@ def note_look(settings: Path, notes: Path, monitors: frozenset[int], contacts: f
     Raises:
         OSError: it cannot be noted.
     """
-    looked = {"time": time.time() if now is None else now, "settings": _mark(settings)}
-    _write(notes, {"monitors": sorted(monitors), "contacts": sorted(contacts), **looked})
-
-
-def _write(notes: Path, content: dict[str, object]) -> None:
-    notes.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace(notes, json.dumps(content, sort_keys=True).encode() + b"\n")
-
-
-def _content(notes: Path) -> dict[str, object]:
-    try:
-        content = json.loads(notes.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    note_ids(notes, monitors, contacts)
+    looks.note(notes, _LOOK, _mark(settings), now=now)
 
 
 def _ids(value: object) -> frozenset[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gigglekit.files import private
 from gigglekit.health.uptimerobot.errors import UptimeRobotError
 
 PATH = Path("/etc/giggles/uptimerobot.json")
@@ -86,29 +86,9 @@ def load(path: Path = PATH) -> Settings | None:
     Raises:
         UptimeRobotError: the file cannot be read, others can read or write it, or something in it is wrong. No secret is repeated.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UptimeRobotError(
-            f"{path} cannot be read: {error.strerror}. Ask as root; if it is a link, salt-call state.apply monitoring writes a file again."
-        ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise UptimeRobotError(
-                f"{path} holds the key of UptimeRobot, and is owned by user {status.st_uid} with mode {status.st_mode & 0o7777:04o}: "
-                "others may have read or changed it. Make a new key if that can be, and let salt-call state.apply monitoring put owner "
-                "and mode right."
-            )
-        content = file.read()
-    try:
-        return parse(content)
-    except ValueError as error:
-        raise UptimeRobotError(
-            f"{path} is wrong: {error}. Correct the pillar and write it anew with salt-call state.apply monitoring."
-        ) from None
+    return private.load(
+        path, parse, error=UptimeRobotError, holds="the key of UptimeRobot", renew="Make a new key", concern="monitoring.uptimerobot"
+    )
 
 
 def parse(content: bytes) -> Settings:

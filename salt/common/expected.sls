@@ -1,0 +1,16 @@
+# What this droplet is meant to have, for giggles.status, alerts and the status page; no secrets.
+{%- from "map.jinja" import giggles with context %}
+
+status-expectations:
+  file.managed:
+    - name: /etc/giggles/status.json
+    - source: salt://common/files/etc/giggles/status_json.py
+    - template: py
+    - context:
+        choices: {{ {"roles": giggles.roles, "domain": giggles.domain, "backup": giggles.backup, "monitoring": giggles.monitoring,
+                     "converge": giggles.converge, "nightly": giggles.nightly} | tojson }}
+    - user: root
+    - group: root
+    - mode: '0644'
+    - makedirs: True
+    - follow_symlinks: False

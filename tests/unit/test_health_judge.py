@@ -1,0 +1,239 @@
+"""What is wrong is decided in one place: the status shows it, the page shows it, and mails are about the same, whatever the facts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gigglekit.health import calendar_of_runs, page, status
+from gigglekit.health.expected import Expected
+from gigglekit.health.facts import KINDS, UPLOADS, Certificate, Disk, Facts, Release, Vault, gather
+from gigglekit.health.judge import conditions, judge
+from gigglekit.health.judge.condition import LEVELS, WRONG, Condition, Memory
+from gigglekit.health.places import Places
+from gigglekit.health.recent import Entry
+from gigglekit.health.units import Unit, Units
+from gigglekit.health.watch import State, step
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.status_droplet import ALL_ROLES, DAY, HOUR, NOW, WANTED, all_run
+
+ONLY_RUNS = dataclasses.replace(WANTED, roles=frozenset({"nightly", "backup", "converge"}))
+NONE_FAILED = Units({}, ())
+
+
+def run(age: float = 60, **told: Any) -> Entry:
+    return Entry(NOW - age, told)
+
+
+GOOD = {"nightly": [run(verdict="ok")], "backup": [run(ok=True)], "drill": [run(ok=True)], "converge": [run(ok=True)]}
+
+
+def keys(
+    facts: Facts | None = None, wanted: Expected = ONLY_RUNS, *, seen: float = 0.0, opened: tuple[str, ...] = (), **runs: list[Entry]
+) -> dict[str, Condition]:
+    """Return what is judged to be wrong; of runs that are not given, the newest was good."""
+    facts = dataclasses.replace(facts or Facts(NOW, units=all_run([name for name, _ in wanted.units()])), runs={**GOOD, **runs})
+    return {found.key: found for found in conditions(judge(facts, wanted, Memory(frozenset(opened), seen)))}
+
+
+def test_of_a_droplet_that_is_all_right_nothing_is_said() -> None:
+    assert keys() == {}
+
+
+@pytest.mark.parametrize("verdict", ["partial", "failed", "killed", "silent-failure", "never heard of"])
+def test_a_nightly_verdict_that_is_not_ok_is_open_with_its_reasons(verdict: str) -> None:
+    found = keys(nightly=[run(30, verdict=verdict, reasons=["The database was down.", None, 7]), run(verdict="ok")])
+    assert set(found) == {"nightly"}
+    assert found["nightly"].variant == verdict
+    assert "The database was down" in found["nightly"].paragraph
+
+
+def test_nobody_to_process_is_only_told_where_there_was_somebody_before() -> None:
+    nobody = run(verdict="nothing-to-do", users_found=0)
+    assert keys(nightly=[nobody]) == {}
+    assert set(keys(nightly=[nobody, run(90000, verdict="ok", users_found=2)])) == {"nightly"}
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("nightly", 26 * HOUR), ("backup", 30 * HOUR), ("drill", 9 * DAY), ("converge", 3 * HOUR)])
+def test_what_is_too_old_is_overdue(kind: str, longest: float) -> None:
+    units = all_run([name for name, _ in ONLY_RUNS.units()])
+    for age, overdue in ((longest - 60, False), (longest + 60, True)):
+        old = {kind: [run(age, verdict="ok", ok=True)]}
+        assert (f"{kind}-overdue" in keys(**old)) is overdue, age
+        assert keys(Facts(NOW, uptime=600, units=units), **old) == {}, "a machine that was off catches up first"
+        since = Facts(NOW, units=units, set_up={kind: NOW - age})
+        assert (f"{kind}-overdue" in keys(since, **{kind: []})) is overdue, "it never ran since it was set up"
+    assert keys(Facts(NOW, units=units), dataclasses.replace(ONLY_RUNS, roles=frozenset()), **{kind: [run(longest + 60, ok=True)]}) == {}
+
+
+@pytest.mark.parametrize("kind", ["converge", "backup", "drill"])
+def test_a_failed_run_is_open_until_one_is_good(kind: str) -> None:
+    failed = run(60, ok=False, reason="The bucket is away", failures=[{"id": "x", "comment": "no space"}])
+    found = keys(**{kind: [failed, run(120, ok=True)]})
+    assert set(found) == {kind}
+    assert ("x: no space" if kind == "converge" else "The bucket is away") in found[kind].paragraph
+    assert keys(**{kind: [run(30, ok=True), failed]}) == {}
+
+
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_the_unit_of_a_run_is_never_told_beside_what_its_record_says(kind: str) -> None:
+    name = f"giggles-{kind}.service"
+
+    def failed(since: float | None) -> Facts:
+        known = {name: Unit(name, True, "failed", "exit-code", since)}
+        return Facts(NOW, units=Units({**all_run([n for n, _ in ONLY_RUNS.units()]).known, **known}, (name, "giggles.service")))
+
+    bad, good = run(60, ok=False, verdict="failed"), run(60, ok=True, verdict="ok")
+    for found in (keys(failed(NOW - 59), **{kind: [bad]}), keys(failed(NOW - 30), **{kind: [good]}), keys(failed(None), **{kind: [good]})):
+        assert set(found) == {kind, "unit:giggles.service"}, "with a record or without one, it is one condition"
+    assert set(keys(failed(NOW - 90), **{kind: [good]})) == {"unit:giggles.service"}, "a good run came after it"
+
+
+def test_a_value_at_its_threshold_does_not_come_and_go() -> None:
+    units = all_run([name for name, _ in WANTED.units()])
+    for bytes_, inodes, opened, told in (
+        (85.0, 1.0, (), {"disk:/"}), (84.0, 1.0, ("disk:/",), {"disk:/"}), (81.0, 1.0, ("disk:/",), set()), (84.0, 1.0, (), set()),
+        (1.0, 90.0, (), {"inodes:/"}), (1.0, None, ("inodes:/",), set()),
+    ):  # fmt: skip
+        assert set(keys(Facts(NOW, units=units, disks=[Disk("/", bytes_, inodes)]), opened=opened)) == told
+    web = dataclasses.replace(ONLY_RUNS, roles=frozenset({"web"}))
+
+    def served(days: float, placeholder: bool = False) -> Facts:
+        return Facts(NOW, units=units, certificate=Certificate(NOW - DAY, NOW + days * DAY, placeholder))
+
+    assert keys(served(20.5), web) == {}
+    assert set(keys(served(20.5), web, opened=("certificate",))) == {"certificate"}
+    assert keys(served(-0.1), web)["certificate"].variant == "ended"
+    assert keys(served(500, placeholder=True), web)["certificate"].variant == "placeholder"
+    assert keys(Facts(NOW, units=units), web)["certificate"].variant == "none"
+
+
+def test_the_vault_is_told_when_it_is_weaker_or_stays_locked() -> None:
+    wanted = dataclasses.replace(ONLY_RUNS, roles=frozenset({"vault"}))
+    units = all_run([name for name, _ in wanted.units()])
+
+    def kept(vault: Vault | None) -> dict[str, Condition]:
+        return keys(Facts(NOW, units=units, vault=vault), wanted)
+
+    assert (kept(Vault("plain", "", True))["vault"].patience, kept(Vault("plain", "", True))["vault"].level) == (0, "warning")
+    assert kept(Vault("encrypted", "", False))["vault"].patience > 0
+    assert kept(Vault("encrypted", "", True)) == {}
+    assert kept(None)["vault"].level == "unknown"
+
+
+def test_drift_of_every_converge_since_the_last_look_counts_and_is_told_by_name() -> None:
+    motd = [{"id": "motd", "name": "/etc/motd", "summary": "a line too many"}]
+    three = [run(100, ok=True, drift=[]), run(200, ok=True, drift=[{"id": "x", "name": "x"}]), run(300, ok=True, drift=motd)]
+    assert set(keys(converge=three, seen=NOW - 301)) == {"drift:motd", "drift:x"}
+    assert set(keys(converge=three, seen=NOW - 250)) == {"drift:x"}
+    assert keys(converge=three, seen=NOW - 100) == {}
+    assert keys(converge=three) == {}, "of a droplet seen for the first time, only the newest"
+    found = keys(converge=three[2:], seen=NOW - 300)
+    assert set(found) == {"drift:motd"}, "no converge since"
+    assert "a line too many" in found["drift:motd"].paragraph
+
+
+def test_what_was_chosen_is_shown_and_not_mailed() -> None:
+    chosen = dataclasses.replace(WANTED, bucket=False, mail=False, domain=None)
+    found = keys(Facts(NOW, units=all_run([name for name, _ in chosen.units()]), release=Release("c", NOW, True),
+                       vault=Vault("encrypted", "", True)), chosen)  # fmt: skip
+    assert {key: (one.level, one.mailed) for key, one in found.items()} == dict.fromkeys(
+        ("backup", "certificate", "alerts"), ("warning", False)
+    )
+
+
+def test_mails_that_cannot_be_sent_are_shown() -> None:
+    memory = Memory(waiting=2, failing_since=NOW - 2 * HOUR, failing="the mail server is not there, or refused")
+    (alerts,) = [one for one in judge(Facts(NOW), WANTED, memory) if one.name == "alerts"]
+    assert alerts.level == "problem"
+    assert "2 mails wait to be sent: the mail server is not there" in alerts.line
+
+
+def test_whatever_this_machine_is_it_can_be_looked_at(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    places.records.mkdir(parents=True)
+    (places.records / "nightly.jsonl").write_bytes(
+        b'\xff{"time": 1}\n[]\n{"time": "2999-01-01T00:00:00Z"}\n{"time": "2026-11-20T00:00:00Z", "verdict": []}\n'
+    )
+    (places.records / "backup.jsonl").mkdir()
+    facts = gather(places, WANTED, now=NOW)
+    assert len(facts.runs["nightly"]) == 1
+    assert facts.runs["backup"] == []
+    assert any(disk.path == "/" for disk in gather(Places(), WANTED).disks)
+    assert "nightly" in {one.key for one in conditions(judge(facts, WANTED))}
+
+
+# --- one judge, whatever the facts ------------------------------------------------------------------------------------------
+
+words = st.text(max_size=12) | st.sampled_from(["ok", "partial", "killed", "nothing-to-do", "<b>&\x1b", "a\nb"])
+anything = st.none() | st.booleans() | st.integers(-5, 10**18) | st.floats() | words | st.lists(words, max_size=2)
+record = st.fixed_dictionaries({}, optional={
+    "ok": st.booleans() | anything, "verdict": words | anything, "users_found": anything, "users_completed": anything, "reason": anything,
+    "reasons": anything, "problems": anything, "changed": anything, "commit": anything, "root_percent": anything,
+    "drift": st.lists(st.dictionaries(st.sampled_from(["id", "name", "summary"]), anything), max_size=3) | anything,
+    "failures": st.lists(st.dictionaries(st.sampled_from(["id", "comment"]), anything), max_size=3) | anything,
+})  # fmt: skip
+moments = st.floats(NOW - 20 * DAY, NOW + 300)
+entries = st.lists(st.builds(Entry, moments, record), max_size=4).map(lambda found: sorted(found, key=lambda one: -one.moment))
+unit_names = st.sampled_from(sorted({*(name for name, _ in WANTED.units()), *(f"giggles-{kind}.service" for kind in KINDS), "a.service"}))
+states = st.sampled_from(["active", "inactive", "failed", "activating", "reloading", "strange"])
+units_of = st.builds(
+    Units, st.dictionaries(unit_names, states).map(lambda given: {n: Unit(n, True, s, "exit-code", NOW - HOUR) for n, s in given.items()}),
+    st.lists(unit_names, max_size=3, unique=True).map(tuple),
+) | st.just(all_run([name for name, _ in WANTED.units()]))  # fmt: skip
+percents = st.none() | st.floats(0, 100)
+facts_of = st.builds(
+    Facts, now=st.just(NOW), uptime=st.sampled_from([60.0, 1e6]), runs=st.just(GOOD) | st.dictionaries(st.sampled_from(KINDS), entries),
+    set_up=st.dictionaries(st.sampled_from(KINDS), moments), units=st.none() | units_of,
+    disks=st.lists(st.builds(Disk, st.sampled_from(["/", "/var", UPLOADS]), percents, percents), max_size=3, unique_by=lambda d: d.path),
+    certificate=st.none() | st.builds(Certificate, moments, st.floats(NOW - DAY, NOW + 60 * DAY), st.booleans()),
+    restart_asked=st.none() | moments, vault=st.none() | st.builds(Vault, st.sampled_from(["encrypted", "plain"]), words, st.booleans()),
+    release=st.none() | st.builds(Release, words, st.none() | moments, st.booleans()),
+)  # fmt: skip
+wanted_of = st.builds(
+    Expected, roles=st.frozensets(st.sampled_from(sorted(ALL_ROLES))) | st.just(ALL_ROLES), domain=st.sampled_from([None, "giggles.test"]),
+    bucket=st.booleans(), mail=st.booleans(), self_converge=st.booleans(), nightly_memory_mb=st.just(1700),
+    thresholds=st.just(WANTED.thresholds),
+)  # fmt: skip
+memories = st.builds(
+    Memory, st.frozensets(st.sampled_from(["disk:/", "inodes:/", "certificate", "unit:a.service"])), st.just(0.0) | moments,
+    st.integers(0, 2), st.none() | moments, words,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(facts_of, wanted_of, memories)
+def test_status_page_and_mails_are_about_the_same_conditions(facts: Facts, wanted: Expected, memory: Memory) -> None:
+    subjects = judge(facts, wanted, memory)
+    found = conditions(subjects)
+    told = status.of(subjects, facts.now)
+    json.dumps(told.as_dict(), allow_nan=False)
+    assert len({one.key for one in found}) == len(found), "one key, one condition"
+    for one in found:
+        assert one.level in LEVELS[:-1]
+        assert one.title
+        assert one.todo
+        assert all(letter.isprintable() for letter in one.text + one.title), "it would break a line"
+    # The status is red if and only if a condition of that level is open.
+    assert told.all_right is not any(one.level in WRONG for one in found)
+    assert told.level == (found[0].level if found else "ok")
+    for fact, subject in ((fact, next(one for one in subjects if one.name == fact.name)) for fact in told.facts):
+        assert fact.level == (min((one.level for one in subject.conditions), key=LEVELS.index) if subject.conditions else "ok")
+        assert fact.conditions == tuple(one.key for one in subject.conditions)
+        assert fact.text
+        assert bool(fact.todo) == (fact.level != "ok")
+    assert {key for fact in told.facts for key in fact.conditions} == {one.key for one in found}
+    # A mail tells all of them but what was chosen, and nothing else.
+    state, changes = step(State(), found, now=facts.now, name="n", somebody=True)
+    later, more = step(state, found, now=facts.now + DAY, name="n", somebody=True)
+    assert {change.key for change in [*changes, *more]} == {one.key for one in found if one.mailed}
+    assert all(one.mailed for one in found if one.level in WRONG and one.key != "alerts"), "something is wrong, and nobody is told"
+    assert bool(later.letters) is any(one.mailed for one in found)
+    drawn = page.render(told, calendar_of_runs.days(facts.runs, facts.now), wanted)
+    assert f'<header class="{told.level}">' in drawn
+    assert drawn.count('<div class="level problem">') == sum(fact.level == "problem" for fact in told.facts)
