@@ -70,7 +70,7 @@ def test_clips_that_the_bucket_keeps_only_half_of_are_told_and_stored_again(
     droplet.write(whole, "new.wav", os.urandom(4000))
     lost = {"kind": "lose-half", "key": f"^{b2.bucket}/{names.DATA}", "next": 1, "lying": is_lying}
     b2.proxy.set_faults([lost])
-    with pytest.raises(DamagedError, match="does not have as a whole") as caught:
+    with pytest.raises(DamagedError, match="does not have them as a whole") as caught:
         droplet.sync()
     b2.proxy.clear_faults()
     # Nothing refers to it, and nobody who restores sees anything of it.

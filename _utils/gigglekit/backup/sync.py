@@ -470,9 +470,10 @@ class Sync:
         name = names.DATA + lost[0].id
         raise DamagedError(
             name,
-            f"The bucket has confirmed {len(lost)} objects that it does not have as a whole: of {name} it has {found.get(name, 0)} bytes, "
-            f"not {lost[0].size}. What was in them will be stored again by the next backup, and no snapshot refers to them. If this "
-            "happens again, the storage cannot be relied on: look at https://status.backblaze.com, or take another bucket.",
+            f"The bucket has confirmed {len(lost)} objects and does not have them as a whole: of {name} it has {found.get(name, 0)} "
+            f"bytes, not {lost[0].size}. What was in them is stored again by the next backup, and no snapshot refers to them. Either "
+            "somebody else removes things from this bucket, or the storage cannot be relied on: if it happens again, look who else has "
+            "a key for it, and at https://status.backblaze.com.",
         )
 
     # --- one user ------------------------------------------------------------------------------------------------------------
