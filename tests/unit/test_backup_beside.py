@@ -388,6 +388,8 @@ def test_a_record_of_a_newer_version_stops_who_does_not_understand_it(droplet: F
         with pytest.raises(BackupError, match="newer version"):
             act()
     assert clone.objects(names.SNAPSHOTS) == before
+    (problem,) = check(clone).problems
+    assert name in problem
 
 
 def test_a_prune_that_another_droplet_did_is_told_and_what_it_gave_up_is_stored_again(

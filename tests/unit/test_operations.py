@@ -211,6 +211,7 @@ def test_no_prune_removes_what_somebody_is_restoring_and_no_restore_waits_for_on
         path.write_bytes(os.urandom(2000))
     droplet.sync()
     assert saving.prune(droplet.operated)["waiting"] == 2
+    assert [found.get("given_up", False) for found in checking.snapshots(droplet.operated)] == [True, False]
     monkeypatch.setattr(saving, "time", SimpleNamespace(time=lambda: time.time() + 86400))
     write, pruned = restoring.write, []
 

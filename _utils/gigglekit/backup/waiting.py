@@ -128,7 +128,7 @@ def _is_name(text: str) -> bool:
         return False
 
 
-def read(repository: Repository, wanted: Iterable[str], damaged: list[str] | None = None) -> list[Waiting]:
+def read(repository: Repository, wanted: Iterable[str], unreadable: list[str] | None = None) -> list[Waiting]:
     """Return records.
 
     One that is damaged counts for one that names nothing: whoever prunes reads the same, so nothing that it names is removed by it.
@@ -136,7 +136,7 @@ def read(repository: Repository, wanted: Iterable[str], damaged: list[str] | Non
     Arguments:
         repository: it.
         wanted: their names.
-        damaged: gets a sentence for each that is.
+        unreadable: for who only looks: gets a sentence for each that is damaged or of a newer version.
 
     Raises:
         BackupError: one is of a newer version, so that what another droplet is about to remove cannot be told.
@@ -148,17 +148,20 @@ def read(repository: Repository, wanted: Iterable[str], damaged: list[str] | Non
         except MissingError:
             continue
         except UnknownError as error:
-            raise BackupError(
-                f"{names.PRUNING}{name} in the bucket is of a newer version of giggles-salt and is not understood here: {error}. "
-                "So nobody knows what another droplet is about to remove, and nothing was saved or removed. Bring this droplet to the same "
+            sentence = (
+                f"{names.PRUNING}{name} in the bucket is of a newer version of giggles-salt and is not understood here: {error}. So "
+                "nobody knows what another droplet is about to remove, and nothing was saved or removed. Bring this droplet to the same "
                 "commit: git -C /srv/giggles-salt pull, then salt-call state.apply"
-            ) from None
+            )
+            if unreadable is None:
+                raise BackupError(sentence) from None
+            unreadable.append(sentence)
         except (NotReadableError, DamagedError) as error:
             found.append(Waiting(name, is_damaged=True))
-            if damaged is not None:
-                damaged.append(
-                    f"{names.PRUNING}{name} is not as it was written: {error} Nothing depends on it but when what it names is removed, and "
-                    "the next prune writes that down anew."
+            if unreadable is not None:
+                unreadable.append(
+                    f"{names.PRUNING}{name} is not as it was written: {str(error).rstrip('.')}. Nothing depends on it but when what it "
+                    "names is removed, and the next prune writes that down anew."
                 )
     return found
 

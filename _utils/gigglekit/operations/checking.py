@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gigglekit import records
-from gigglekit.backup import names
+from gigglekit.backup import names, waiting
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.repository import Opened, Repository
 from gigglekit.backup.snapshot import Dump
@@ -24,13 +24,14 @@ _SCRATCH = Path("/run/giggles/drill")
 
 
 def snapshots(droplet: Droplet) -> list[dict[str, Any]]:
-    """Return what snapshots there are, the oldest first.
+    """Return what snapshots there are, the oldest first; `given_up` stands with those that a prune is going to remove.
 
     Raises:
         BackupError: the bucket does not answer.
     """
     repository = droplet.repository()
     found: list[dict[str, Any]] = []
+    given_up = {name for record in waiting.read(repository, waiting.record_names(repository), []) for name in record.snapshots}
     for name in repository.snapshots():
         try:
             head = repository.open(name).head
@@ -45,6 +46,7 @@ def snapshots(droplet: Droplet) -> list[dict[str, Any]]:
                 "files": sum(part.files for part in head.users),
                 "bytes": sum(part.size for part in head.users),
                 "database": head.dump is not None,
+                **({"given_up": True} if name in given_up else {}),
             }
         )
     return found
