@@ -170,6 +170,26 @@ def test_a_folder_that_the_app_deletes_between_copy_and_exchange_does_not_come_b
     assert droplet.leftovers() == []
 
 
+@pytest.mark.parametrize("in_the_old", [True, False])
+def test_what_the_app_deletes_right_after_the_exchange_does_not_come_back(
+    droplet: Droplet, monkeypatch: pytest.MonkeyPatch, in_the_old: bool
+) -> None:
+    """A program that was held up on its way deletes in the old folder, where the copy is not; any other one deletes the copy."""
+    user = droplet.write_clips()
+    nap = time.sleep
+
+    def delete_then_sleep(seconds: float) -> None:
+        aside = droplet.disk.place / "audio" / f".adopting-{user}"
+        if aside.is_dir() and not aside.is_symlink():
+            ((aside if in_the_old else droplet.path("audio", user)) / "0.wav").unlink(missing_ok=True)
+        nap(seconds)
+
+    monkeypatch.setattr(adopt.time, "sleep", delete_then_sleep)
+    assert droplet.adopt().problems == []
+    assert sorted(path.name for path in droplet.path("audio", user).iterdir()) == ["1.wav"]
+    assert sorted(path.name for path in droplet.path("clips", user).iterdir()) == ["0.wav", "1.wav"]
+
+
 def test_a_program_that_had_the_old_folder_open_loses_nothing(droplet: Droplet) -> None:
     user = droplet.write_clips()
     folder = os.open(droplet.path("clips", user), os.O_RDONLY)
@@ -478,6 +498,26 @@ def test_what_the_app_deletes_while_the_lobby_is_renewed_does_not_come_back(drop
     monkeypatch.setattr(lobby, "exchange_in", delete_then_exchange)
     assert droplet.renew().complete
     assert not legacy.exists()
+
+
+@pytest.mark.parametrize("in_the_old", [True, False])
+def test_what_the_app_deletes_right_after_a_renewal_does_not_come_back(
+    droplet: Droplet, monkeypatch: pytest.MonkeyPatch, in_the_old: bool
+) -> None:
+    clips = droplet.disk.place / "clips"
+    for name in ("legacy.wav", "other.wav"):
+        (clips / name).write_bytes(b"legacy")
+    nap = time.sleep
+
+    def delete_then_sleep(seconds: float) -> None:
+        if seconds == adopt.GRACE_SECONDS:
+            (old,) = droplet.disk.place.glob("*/clips/legacy.wav")
+            (old if in_the_old else clips / "legacy.wav").unlink()
+        nap(seconds)
+
+    monkeypatch.setattr(lobby.time, "sleep", delete_then_sleep)
+    assert droplet.renew().complete
+    assert [path.name for path in clips.glob("*.wav")] == ["other.wav"]
 
 
 def test_a_reader_of_the_old_lobby_keeps_it_from_being_complete_until_it_ends(droplet: Droplet) -> None:

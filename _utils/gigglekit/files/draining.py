@@ -151,6 +151,29 @@ def take_back(source: int | None, target: int, earlier: Drained) -> int:
     return removed
 
 
+def settle(source: int, target: int, earlier: Drained) -> int:
+    """Finish a copy that has taken its source's place some moments ago: what somebody deleted since, in either, must not come back.
+
+    Originals that were copied and have not changed go, so that nobody copies them a second time; everything else stays.
+
+    Arguments:
+        source: descriptor of the folder that was copied from.
+        target: descriptor of the folder that was copied to.
+        earlier: what `copy` returned.
+
+    Returns:
+        How many copies were removed, since their originals were deleted.
+    """
+    removed = take_back(source, target, earlier)
+    for path, copied in earlier._copied.items():
+        *folders, name = path.split("/")[1:]
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            folder = _descend(source, folders, opened)
+            if _may_go(folder, name, copied):
+                os.unlink(name, dir_fd=folder)
+    return removed
+
+
 def _status_below(folder: int, folders: list[str], name: str, opened: contextlib.ExitStack) -> os.stat_result | None:
     try:
         return os.stat(name, dir_fd=_descend(folder, folders, opened), follow_symlinks=False)

@@ -51,6 +51,7 @@ class Adopted:
     waiting: int = 0
     refused: int = 0
     problems: list[str] = field(default_factory=list)
+    _copied: dict[tuple[str, str], draining.Drained] = field(default_factory=dict)
 
 
 def link_target(vault_id: str, kind: str) -> str:
@@ -133,7 +134,8 @@ def _adopt(volume: Volume, keyring: Keyring, ledger: Ledger, lobby: int, kind: s
                 with opened(aside, lobby) as folder:
                     copied.files -= draining.take_back(folder, vault, copied)
                     # What has come since; the folder itself stays for a while.
-                    copied.files += draining.copy(folder, vault, volume.owner).files
+                    copied.add(draining.copy(folder, vault, volume.owner))
+            report._copied[kind, user] = copied
             report.files += copied.files
             report.folders += 1
 
@@ -144,6 +146,9 @@ def _empty_aside(volume: Volume, keyring: Keyring, lobby: int, kind: str, user: 
     if _is_folder(lobby, user) or not _exists(lobby, aside):
         return
     with volume.vault(keyring.vault_id(user), kind) as vault:
+        if (kind, user) in report._copied and _is_folder(lobby, aside):
+            with opened(aside, lobby) as folder:
+                report.files -= draining.settle(folder, vault, report._copied[kind, user])
         drained = _empty(lobby, aside, lambda folder: draining.drain(folder, vault, volume.owner, seconds=seconds))
     report.files += drained.files
     report.waiting += not drained.complete

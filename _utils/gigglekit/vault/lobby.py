@@ -74,8 +74,12 @@ def renew(volume: Volume, keyring: Keyring, ledger: Ledger, *, seconds: float) -
             with opened(kind, beside) as old, volume.folder(kind) as current:
                 draining.take_back(old, current, copied[kind])
                 # What has come since. The old folders stay for a while, for those who were on their way into them.
-                draining.copy(old, current, volume.owner)
+                copied[kind].add(draining.copy(old, current, volume.owner))
     time.sleep(adopt.GRACE_SECONDS)
+    with volume.folder(BESIDE) as beside:
+        for kind in LOBBY:
+            with opened(kind, beside) as old, volume.folder(kind) as current:
+                draining.settle(old, current, copied[kind])
     if not _empty_old(volume, keyring, ledger, seconds):
         return Renewed(False, _SOMEBODY_WRITES)
     return retire(volume, keyring, seconds=seconds)
