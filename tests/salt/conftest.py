@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from gigglekit.settings.droplet import render
+
+from tests.salt.salt_calls import salt_calls
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -59,14 +60,7 @@ class Minion:
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run salt-call as an operator does."""
-        command = [
-            str(Path(sys.executable).parent / "salt-call"),
-            "-c",
-            str(self.folder),
-            "--local",
-            "--retcode-passthrough",
-        ]
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        return salt_calls().run(["-c", str(self.folder), "--local", "--retcode-passthrough", *arguments], 60)
 
     def written(self) -> str:
         """Return the text of everything that it left behind, apart from its own secrets pillar: logs and caches."""

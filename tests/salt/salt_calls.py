@@ -1,0 +1,100 @@
+"""salt-call as often as a test likes, with Salt loaded once.
+
+A process that has Salt's modules in memory forks for each call, and the child does what the program `salt-call` does. So nothing of one
+call is left for the next, and the half second that Python takes to load Salt is spent once for all tests.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+class SaltCalls:
+    """The process; it ends with whoever has made it, or with `close`."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def run(self, arguments: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+        """Run salt-call with this process's environment and folder.
+
+        Raises:
+            TimeoutExpired: it took longer than `seconds`, and was killed.
+        """
+        with tempfile.TemporaryDirectory(prefix="salt-call-") as folder:
+            out, err = Path(folder) / "out", Path(folder) / "err"
+            asked = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd(), "out": str(out), "err": str(err)}
+            child = self._say(asked, 60)
+            try:
+                code = self._say(None, seconds)
+            except TimeoutError:
+                os.killpg(child, signal.SIGKILL)
+                self._say(None, 60)
+                raise subprocess.TimeoutExpired(["salt-call", *arguments], seconds, out.read_text(), err.read_text()) from None
+            return subprocess.CompletedProcess(["salt-call", *arguments], code, out.read_text(), err.read_text())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=60)
+
+    def _say(self, what: Any, seconds: float) -> int:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("pipes were asked for")
+        if what is not None:
+            print(json.dumps(what), file=self._process.stdin, flush=True)
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            raise TimeoutError
+        return int(self._process.stdout.readline())
+
+
+@functools.cache
+def salt_calls() -> SaltCalls:
+    """Return the process for all tests; it ends with them."""
+    calls = SaltCalls()
+    atexit.register(calls.close)
+    return calls
+
+
+def main() -> None:
+    """Fork for each line of standard input; say the child's id, then its exit code."""
+    import salt.cli.call  # type: ignore[import-untyped]
+    import salt.cli.caller  # type: ignore[import-untyped]
+    import salt.fileclient  # type: ignore[import-untyped]
+    import salt.loader  # type: ignore[import-untyped]
+    import salt.minion  # type: ignore[import-untyped]
+    import salt.output  # type: ignore[import-untyped]
+    import salt.scripts  # type: ignore[import-untyped]
+    import salt.state  # type: ignore[import-untyped]
+
+    # Not by the file's iterator, whose buffer a child would have a copy of.
+    while line := sys.stdin.readline():
+        asked = json.loads(line)
+        child = os.fork()
+        if not child:
+            os.setpgid(0, 0)
+            os.chdir(asked["folder"])
+            os.environ.clear()
+            os.environ.update(asked["environment"])
+            for descriptor, path, flags in ((0, os.devnull, os.O_RDONLY), (1, asked["out"], os.O_WRONLY), (2, asked["err"], os.O_WRONLY)):
+                os.dup2(os.open(path, flags | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
+            sys.argv = [str(Path(sys.executable).with_name("salt-call")), *asked["arguments"]]
+            salt.scripts.salt_call()
+            return
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
