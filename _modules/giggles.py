@@ -659,7 +659,7 @@ def second_factor(new=False, confirm=False):
             f"{error.filename or factor.path}: {error.strerror}. Logins are as before; look at df and dmesg, then ask again."
         ) from None
     if chosen["hardening"]["ssh_second_factor"]:
-        return "Confirmed. From the next salt-call state.apply hardening on, ssh asks for it."
+        return "Confirmed. Unless ssh asks for one already, salt-call state.apply hardening has it ask."
     return (
         "Confirmed. ssh does not ask for it yet: set giggles:hardening:ssh_second_factor to true in the pillar, then salt-call state.apply "
         "hardening."

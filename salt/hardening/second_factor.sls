@@ -29,21 +29,21 @@ second-factor-installed:
     - group: root
     - mode: '0700'
 
-# The module refuses a file that others may read, and with it the administrator.
+# The module refuses a file that others may read, and with it the administrator. This is the mode that it writes it with.
 /etc/giggles/second-factor/{{ giggles.admin.name }}:
   file.managed:
     - replace: False
     - create: False
     - user: root
     - group: root
-    - mode: '0600'
+    - mode: '0400'
 {% endif %}
 ssh-asks-exactly:
   login.asks:
     - name: /etc/pam.d/sshd
     - lines:
 {%- if demanded %}
-      - auth required pam_google_authenticator.so secret=/etc/giggles/second-factor/${USER} user=root noskewadj [authtok_prompt=Code: ]
+      - 'auth required pam_google_authenticator.so secret=/etc/giggles/second-factor/${USER} user=root noskewadj [authtok_prompt=Code: ]'
     - require:
       - pkg: ssh-installed
       - pkg: second-factor-installed

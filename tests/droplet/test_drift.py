@@ -123,7 +123,7 @@ CHANGED = [
     stopped("process accounting stopped and disabled", "acct.service", "processes-accounted"),
     Mutation("another owner of the banner", "chown nobody /etc/issue", has("root:root 644", "/etc/issue"), "/etc/issue", "root"),
     # --- what watches and mends
-    stopped("the watch stopped", "giggles-watch.timer", "watch-timer-runs"),
+    stopped("the watch stopped", "giggles-watch.timer", "watch-runs"),
     opened("the settings of the watch made readable", "/etc/giggles/monitoring.json", "0644", "root:root 600", "monitoring-settings"),
     added(
         "the self-converge overridden",

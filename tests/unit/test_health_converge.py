@@ -166,6 +166,16 @@ def test_nothing_secret_and_nobody_s_name_gets_into_a_record(text: str) -> None:
         assert part not in said
 
 
+@pytest.mark.parametrize("folder", ["audio", "clips", "temp", "vaults"])
+def test_a_folder_that_every_droplet_has_is_told_by_its_name(folder: str) -> None:
+    path = f"/var/lib/giggles/uploads/{folder}"
+    clean = Cleaner({})
+    assert clean(f"folder-{path}: mode 0750") == f"folder-{path}: mode 0750"
+    assert clean(f"{path}, and more") == f"{path}, and more"
+    for private in (f"{path}/x", f"{path}x", f"{path}.x", f"{path}/"):
+        assert clean(private) == "/var/lib/giggles/uploads/…"
+
+
 def test_a_record_of_any_run_stays_small_enough_for_its_readers() -> None:
     diff = "--- \n+++ \n" + "+" + "x" * 50_000
     many: dict[str, Any] = {}

@@ -77,6 +77,12 @@ def test_drift_is_told_once_while_it_lasts_and_its_end_is_not_mailed() -> None:
     assert "Paragraph of drift:motd" in state.letters[0].body
 
 
+def test_drift_that_a_converge_found_mended_is_told_again_however_soon_it_comes_back() -> None:
+    drift = condition("drift:motd", event=True)
+    _, said = looks(*[[drift], []] * 5)
+    assert said == [["open drift:motd"], ["over drift:motd"]] * 5
+
+
 def test_what_is_gone_for_a_moment_is_not_over() -> None:
     _, said = looks([condition(looks_quiet=3)], [], [condition(looks_quiet=3)], [], [], [])
     assert said == [["open a"], [], [], [], [], ["over a"]]

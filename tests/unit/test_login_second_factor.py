@@ -74,7 +74,7 @@ def test_nothing_is_in_force_before_a_right_code(factor: SecondFactor) -> None:
     assert is_in_force("operator", factor.folder)
     assert factor.problem() == ""
     assert [file.name for file in factor.folder.iterdir()] == ["operator"]
-    assert (factor.path.stat().st_mode & 0o777, factor.folder.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert (factor.path.stat().st_mode & 0o777, factor.folder.stat().st_mode & 0o777) == (0o400, 0o700)
 
 
 def test_it_is_shown_once_and_another_replaces_it_only_when_it_is_confirmed(factor: SecondFactor) -> None:

@@ -7,13 +7,12 @@ that a renewal never meets half a certbot.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from gigglekit.certificate.errors import CertificateError
+from gigglekit.command import CommandTimeoutError, run
 from gigglekit.files import links
 
 _COMPLETE = "complete"
@@ -101,31 +100,15 @@ def _build(environment: Environment) -> None:
 
 
 def _run(environment: Environment, arguments: list[str]) -> None:
-    settings = {
-        **os.environ,
-        "UV_SYSTEM_CERTS": "1",
-        "UV_NO_CACHE": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_LINK_MODE": "copy",
-    }
+    settings = {"UV_SYSTEM_CERTS": "1", "UV_NO_CACHE": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_LINK_MODE": "copy"}
     remedy = "The certificate in use is not affected. Check the network and the clock, then apply the state again."
     try:
-        process = subprocess.run(
-            [str(environment.uv), *arguments],
-            env=settings,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
+        done = run([str(environment.uv), *arguments], seconds=_TIMEOUT_SECONDS, environment=settings)
     except FileNotFoundError as error:
         raise CertificateError(
             f"certbot could not be installed: {environment.uv} does not exist. bootstrap.sh puts it there; run it again."
         ) from error
-    except subprocess.TimeoutExpired as error:
+    except CommandTimeoutError as error:
         raise CertificateError(f"certbot could not be installed: uv gave no answer within {_TIMEOUT_SECONDS} s. {remedy}") from error
-    if process.returncode != 0:
-        said = " ".join(process.stderr.split())[-500:]
-        raise CertificateError(f"certbot could not be installed, since uv {arguments[0]} failed: {said} {remedy}")
+    if done.code != 0:
+        raise CertificateError(f"certbot could not be installed, since uv {arguments[0]} failed: {done.last_words} {remedy}")

@@ -18,7 +18,8 @@ _NAMED = re.compile(
     r"(?i)((?:password|passwd|passphrase|secret|token|credential|api_?key|access_?key|encryption_?key)[\w-]*[\"']?\s*[=:]\s*)\S.*"
 )
 _MAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
-_CLIP = re.compile(r"/var/lib/giggles/uploads(?:\.new|\.before)?/[^\s,;:'\")\]}]+")
+# Not the folders that every droplet has there, by which states are named.
+_CLIP = re.compile(r"/var/lib/giggles/uploads(?:\.new|\.before)?/(?!(?:audio|clips|temp|vaults)(?:[\s,;:'\")\]}]|\Z))[^\s,;:'\")\]}]+")
 _USER = re.compile(r"(?i)\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 

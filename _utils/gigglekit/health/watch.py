@@ -219,7 +219,8 @@ _FOOT = "\n\n-- \nOn the droplet, salt-call giggles.alerts shows what is open, s
 def _renewed(before: Open | None, condition: Condition, now: float, restless: tuple[float, int] | None) -> Open:
     if before is None:
         quiet = condition.looks_quiet
-        if restless is not None:
+        # A converge that found it untouched has ended an event for certain.
+        if restless is not None and not condition.event:
             quiet = min(MOST_LOOKS_QUIET, max(quiet, 2 * restless[1]))
         return Open(
             now, condition.title, condition.paragraph, condition.variant, condition.event, shown=condition.patience <= 0, quiet=quiet

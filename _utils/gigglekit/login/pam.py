@@ -20,16 +20,17 @@ def with_auth(text: str, lines: Sequence[str]) -> str:
 
     Arguments:
         text: the service's file.
-        lines: what is to stand there, where the first such line stands now; at the top if there is none.
+        lines: what is to stand there: where the first of them stands already, else in the place of what is asked now, else at the top.
     """
     kept: list[str] = []
-    place = None
+    place = there = None
     for line in _whole(text):
-        if _is_auth(line):
-            place = len(kept) if place is None else place
-        else:
+        if not _is_auth(line):
             kept.append(line)
-    place = place or 0
+            continue
+        place = len(kept) if place is None else place
+        there = len(kept) if there is None and line in lines else there
+    place = there if there is not None else place or 0
     return "".join(f"{line}\n" for line in (*kept[:place], *lines, *kept[place:]))
 
 

@@ -162,7 +162,8 @@ class SecondFactor:
                 "That is not the code that the phone shows now. Nothing was changed, and logins are as before. Look whether the phone has "
                 "this server's newest entry, and whether its clock and the droplet's (timedatectl) are right; then type the next code."
             )
-        replace(self.path, _content(content.split("\n", 1)[0], scratch, f" {used[0]}").encode())
+        # The mode that the module gives it when it writes down what was used.
+        replace(self.path, _content(content.split("\n", 1)[0], scratch, f" {used[0]}").encode(), 0o400)
         self._unconfirmed.unlink()
 
     def problem(self) -> str:
