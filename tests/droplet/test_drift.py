@@ -879,7 +879,7 @@ def repair(droplet: Droplet, mutations: Sequence[Mutation]) -> Repair:
     checks = {one.name: live + one.whole for one in mutations}
     assert len(checks) == len(mutations), "two mutations have the same name"
     # What was recorded before is known by then.
-    by_itself.look(droplet)
+    by_itself.look_until_no_drift_is_open(droplet)
     mails = len(by_itself.mails(droplet))
     done = run_all(droplet, {one.name: live + one.done_by for one in mutations})
     looked = droplet.apply("test=True")
@@ -891,7 +891,7 @@ def repair(droplet: Droplet, mutations: Sequence[Mutation]) -> Repair:
     by_itself.look(droplet)
     whole = run_all(droplet, checks)
     again = droplet.apply()
-    by_itself.look(droplet)
+    by_itself.look_until_no_drift_is_open(droplet)
     told = by_itself.about_drift(by_itself.mails(droplet)[mails:])
     return Repair(done, looked, broken, outcome, record, told, whole, again)
 
