@@ -879,7 +879,7 @@ def repair(droplet: Droplet, mutations: Sequence[Mutation]) -> Repair:
     checks = {one.name: live + one.whole for one in mutations}
     assert len(checks) == len(mutations), "two mutations have the same name"
     # What was recorded before is known by then.
-    by_itself.look_until_no_drift_is_open(droplet)
+    by_itself.look(droplet)
     mails = len(by_itself.mails(droplet))
     done = run_all(droplet, {one.name: live + one.done_by for one in mutations})
     looked = droplet.apply("test=True")
