@@ -33,15 +33,6 @@ def look(droplet: Droplet, times: int = 1) -> None:
     droplet.shell(f"for _ in $(seq {times}); do systemctl start giggles-watch.service; done")
 
 
-def look_until_no_drift_is_open(droplet: Droplet) -> None:
-    """Have it look, after a converge that found nothing: what drifted several times lately must be untouched for longer."""
-    state = "/var/lib/giggles/records/alerts-state.json"
-    look(droplet)
-    droplet.shell(
-        f"for _ in $(seq 24); do if ! grep -q '\"event\": true' {state}; then exit; fi; systemctl start giggles-watch; done; exit 1"
-    )
-
-
 def mails(droplet: Droplet) -> list[EmailMessage]:
     """Return the mails that have arrived, the oldest first."""
     files = sorted(Path(droplet.info["mail_dir"]).glob("*.eml"))

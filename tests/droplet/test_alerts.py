@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,21 +17,18 @@ from .leaking import leaks, now, secrets, watched
 
 PILLAR, KEPT = "/etc/giggles/pillar/droplet.sls", "/etc/giggles/droplet.sls.before-alerts"
 RECIPIENT = "who-is-told@alerts.example"
-PLANTED = {
-    "smtp_password": "planted 'smtp' \"pass#word",
-    "pings": {"backup": "https://127.0.0.1:9/planted-address-of-the-backup-check", "nightly": "https://127.0.0.1:9/planted-of-nightly"},
-}
 STARTERS = "giggles-watch.timer giggles-watch.path"
+BUNDLE, KEPT_BUNDLE = "/etc/ssl/certs/ca-certificates.crt", "/root/ca-certificates.before-alerts"
+PINGS = {"backup": "https://127.0.0.1:9/planted-address-of-the-backup-check", "nightly": "https://127.0.0.1:9/planted-of-nightly"}
 WEAK = "[Service]\nType=oneshot\nExecStart=/usr/bin/test -e /run/alerts-test-well\nRemainAfterExit=yes\n"
 
 
 def choose(droplet: Droplet, to: str | None) -> Converged:
     """Have alerts go to somebody, or to nobody."""
     pillar = yaml.safe_load(droplet.shell(f"cat {PILLAR}"))
-    host = "mail.giggles.test" if to else None
-    pillar["giggles"]["monitoring"] = {"mail": {"to": to, "host": host, "port": droplet.info["smtp"]["port"], "security": "none"}}
-    # The trial's mail server asks for no login, and msmtp would not give a password to one that is not encrypted.
-    pillar["giggles"]["secrets"]["monitoring"] = {"pings": PLANTED["pings"], "smtp_password": PLANTED["smtp_password"]}
+    login = droplet.info["smtp_login"]
+    pillar["giggles"]["monitoring"] = {"mail": {"to": to, "host": login["host"] if to else None, "port": login["port"]}}
+    pillar["giggles"]["secrets"]["monitoring"] = {"pings": PINGS, "smtp_user": login["user"], "smtp_password": login["password"]}
     droplet.exec(["bash", "-euc", f"cat > {PILLAR}"], stdin=("#!quiet_yaml\n" + yaml.safe_dump(pillar)).encode())
     done = droplet.apply("monitoring")
     assert done.code == 0, done.failed or done.text
@@ -40,8 +38,10 @@ def choose(droplet: Droplet, to: str | None) -> Converged:
 @pytest.fixture(scope="module", autouse=True)
 def told(droplet: Droplet) -> Iterator[Converged]:
     """Somebody is written to; what starts looks is stopped, so that each look is one of the test's."""
-    droplet.shell(f"cp -a {PILLAR} {KEPT}")
+    droplet.shell(f"cp -a {PILLAR} {KEPT}; cp -a {BUNDLE} {KEPT_BUNDLE}")
     try:
+        # The mail server's certificate is by the trial's own authority.
+        droplet.exec(["bash", "-euc", f"cat >> {BUNDLE}"], stdin=Path(droplet.info["acme"]["ca_bundle"]).read_bytes())
         done = choose(droplet, RECIPIENT)
         droplet.shell(f"systemctl stop {STARTERS}; rm -f /var/lib/giggles/records/alerts*")
         look(droplet)
@@ -49,7 +49,7 @@ def told(droplet: Droplet) -> Iterator[Converged]:
     finally:
         # Without the test's unit, since a test may have failed before it made it, the droplet is put back all the same.
         droplet.shell(
-            f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; "
+            f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; mv {KEPT_BUNDLE} {BUNDLE}; "
             "rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
             "systemctl reset-failed 'alerts-test*' || true"
         )
@@ -78,6 +78,8 @@ def test_a_failed_unit_is_one_mail_and_its_recovery_another(droplet: Droplet) ->
     droplet.write("/run/systemd/system/alerts-test.service", WEAK)
     # Nothing is planted in what the droplet had before: these are its own, and what this test gave it.
     pillar = yaml.safe_load(droplet.exec(["cat", PILLAR]).stdout)["giggles"]["secrets"]
+    # The account's name is no secret, and a word of every page.
+    del pillar["monitoring"]["smtp_user"]
     wanted = secrets({**pillar, "address": "planted-address-of-the-backup-check"})
     with watched(droplet, wanted) as witness:
         # There may be none to stop, and the start is meant to fail: that is what is told.
@@ -89,6 +91,7 @@ def test_a_failed_unit_is_one_mail_and_its_recovery_another(droplet: Droplet) ->
     assert witness.looks > 3
     assert witness.leaks == set()
     opened, over = mails(droplet)[before:]
+    assert opened["X-Login"] == over["X-Login"] == droplet.info["smtp_login"]["user"]
     assert opened["X-Envelope-To"] == opened["To"] == over["To"] == RECIPIENT
     assert opened["Subject"] == f"[{droplet.info['domain']}] alerts-test.service failed"
     assert over["Subject"] == f"[{droplet.info['domain']}] over: alerts-test.service failed"

@@ -124,6 +124,8 @@ TROUBLES = [
             "rm /run/day/well; systemctl restart day-test-$HOUR || true",
             "touch /run/day/well; systemctl start day-test-$HOUR; rm /run/day/well", ("unit:day-test-{hour}.service",)),
     Trouble("a volume that fills up",
+            # As the app would leave it: another owner's would be drift.
+            f"install -o giggles -g giggles -m 0640 /dev/null {FULL}\n"
             f"fallocate -l $(($(df --output=size -B1 /var/lib/giggles/uploads | tail -n 1) * 88 / 100)) {FULL}", f"rm {FULL}",
             ("disk:/var/lib/giggles/uploads",)),
     Trouble("a state that cannot be applied", f"rm {CRON}; mkdir -p {CRON}/in-the-way", f"rm -r {CRON}", ("converge",)),

@@ -30,20 +30,28 @@ BUCKET = {"bucket": "giggles-backup", "endpoint": "https://s3.eu-central-003.bac
 APPLICATION_KEY = {"key_id": "0031a2b3c4d5e6f0000000001", "application_key": "K003planted0application0key0abc"}
 
 
-@pytest.fixture(scope="module", params=[(system, bucket) for system in GRAINS for bucket in (True, False)], ids=str)
+# Asked for the administrator's second factor, which this machine has not.
+HAS_EVERY_FILE = "def file_exists(path):\n    return True\n"
+
+
+@pytest.fixture(scope="module", params=[(system, much) for system in GRAINS for much in (True, False)], ids=str)
 def chunks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The low chunks of the highstate, as Salt would run them in order: of each system, with a bucket for the backup and without."""
-    system, bucket = request.param
+    """The low chunks of the highstate, as Salt would run them in order: of each system, with a bucket and a second factor and without."""
+    system, much = request.param
     folder = tmp_path_factory.mktemp("minion")
     minion = Minion(folder, folder / "canary")
     minion.droplet_file.parent.mkdir()
     settings = right_settings()
-    if bucket:
+    if much:
         settings["backup"] = BUCKET
         settings["secrets"]["backup"] = APPLICATION_KEY
+        settings["hardening"] = {"ssh_second_factor": True}
+        (folder / "modules/_modules").mkdir(parents=True)
+        (folder / "modules/_modules/file.py").write_text(HAS_EVERY_FILE)
     minion.answer(settings)
     minion.configure(
         file_roots={"base": [str(REPOSITORY / "salt")]},
+        module_dirs=[str(folder / "modules"), str(REPOSITORY)],
         grains={"giggles_environment": "production", "os_family": "Debian", "virtual": "kvm", **GRAINS[system]},
     )
     done = minion.call("--out=json", "--log-level=error", "state.show_lowstate")
@@ -101,6 +109,14 @@ def test_every_requisite_names_a_state_of_the_run(chunks: list[dict[str, Any]]) 
 
 def test_a_requisite_that_names_nothing_would_be_found(chunks: list[dict[str, Any]]) -> None:
     assert not found(chunks, "file", "nothing-has-this-name")
+
+
+def test_a_second_factor_is_asked_for_only_where_it_was_chosen(chunks: list[dict[str, Any]], request: pytest.FixtureRequest) -> None:
+    _, much = request.node.callspec.params["chunks"]
+    (asked,) = [chunk["lines"] for chunk in chunks if chunk["__id__"] == "ssh-asks-exactly"]
+    assert ["pam_google_authenticator" in line for line in asked] == [much]
+    (proof,) = [chunk for chunk in chunks if chunk["__id__"] == "login-proven"]
+    assert proof["second_factor"] is much
 
 
 def test_no_state_id_is_used_in_two_places(chunks: list[dict[str, Any]]) -> None:

@@ -147,6 +147,14 @@ def test_what_was_chosen_is_shown_and_not_mailed() -> None:
     )
 
 
+def test_the_name_of_a_unit_or_a_file_is_written_as_it_is_and_a_sentence_as_one() -> None:
+    drift = keys(converge=[run(ok=True, drift=[{"id": "watch-runs", "name": "watch-runs"}])])["drift:watch-runs"]
+    assert drift.paragraph.startswith("watch-runs (watch-runs). Found ")
+    failed = keys(Facts(NOW, units=Units(all_run([name for name, _ in ONLY_RUNS.units()]).known, ("a.service",))))["unit:a.service"]
+    assert failed.paragraph.startswith("a.service has failed. systemctl status a.service")
+    assert keys(backup=[run(ok=False, reason="No answer.")])["backup"].paragraph.startswith("Failed: No answer (")
+
+
 def test_mails_that_cannot_be_sent_are_shown() -> None:
     memory = Memory(waiting=2, failing_since=NOW - 2 * HOUR, failing="the mail server is not there, or refused")
     (alerts,) = [one for one in judge(Facts(NOW), WANTED, memory) if one.name == "alerts"]

@@ -74,7 +74,7 @@ def test_drift_is_told_once_while_it_lasts_and_its_end_is_not_mailed() -> None:
     state, said = looks([drift], [drift], [drift], [])
     assert said == [["open drift:motd"], [], [], ["over drift:motd"]]
     assert len(state.letters) == 1
-    assert "Paragraph of drift:motd" in state.letters[0].body
+    assert "paragraph of drift:motd" in state.letters[0].body
 
 
 def test_drift_that_a_converge_found_mended_is_told_again_however_soon_it_comes_back() -> None:

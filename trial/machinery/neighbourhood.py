@@ -28,9 +28,20 @@ from .steps import run
 
 ACME_DIRECTORY = f"https://acme.{ZONE}:14000/dir"
 _ACME_MANAGEMENT_PORT = 15000
-_PORTS = {"ACME": 14000, "PostgreSQL": 5432, "S3": 9000, "S3 over TLS": 9443, "S3 control": 9002, "mail": 25, "Git": 9418}
+_PORTS = {
+    "ACME": 14000,
+    "PostgreSQL": 5432,
+    "S3": 9000,
+    "S3 over TLS": 9443,
+    "S3 control": 9002,
+    "mail": 25,
+    "mail with a login": 587,
+    "Git": 9418,
+}
 S3_REGION = "us-west-004"
 _MAIL = "var/mail/sink"
+_MAIL_LOGIN = {"user": "giggles", "password": "sink's \"pass#word \\"}
+"""With what programs that read settings stumble over."""
 _REPOSITORY = "srv/git/giggles-app.git"
 _DNS_ANSWER = "/etc/dnsmasq.d/answer.conf"
 _DATABASE = "giggles"
@@ -65,6 +76,7 @@ def describe(trial: Record, machine: Machine) -> dict[str, Any]:
         },
         "database_url": database_url(trial),
         "smtp": {"host": address, "port": _PORTS["mail"]},
+        "smtp_login": {"host": f"mail.{ZONE}", "port": _PORTS["mail with a login"], **_MAIL_LOGIN},
         "mail_dir": str(machine.root / _MAIL),
         "app_repository": app_repository(trial),
         "app_repository_path": str(machine.root / _REPOSITORY),
@@ -128,6 +140,7 @@ def furnish(trial: Record, root: Path) -> None:
     write_file(root, "/etc/neighbours/acme.key", (authority.with_name("acme-server.key")).read_text(), 0o600)
     key = {trial.s3_access_key: {"secret": trial.s3_secret_key, "capabilities": "all"}}
     write_file(root, "/etc/neighbours/b2-keys.json", json.dumps(key), 0o600)
+    write_file(root, "/etc/neighbours/mail.json", json.dumps(_MAIL_LOGIN), 0o600)
     write_file(root, "/etc/hostname", "neighbours\n")
     write_file(root, "/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 neighbours\n::1 localhost\n")
     write_file(root, "/etc/resolv.conf", "nameserver 127.0.0.1\n")
@@ -148,7 +161,7 @@ def furnish(trial: Record, root: Path) -> None:
 
 
 def make_authority(trial: Record) -> None:
-    """Make a CA and a server certificate for the ACME directory and the S3 server, once for a trial.
+    """Make a CA and a server certificate for the ACME directory, the S3 server and the mail server, once for a trial.
 
     Raises:
         TrialError: openssl fails.
@@ -159,7 +172,7 @@ def make_authority(trial: Record) -> None:
         return
     key, server_key, request = (authority.with_name(name) for name in ("acme-ca.key", "acme-server.key", "acme.csr"))
     extensions = authority.with_name("acme.ext")
-    extensions.write_text(f"subjectAltName=DNS:acme.{ZONE},DNS:s3.{ZONE},IP:{trial.neighbours_port.address}\n")
+    extensions.write_text(f"subjectAltName=DNS:acme.{ZONE},DNS:s3.{ZONE},DNS:mail.{ZONE},IP:{trial.neighbours_port.address}\n")
     curve: list[str | Path] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-batch"]
     fresh = authority.with_name("acme-server.pem.new")
     commands: tuple[list[str | Path], ...] = (

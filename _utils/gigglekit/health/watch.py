@@ -19,6 +19,7 @@ from typing import Any
 
 from gigglekit.files.replacing import replace
 from gigglekit.health.judge.condition import Condition, Memory
+from gigglekit.health.judge.words import capital
 
 DIGEST_HOUR = 7
 RESTLESS_S = 1200.0
@@ -238,7 +239,7 @@ def _letter(name: str, opened: Sequence[Open], over: Sequence[Open], state: Stat
     if drift:
         heads.append(drift[0].title if len(drift) == 1 else f"drift in {len(drift)} places")
     subject = heads[0] if len(heads) == 1 else f"{heads[0]}, and {len(heads) - 1} more"
-    parts = [f"{_first_upper(one.title)} (since {_at(one.since)})\n{one.paragraph}" for one in others]
+    parts = [f"{capital(one.title)} (since {_at(one.since)})\n{one.paragraph}" for one in others]
     if drift:
         listed = "\n".join(f"- {one.paragraph}" for one in drift)
         parts.append(
@@ -261,10 +262,6 @@ def _headings(letter: Letter) -> list[str]:
     if letter.subject == "mails that could not be sent":
         return letter.body.splitlines()[1:]
     return [f"- {_at(letter.made)} {letter.subject}"]
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _at(seconds: float) -> str:

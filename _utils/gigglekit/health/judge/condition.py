@@ -53,7 +53,7 @@ class Condition:
     @property
     def paragraph(self) -> str:
         """What happened and what to do, for a mail. What to do about an event is said once for all of them."""
-        return sentence(self.text) if self.event else f"{sentence(self.text)} {self.todo}"
+        return f"{self.text}." if self.event else f"{sentence(self.text)} {self.todo}"
 
 
 @dataclass(frozen=True)

@@ -43,5 +43,11 @@ def short(text: str, most: int = _LONGEST) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a text with a capital letter and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "…", "!", "?")) else ".")
+    """Return a text as a sentence: with a full stop, and a capital letter unless it begins with the name of a unit, file or state."""
+    return capital(text) + ("" if text.endswith((".", "…", "!", "?")) else ".")
+
+
+def capital(text: str) -> str:
+    """Return a text with a capital letter, unless it begins with a name."""
+    first = text.partition(" ")[0].rstrip(":;,.")
+    return f"{text[:1].upper()}{text[1:]}" if first.isalpha() else text
