@@ -50,8 +50,11 @@ class Expected:
     def units(self) -> Iterator[tuple[str, str]]:
         """Yield units that have to be active, each with the role that brings it back."""
         for role, names in (
-            ("hardening", ["ssh.service", "fail2ban.service"]),
-            ("vault", ["giggles-vault-unlock.service", "giggles-vault-lobby.timer", "giggles-vault-sweep.timer"]),
+            ("hardening", ["ssh.service", "fail2ban.service", "giggles-reboot.timer"]),
+            (
+                "vault",
+                ["giggles-vault-unlock.service", "giggles-vault-adopt.service", "giggles-vault-lobby.timer", "giggles-vault-sweep.timer"],
+            ),
             ("app", ["giggles.service", "giggles.socket"]),
             ("web", ["nginx.service", *(["giggles-certbot.timer"] if self.domain else [])]),
             ("nightly", ["cron.service"]),

@@ -32,6 +32,8 @@ _SET_UP = {
     "converge": "/etc/systemd/system/giggles-converge.timer",
 }
 """What starts them."""
+APP = "giggles.service"
+_SOCKET, _ANSWER_SECONDS = "/run/giggles.sock", 5.0
 _HISTORY_S = 90 * 86400.0
 # Not /home: who looks every five minutes is shut out of it, and both who look must see the same.
 _MOUNTED = ("/", "/boot", "/var", "/tmp", "/opt", UPLOADS)  # noqa: S108 (only looked at)
@@ -98,6 +100,7 @@ class Facts:
         restart_asked: since when an update waits for a restart.
         vault: None if nobody knows.
         release: None if none is live.
+        app: "" if the app answered, or else what came instead; None if it has no socket that could be asked at.
     """
 
     now: float
@@ -112,6 +115,7 @@ class Facts:
     restart_asked: float | None = None
     vault: Vault | None = None
     release: Release | None = None
+    app: str | None = None
 
 
 Ask = Callable[[list[str]], "units.Units | None"]
@@ -143,6 +147,7 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
         restart_asked=_changed(places.at("/run/reboot-required"), now),
         vault=_vault(places),
         release=_release(places),
+        app=_app(places.at(_SOCKET)) if "app" in wanted.roles else None,
     )
 
 
@@ -219,6 +224,16 @@ def _release(places: Places) -> Release | None:
         return None
     built = _read(places.at("/opt/giggles/releases") / commit / ".giggles-release.json").get("built")
     return Release(commit[:64], recent.moment_of(built), isinstance(built, str))
+
+
+def _app(path: Path) -> str | None:
+    from gigglekit.release import health
+
+    try:
+        there = path.is_socket()
+    except OSError:
+        return None
+    return health.ask(path, _ANSWER_SECONDS) if there else None
 
 
 def _read(path: Path) -> dict[str, Any]:

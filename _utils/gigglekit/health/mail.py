@@ -65,6 +65,10 @@ _REMEDIES = {
 }
 
 
+REFUSED = frozenset({_WHY[65], _WHY[67], _WHY[69]})
+"""What `Mailer.send` returns when it may be this very mail that the server does not want."""
+
+
 @dataclass(frozen=True)
 class Mailer:
     """How mail leaves this droplet.

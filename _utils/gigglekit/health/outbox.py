@@ -3,6 +3,9 @@
 Killed before a letter is given to msmtp, or while msmtp talks to the server in vain, it waits and is sent by the next look. Killed
 after the server took it, msmtp's log of the letter says so, and it is not sent again. Only if the machine itself dies between the
 server's answer and that line in the log is the letter sent twice, with the same Message-ID: rather twice than never.
+
+A letter that the server refuses three times holds up no others any more. It is tried after them, with its subject alone too, and is set
+aside once the server has taken another one: then it is this letter's fault. A server that refuses all of them loses none.
 """
 
 from __future__ import annotations
@@ -11,7 +14,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
+from gigglekit.health.mail import REFUSED
 from gigglekit.health.watch import Letter, State
+
+REFUSALS = 3
+_MOST_IN_VAIN = 2
+"""How many refused letters are tried in one look, so that it ends in time."""
+_KEPT = 10
+_BARE = "The mail server refused the text of this mail. On the droplet, salt-call giggles.alerts shows what is open.\n"
 
 
 class Post(Protocol):
@@ -36,20 +46,45 @@ def deliver(state: State, post: Post, store: Callable[[State], None], *, now: fl
         store: writes a state down, before and after each letter.
         now: seconds since 1970.
     """
-    while state.letters:
-        letter, *rest = state.letters
+    in_vain = 0
+    # The refused ones come last, and take turns.
+    for letter in sorted(state.letters, key=lambda one: (0.0, 0.0) if one.barred is None else (1.0, one.begun or 0.0)):
+        tried, problem = letter, ""
         if letter.begun is None or not post.was_taken(letter):
-            letter = dataclasses.replace(letter, begun=now)
-            state = dataclasses.replace(state, letters=(letter, *rest))
+            tried = dataclasses.replace(letter, begun=now)
+            state = _with(state, letter, tried)
             store(state)
-            problem = post.send(letter)
-            if problem:
-                # It did not reach the server, or the server did not take it: nobody need ask the log.
-                waits = dataclasses.replace(letter, tries=letter.tries + 1)
-                state = dataclasses.replace(state, letters=(waits, *rest), failing_since=state.failing_since or now, failing=problem)
-                store(state)
-                return state
-        state = dataclasses.replace(state, letters=tuple(rest), failing_since=None, failing="", mailed=now)
+            tried, problem = _sent(tried, post, now)
+        if not problem:
+            state = dataclasses.replace(_with(state, letter), failing_since=None, failing="", mailed=now)
+            store(state)
+            post.forget(letter)
+            continue
+        # It did not reach the server, or the server did not take it: nobody need ask the log.
+        state = dataclasses.replace(_with(state, letter, tried), failing_since=state.failing_since or now, failing=problem)
+        barred = problem in REFUSED and tried.barred is not None
+        if barred and state.mailed is not None and state.mailed >= (tried.barred or 0.0):
+            state = dataclasses.replace(_with(state, letter), set_aside=(*state.set_aside, (now, letter.subject))[-_KEPT:])
+            if not state.letters:
+                state = dataclasses.replace(state, failing_since=None, failing="")
         store(state)
-        post.forget(letter)
+        in_vain += 1
+        if not barred or in_vain == _MOST_IN_VAIN:
+            break
     return state
+
+
+def _sent(letter: Letter, post: Post, now: float) -> tuple[Letter, str]:
+    """Send a letter, and one that has been refused too often with its subject alone; return it as it waits then, and "" or why not."""
+    problem = post.send(letter)
+    if problem not in REFUSED:
+        return dataclasses.replace(letter, tries=letter.tries + 1, refused=0), problem
+    barred = letter.barred or (now if letter.refused + 1 >= REFUSALS else None)
+    waits = dataclasses.replace(letter, tries=letter.tries + 1, refused=letter.refused + 1, barred=barred)
+    return waits, problem if barred is None else post.send(dataclasses.replace(letter, body=_BARE))
+
+
+def _with(state: State, letter: Letter, instead: Letter | None = None) -> State:
+    """Return the state with another letter in the place of this one, or with none."""
+    kept = (instead if one.number == letter.number else one for one in state.letters)
+    return dataclasses.replace(state, letters=tuple(one for one in kept if one is not None))

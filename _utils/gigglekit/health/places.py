@@ -41,6 +41,11 @@ class Places:
         return self.records / "alerts-state.json"
 
     @property
+    def told_meanwhile(self) -> Path:
+        """The same in memory, while the disk takes nothing."""
+        return self.at("/run/giggles-watch/alerts-state.json")
+
+    @property
     def lock(self) -> Path:
         """Held by whoever looks and tells."""
         return self.at("/var/lib/giggles/alerts/lock")

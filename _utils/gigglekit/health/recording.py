@@ -88,8 +88,9 @@ def record(returned: Mapping[str, Any], pillar: Mapping[str, Any], *, testing: b
     made = converge.outcome(result, basis=now, last=last, known_drift=_known(handed), clean=Cleaner(pillar), is_public=is_public)
     ended = time.time()
     seconds = _age_of_this_process()
-    run = {"started": _rfc3339(ended - seconds), "seconds": round(seconds, 1), "trigger": "hand", **made}
-    settled = converge.settled(result, now) if is_full(function, arguments) else None
+    full = is_full(function, arguments)
+    run = {"started": _rfc3339(ended - seconds), "seconds": round(seconds, 1), "trigger": "hand", "full": full, **made}
+    settled = converge.settled(result, now) if full else None
     if settled is not None:
         basis.store(settled, where.last)
     if handed is None:

@@ -81,7 +81,7 @@ def collect(
     places = places or Places()
     wanted = wanted or expected.of_droplet(places)
     found = facts_of.gather(places, wanted, now=now, ask_systemd=ask_systemd)
-    subjects = judge(found, wanted, watch.memory(watch.load(places.told, found.now)))
+    subjects = judge(found, wanted, watch.memory(watch.remembered(places, found.now)))
     return of(subjects, found.now, next(recent.newest_first(places.records, "status", now=found.now), None))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gigglekit import command
 
 _PROPERTIES = ("Id", "LoadState", "ActiveState", "Result", "ActiveEnterTimestamp", "InactiveEnterTimestamp", "InactiveExitTimestamp",
-               "StatusText")  # fmt: skip
+               "StatusText", "NRestarts")  # fmt: skip
 _SECONDS = 10.0
 
 
@@ -25,6 +25,7 @@ class Unit:
         result: how it ended last, `success` or a reason (`exit-code`, `oom-kill`, `timeout`, …).
         since: when it came into a state that lasts, in seconds since 1970; None if it never did.
         said: what it says of itself, for people.
+        restarts: how often systemd has started it anew by itself since somebody last asked for a start.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Unit:
     result: str
     since: float | None
     said: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _parse(text: str) -> dict[str, Unit]:
             entered = {"active": "ActiveEnterTimestamp", "activating": "InactiveExitTimestamp"}.get(state, "InactiveEnterTimestamp")
             units[told["Id"]] = Unit(
                 told["Id"], told.get("LoadState") == "loaded", state, told.get("Result", ""), _moment(told.get(entered, "")),
-                told.get("StatusText", ""),
+                told.get("StatusText", ""), int(told["NRestarts"]) if told.get("NRestarts", "").isdecimal() else 0,
             )  # fmt: skip
     return units
 

@@ -18,15 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from gigglekit.files.replacing import replace
-from gigglekit.health.judge.condition import Condition, Memory
+from gigglekit.health.judge.condition import NO_RECORD, Condition, Memory
 from gigglekit.health.judge.words import capital
+from gigglekit.health.places import Places
 
 DIGEST_HOUR = 7
 RESTLESS_S = 1200.0
 """What comes back within this time was not over: the next time it must be gone for twice as many looks."""
 MOST_LOOKS_QUIET = 48
 MOST_LETTERS = 50
+ASIDE_S = 7 * 86400.0
+"""How long it is shown that a mail was given up."""
+RESTARTS_S = 1500.0
+"""How long it is remembered how often the app was started anew."""
 _VERSION = 1
+_MOST_STARTS = 100
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ class Letter:
         subject: one line.
         body: plain text.
         begun: when it was last given to the mail program, None if never. While it is there nobody knows whether it was sent.
-        tries: how often that failed.
+        tries: how often that failed, and `refused`, how often since the server refused this very mail.
+        barred: since when it has been refused too often to hold up others; None if it has not.
     """
 
     number: int
@@ -74,6 +81,8 @@ class Letter:
     body: str
     begun: float | None = None
     tries: int = 0
+    refused: int = 0
+    barred: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,8 @@ class State:
         digest: the day of the newest digest.
         failing_since: since when no letter can be sent, None if the last one was, and `failing` why.
         mailed: when the newest letter was sent.
+        set_aside: when a letter was given up that the server refused while it took others, and its subject.
+        restarts: of the looks of the last while, when it was and how often systemd had started the app anew by itself.
     """
 
     looked: float = 0.0
@@ -113,10 +124,19 @@ class State:
     failing_since: float | None = None
     failing: str = ""
     mailed: float | None = None
+    set_aside: tuple[tuple[float, str], ...] = ()
+    restarts: tuple[tuple[float, int], ...] = ()
 
 
 def step(
-    state: State, found: Sequence[Condition], *, now: float, name: str, somebody: bool, seen: float | None = None
+    state: State,
+    found: Sequence[Condition],
+    *,
+    now: float,
+    name: str,
+    somebody: bool,
+    seen: float | None = None,
+    restarts: int | None = None,
 ) -> tuple[State, list[Change]]:
     """Take one look into account.
 
@@ -127,6 +147,7 @@ def step(
         name: what the droplet is called in subjects.
         somebody: whether there is an address to write to.
         seen: time of the newest converge that `found` is about.
+        restarts: how often systemd has started the app anew by itself; None if nobody knows.
 
     Returns:
         The state to be stored, with the letter that tells of all changes of this look, and these changes.
@@ -165,8 +186,15 @@ def step(
             changes.append(Change("over", key, before.title, before.since, tell))
             if tell:
                 over.append(before)
+    looks = [*state.restarts, *([] if restarts is None else [(now, restarts)])]
     state = dataclasses.replace(
-        state, looked=now, seen=max(state.seen, seen or 0.0), open=dict(sorted(kept.items())), restless=dict(sorted(restless.items()))
+        state,
+        looked=now,
+        seen=max(state.seen, seen or 0.0),
+        open=dict(sorted(kept.items())),
+        restless=dict(sorted(restless.items())),
+        restarts=tuple(look for look in looks if 0 <= now - look[0] < RESTARTS_S)[-_MOST_STARTS:],
+        set_aside=tuple(one for one in state.set_aside if now - one[0] < ASIDE_S),
     )
     if opened or over:
         state = with_letter(state, *_letter(name, opened, over, state, now), now=now)
@@ -275,7 +303,9 @@ def _lasted(seconds: float) -> str:
 def memory(state: State) -> Memory:
     """Return what of it a judgement depends on."""
     opened = frozenset(key for key, one in state.open.items() if one.shown)
-    return Memory(opened, state.seen, len(state.letters), state.failing_since, state.failing)
+    unrecorded = {key: one.since for key, one in state.open.items() if one.shown and one.variant == NO_RECORD}
+    subjects = tuple(subject for _, subject in state.set_aside)
+    return Memory(opened, state.seen, len(state.letters), state.failing_since, state.failing, unrecorded, state.restarts, subjects)
 
 
 def load(path: Path, now: float) -> State:
@@ -291,20 +321,63 @@ def load(path: Path, now: float) -> State:
             kept = json.load(file)
         if kept.pop("version") != _VERSION:
             return State()
-        # An earlier version of this program remembered more.
-        kept = {name: value for name, value in kept.items() if name in State.__dataclass_fields__}
+        kept = _known(State, kept)
         return State(
             **{
                 **kept,
                 # A clock that was wrong when it was written must not hide all drift.
                 "seen": min(float(kept["seen"]), now),
-                "open": {key: Open(**one) for key, one in kept["open"].items()},
+                "open": {key: Open(**_known(Open, one)) for key, one in kept["open"].items()},
                 "restless": {key: (float(value[0]), int(value[1])) for key, value in kept["restless"].items()},
-                "letters": tuple(Letter(**letter) for letter in kept["letters"]),
+                "letters": tuple(Letter(**_known(Letter, letter)) for letter in kept["letters"]),
+                "set_aside": tuple((float(one[0]), str(one[1])) for one in kept.get("set_aside", [])),
+                "restarts": tuple((float(one[0]), int(one[1])) for one in kept.get("restarts", [])),
             }
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         return State()
+
+
+def _known(kind: type, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this version knows of it: another one may remember more."""
+    return {name: value for name, value in kept.items() if name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def remembered(places: Places, now: float) -> State:
+    """Return what was remembered last, on the disk or, where that could not be written, in memory.
+
+    Arguments:
+        places: where everything lies.
+        now: seconds since 1970.
+    """
+    told, meanwhile = load(places.told, now), load(places.told_meanwhile, now)
+    # As new as the other, it was written after it.
+    return meanwhile if meanwhile != State() and meanwhile.looked >= told.looked else told
+
+
+def remember(places: Places, state: State, group: int | None = None) -> str:
+    """Write down what is to be remembered; in memory if the disk takes nothing, so that a full one is told, and told once.
+
+    Arguments:
+        places: where everything lies.
+        state: from `step`.
+        group: as for `store`.
+
+    Returns:
+        "", or why it lies in memory only.
+
+    Raises:
+        OSError: it can be written nowhere.
+    """
+    try:
+        store(places.told, state, group)
+    except OSError as error:
+        places.told_meanwhile.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        store(places.told_meanwhile, state, group)
+        return f"{places.told}: {error.strerror}"
+    with contextlib.suppress(OSError):
+        places.told_meanwhile.unlink(missing_ok=True)
+    return ""
 
 
 def store(path: Path, state: State, group: int | None = None) -> None:

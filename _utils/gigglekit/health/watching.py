@@ -41,11 +41,12 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
         seen: for tests; this droplet as it is if None.
 
     Returns:
-        `open` conditions, `changes` of this look, `waiting` letters that could not be sent, and `page`, "" or why it is an old one.
+        `open` conditions, `changes` of this look, `waiting` letters that could not be sent, `page`, "" or why it is an old one, and
+        `unkept`, "" or why what was told is remembered until the next restart only.
 
     Raises:
         WatchError: there are no settings.
-        OSError: what is to be remembered cannot be written; nothing was sent then.
+        OSError: what is to be remembered can be written nowhere, not even in memory; nothing was sent then.
     """
     chosen, wanted = _settings(places), _wanted(places)
     with _alone(places.lock):
@@ -53,25 +54,31 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
             # Where that cannot be written, what is wrong is told all the same.
             page.note_disk(places, time.time() if seen is None else seen.now)
         found = seen or facts.gather(places, wanted)
-        state = watch.load(places.told, found.now)
+        state = watch.remembered(places, found.now)
         wrong = conditions(judge(found, wanted, watch.memory(state)))
         converges = found.runs.get("converge")
         newest = converges[0].moment if converges else None
-        state, changes = watch.step(state, wrong, now=found.now, name=chosen.domain, somebody=chosen.recipient is not None, seen=newest)
+        app = found.units.known.get(facts.APP) if found.units else None
+        state, changes = watch.step(
+            state, wrong, now=found.now, name=chosen.domain, somebody=chosen.recipient is not None, seen=newest,
+            restarts=app.restarts if app else None,
+        )  # fmt: skip
         if chosen.digest and chosen.recipient:
             lines = _since_yesterday(places.records, found.now)
             state = watch.with_digest(state, now=found.now, day=found.day, hour=found.hour, name=chosen.domain, changes=lines)
         group = _group()
         # Before anything is sent: what is sent is known from then on.
-        watch.store(places.told, state, group)
-        for change in changes:
-            records.append(
-                places.records, "alerts",
-                {"event": change.event, "key": change.key, "title": change.title, "since": written(change.since), "told": change.told},
-            )  # fmt: skip
+        unkept = watch.remember(places, state, group)
+        # A disk that takes nothing is what is to be told.
+        with contextlib.suppress(OSError):
+            for change in changes:
+                records.append(
+                    places.records, "alerts",
+                    {"event": change.event, "key": change.key, "title": change.title, "since": written(change.since), "told": change.told},
+                )  # fmt: skip
         if chosen.recipient:
             post = mailer or Mailer(chosen.sender, chosen.recipient, chosen.domain)
-            state = outbox.deliver(state, post, lambda now: watch.store(places.told, now, group), now=found.now)
+            state = outbox.deliver(state, post, lambda now: _remember(places, now, group), now=found.now)
         old = ""
         try:
             page.write(places, found, wanted, watch.memory(state))
@@ -83,6 +90,7 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
         "changes": [f"{change.event}: {change.title}" for change in changes],
         "waiting": len(state.letters),
         "page": old,
+        "unkept": unkept,
         **({"why": state.failing} if state.letters else {}),
     }
 
@@ -95,9 +103,11 @@ def told(places: Places, now: float) -> dict[str, Any]:
         now: seconds since 1970.
     """
     chosen = monitoring.read(places.settings)
-    state = watch.load(places.told, now)
+    state = watch.remembered(places, now)
     shown = {key: one for key, one in state.open.items() if one.shown}
     mail: dict[str, Any] = {"somebody": bool(chosen and chosen.recipient), "waiting": len(state.letters), "last": written(state.mailed)}
+    if state.set_aside:
+        mail["set_aside"] = [{"time": written(when), "subject": subject} for when, subject in state.set_aside]
     if state.failing_since is not None:
         mail["failing"] = {"since": written(state.failing_since), "why": f"{state.failing}. {remedy(state.failing)}"}
     return {
@@ -155,6 +165,10 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
+def _remember(places: Places, state: watch.State, group: int | None) -> None:
+    watch.remember(places, state, group)
+
+
 def _group() -> int | None:
     if os.geteuid():
         return None
@@ -200,9 +214,11 @@ def main(places: Places | None = None) -> int:
         return 1
     if done["waiting"]:
         print(f"{done['waiting']} mails wait: {done['why']}. They are tried again at every look.", file=sys.stderr)
+    if done["unkept"]:
+        print(f"What was told is remembered until the next restart only: {done['unkept']}. Look at df, df -i and dmesg.", file=sys.stderr)
     if done["page"]:
         print(done["page"], file=sys.stderr)
-    return 1 if done["page"] else 0
+    return 1 if done["page"] or done["unkept"] else 0
 
 
 if __name__ == "__main__":

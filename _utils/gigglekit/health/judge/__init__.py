@@ -24,7 +24,7 @@ def judge(facts: Facts, wanted: Expected, memory: Memory | None = None) -> list[
     """
     memory = memory or Memory()
     return [
-        *machine.services(facts, wanted),
+        *machine.services(facts, wanted, memory),
         *runs.judged(facts, wanted, memory),
         *machine.vault(facts, wanted),
         *machine.disks(facts, wanted, memory),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ WRONG = (PROBLEM, UNKNOWN)
 """With one of these not everything is all right. A warning was chosen, or has been put right already."""
 LOOKS_QUIET = 3
 """How many looks in a row something must be gone before it is over, unless a record says that it is."""
+NO_RECORD = "no record"
+"""Variant of a run whose unit failed and left no record: only a good run after it ends that."""
 _MOST_TEXTS = 5
 
 
@@ -101,6 +103,9 @@ class Memory:
         open: keys of the conditions that are open: a value at its threshold must not come and go.
         seen: time of the newest converge that was taken into account: of all after it the drift counts.
         waiting: how many mails cannot be sent, since when (`failing_since`) and `failing` why.
+        unrecorded: of runs that failed without a record, when that was first seen, by key.
+        restarts: of the looks of the last while, when it was and how often systemd had started the app anew by itself.
+        set_aside: subjects of mails that the server has refused for good.
     """
 
     open: frozenset[str] = frozenset()
@@ -108,3 +113,6 @@ class Memory:
     waiting: int = 0
     failing_since: float | None = None
     failing: str = ""
+    unrecorded: Mapping[str, float] = field(default_factory=dict)
+    restarts: Sequence[tuple[float, int]] = ()
+    set_aside: Sequence[str] = ()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from gigglekit.health import recent
 from gigglekit.health.expected import Expected
+from gigglekit.health.facts import APP as _APP
 from gigglekit.health.facts import UNIT_OF, UPLOADS, Disk, Facts
 from gigglekit.health.judge.condition import PROBLEM, UNKNOWN, WARNING, Condition, Memory, Subject
 from gigglekit.health.judge.runs import SETTLING_S, kinds
-from gigglekit.health.judge.words import DAY, HOUR, ago, at, short
-from gigglekit.health.units import Unit, Units
+from gigglekit.health.judge.words import DAY, HOUR, ago, at, names, short
+from gigglekit.health.units import Unit
 
 PERCENT_BACK = 3.0
 """By how much a file system must fall below its threshold before that is over."""
@@ -18,11 +20,15 @@ VAULT_PATIENCE_S = 600.0
 STARTING_S = 600.0
 """How long what does not run may be on its way: it is restarted, or the machine has just started."""
 _MOST_UNITS = 20
-_APP = "giggles.service"
+_ADOPTS = "giggles-vault-adopt.service"
+SILENT_S = 840.0
+"""How long the app may be without an answer: a start takes minutes, and the app is known to be busy with one request for ten."""
+LOOPING_S, _LOOPING_STARTS = 540.0, 3
+"""At how many looks, and over how long, systemd must have started it anew by itself."""
 _RUNS = ("active", "reloading", "activating")
 
 
-def services(facts: Facts, wanted: Expected) -> Iterator[Subject]:
+def services(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject]:
     """Yield the app, and all other units."""
     told = facts.units
     if told is None:
@@ -33,9 +39,12 @@ def services(facts: Facts, wanted: Expected) -> Iterator[Subject]:
         yield Subject("services", "Services", "", (unknown,))
         return
     expected = dict(wanted.units())
+    if not (facts.vault and facts.vault.mode == "encrypted" and facts.vault.mounted):
+        # It works on the volume alone; what is wrong with that is told.
+        expected.pop(_ADOPTS, None)
     app = told.known.get(_APP)
     if _APP in expected and app is not None:
-        yield Subject("app", "App", "runs", tuple(_app(app, told)), app.since)
+        yield Subject("app", "App", "runs" if facts.app is None else "runs and answers", tuple(_app(app, facts, wanted, memory)), app.since)
     # What leaves records is judged by them.
     recorded = {UNIT_OF[kind] for kind in kinds(wanted)}
     failed = [name for name in dict.fromkeys([*told.failed, *(unit.name for unit in told.known.values() if unit.state == "failed")])
@@ -49,18 +58,43 @@ def services(facts: Facts, wanted: Expected) -> Iterator[Subject]:
     yield Subject("services", "Services", "all run that should", tuple(found), values=values)
 
 
-def _app(app: Unit, told: Units) -> Iterator[Condition]:
-    if app.state == "failed" or _APP in told.failed or app.state not in _RUNS:
-        failed = app.state == "failed" or _APP in told.failed
+def _app(app: Unit, facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Condition]:
+    failed = app.state == "failed" or (facts.units is not None and _APP in facts.units.failed)
+    if failed or app.state not in _RUNS:
         yield Condition(
             f"unit:{_APP}", PROBLEM, f"{_APP} {'failed' if failed else 'is not running'}",
             f"does not run ({app.state}, {app.result or 'no result'})",
             f"systemctl status {_APP} and journalctl -u giggles -n 50 say why; systemctl restart giggles starts it.",
             app.since, patience=0.0 if failed else STARTING_S,
         )  # fmt: skip
-    elif app.state == "activating":
-        # A start takes a minute or two, and requests wait meanwhile.
-        yield Condition(f"unit:{_APP}", WARNING, "the app is starting", "is starting", "Wait for a minute or two.", app.since, mailed=False)
+        return
+    starting, looping = app.state == "activating", _loops(app, facts, memory)
+    if not (starting or looping or facts.app):
+        return
+    if "vault" in wanted.roles and facts.vault and facts.vault.mode == "encrypted" and not facts.vault.mounted:
+        yield Condition(
+            f"unit:{_APP}", WARNING, "the app waits for the vault", "waits for the vault",
+            "Unlock the vault; the app starts by itself then.", app.since, mailed=False,
+        )  # fmt: skip
+        return
+    # A deploy or a converge starts it anew, and requests wait meanwhile. It is a problem when that does not end.
+    late = looping or f"unit:{_APP}" in memory.open
+    todo = f"journalctl -u giggles -n 50 and /var/log/giggles/web.log on the droplet say why; systemctl restart {_APP} starts it anew."
+    text = "is starting" if starting else f"does not answer: {short(facts.app or '')}"
+    if looping:
+        text = f"ends and is started anew again and again, {app.restarts} times so far"
+    yield Condition(
+        f"unit:{_APP}", PROBLEM if late else WARNING, "the app ends again and again" if looping else "the app does not answer", text,
+        todo if late else "Wait for some minutes: after a start it has to load its model.", app.since,
+        patience=0.0 if looping else SILENT_S,
+    )  # fmt: skip
+
+
+def _loops(app: Unit, facts: Facts, memory: Memory) -> bool:
+    """Tell whether systemd starts it anew by itself again and again. A start that somebody asked for sets systemd's count to 0."""
+    looks = [*memory.restarts, (facts.now, app.restarts)]
+    grew = [now for (_, before), (now, count) in itertools.pairwise(looks) if count > before]
+    return len(grew) >= _LOOPING_STARTS and grew[-1] - grew[0] >= LOOPING_S
 
 
 def _unit(name: str, role: str | None, unit: Unit | None, what: str, patience: float = 0.0) -> Condition:
@@ -263,6 +297,13 @@ def alerts(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject]:
         found = Condition(
             "alerts", PROBLEM, "alerts cannot be mailed", f"{mails} to be sent: {short(memory.failing)}",
             "docs/TROUBLESHOOTING.md, No alert arrives, goes through it.", memory.failing_since, mailed=False,
+        )  # fmt: skip
+        yield Subject("alerts", "Alerts", "", (found,))
+    elif memory.set_aside:
+        found = Condition(
+            "alerts", WARNING, "a mail was refused",
+            f"the mail server refused for good what it was to tell: {names([short(subject, 80) for subject in memory.set_aside])}",
+            "salt-call giggles.alerts shows what is open. Later mails are sent; ask the provider why it refuses such a one.", mailed=False,
         )  # fmt: skip
         yield Subject("alerts", "Alerts", "", (found,))
     else:

@@ -9,13 +9,13 @@ from typing import Any
 from gigglekit.health import recent
 from gigglekit.health.expected import Expected
 from gigglekit.health.facts import UNIT_OF, Facts
-from gigglekit.health.judge.condition import LEVELS, PROBLEM, UNKNOWN, WARNING, Condition, Memory, Subject
+from gigglekit.health.judge.condition import LEVELS, NO_RECORD, PROBLEM, UNKNOWN, WARNING, Condition, Memory, Subject
 from gigglekit.health.judge.words import DAY, HOUR, ago, at, names, short
 from gigglekit.health.recent import Entry
 
 GOOD_NIGHTS = frozenset({"ok", "nothing-to-do"})
 AFTER_BOOT_S = 3600.0
-"""How long after a start nothing counts as overdue: timers make up for what was missed while the machine was off."""
+"""How long after a start nothing becomes overdue: timers make up for what was missed while the machine was off."""
 SETTLING_S = 1200.0
 """How long a converge may take until what it puts there is there."""
 _USERS_WITHIN = 14
@@ -56,7 +56,8 @@ def judged(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject]:
             "giggles-nightly runs it again.",
             "systemctl start giggles-nightly", lambda entry: entry.text("verdict", 40),
         )  # fmt: skip
-        yield _subject(facts, kind, [*_conditions(facts, kind), *_nobody(facts)])
+        nights = facts.runs.get(kind.name, ())
+        yield _subject(facts, kind, nights, [*_conditions(facts, kind, nights, memory), *_nobody(facts)])
     if "backup" in wanted.roles and not wanted.bucket:
         none = Condition(
             "backup", WARNING, "no backup", "none: clips exist only on this droplet",
@@ -70,7 +71,8 @@ def judged(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject]:
         ):
             todo = f"{more} journalctl -u giggles-{name} says more; {by_hand} tries again."
             kind = Kind(name, title, limit, _went_well, _told_run, todo, by_hand)
-            yield _subject(facts, kind, list(_conditions(facts, kind)))
+            entries = facts.runs.get(name, ())
+            yield _subject(facts, kind, entries, list(_conditions(facts, kind, entries, memory)))
     yield from _converge(facts, wanted, memory)
 
 
@@ -80,8 +82,7 @@ def kinds(wanted: Expected) -> frozenset[str]:
     return frozenset(found | ({"backup", "drill"} if "backup" in wanted.roles and wanted.bucket else set()))
 
 
-def _subject(facts: Facts, kind: Kind, found: Sequence[Condition], events: str = "") -> Subject:
-    entries = facts.runs.get(kind.name, ())
+def _subject(facts: Facts, kind: Kind, entries: Sequence[Entry], found: Sequence[Condition], events: str = "") -> Subject:
     last_good = _last_good(entries, kind)
     values: dict[str, Any] = {
         "last": recent.written(entries[0].moment) if entries else None,
@@ -98,8 +99,7 @@ def _subject(facts: Facts, kind: Kind, found: Sequence[Condition], events: str =
     return Subject(kind.name, kind.title, text, tuple(sorted(found, key=lambda one: LEVELS.index(one.level))), since, values, events)
 
 
-def _conditions(facts: Facts, kind: Kind) -> Iterator[Condition]:
-    entries = facts.runs.get(kind.name, ())
+def _conditions(facts: Facts, kind: Kind, entries: Sequence[Entry], memory: Memory) -> Iterator[Condition]:
     failed = bool(entries) and not kind.good(entries[0])
     title = kind.title.lower()
     if failed:
@@ -110,29 +110,31 @@ def _conditions(facts: Facts, kind: Kind) -> Iterator[Condition]:
             f"{kind.told(newest)} ({at(newest.moment)})", kind.todo, _unbroken(entries, kind), variant, looks_quiet=1,
         )  # fmt: skip
     else:
-        yield from _without_a_record(facts, kind, entries)
+        yield from _without_a_record(facts, kind, entries, memory)
     if kind.limit_s is not None:
-        yield from _overdue(facts, kind, kind.limit_s, entries)
+        yield from _overdue(facts, kind, kind.limit_s, entries, memory)
 
 
-def _without_a_record(facts: Facts, kind: Kind, entries: Sequence[Entry]) -> Iterator[Condition]:
-    """Yield that its unit failed, unless a good run came after that. When there is a record of it, that says more under the same key."""
+def _without_a_record(facts: Facts, kind: Kind, entries: Sequence[Entry], memory: Memory) -> Iterator[Condition]:
+    """Yield that its unit failed, until a good run came after that. When there is a record of it, that says more under the same key.
+
+    A restart of the machine and `systemctl reset-failed` make systemd forget it, and systemd may not answer: none of these is a good run.
+    """
     name = UNIT_OF[kind.name]
-    if facts.units is None:
+    unit = facts.units.known.get(name) if facts.units else None
+    failed = facts.units is not None and (name in facts.units.failed or (unit is not None and unit.state == "failed"))
+    since = (unit.since if unit else None) if failed else memory.unrecorded.get(kind.name)
+    if not failed and since is None:
         return
-    unit = facts.units.known.get(name)
-    if name not in facts.units.failed and (unit is None or unit.state != "failed"):
-        return
-    since = unit.since if unit else None
     if since is not None and entries and entries[0].moment > since:
         return
     yield Condition(
         kind.name, PROBLEM, f"{kind.title.lower()} failed", f"{name} failed and left no record",
-        f"journalctl -u {name} -n 50 says why; {kind.by_hand} tries again.", since, looks_quiet=1,
+        f"journalctl -u {name} -n 50 says why; {kind.by_hand} tries again.", since, NO_RECORD, looks_quiet=1,
     )  # fmt: skip
 
 
-def _overdue(facts: Facts, kind: Kind, limit_s: float, entries: Sequence[Entry]) -> Iterator[Condition]:
+def _overdue(facts: Facts, kind: Kind, limit_s: float, entries: Sequence[Entry], memory: Memory) -> Iterator[Condition]:
     # A night that failed was one; its verdict is told.
     last = (entries[0].moment if entries else None) if kind.name == "nightly" else _last_good(entries, kind)
     began = max((when for when in (last, facts.set_up.get(kind.name)) if when is not None), default=None)
@@ -146,7 +148,8 @@ def _overdue(facts: Facts, kind: Kind, limit_s: float, entries: Sequence[Entry])
             )  # fmt: skip
             return
         began = entries[-1].moment
-    if facts.now - began <= limit_s or facts.uptime < AFTER_BOOT_S:
+    # A restart is no run: what was overdue before it still is.
+    if facts.now - began <= limit_s or (facts.uptime < AFTER_BOOT_S and key not in memory.open):
         return
     ended = "none has gone well yet" if last is None else f"the last good run ended {ago(facts.now - last)} ago, {at(last)}"
     yield Condition(key, PROBLEM, title, f"overdue: {ended}", todo, began + limit_s, looks_quiet=1)
@@ -228,10 +231,17 @@ def _converge(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subjec
         "What was there before goes on running. salt-call state.apply shows what fails, salt-call giggles.history when it began.",
         "systemctl start giggles-converge" if waited_for else "salt-call state.apply",
     )  # fmt: skip
-    found, drift = list(_conditions(facts, kind)), list(_drift(facts, memory))
+    # Who applies one concern by hand sees what came of it, and learns nothing about the others.
+    whole = [entry for entry in facts.runs.get("converge", ()) if _is_whole(entry)]
+    found, drift = list(_conditions(facts, kind, whole, memory)), list(_drift(facts, memory))
     put_back = f"put back what was changed by hand: {names([short(one.key.partition(':')[2], 80) for one in drift])}" if drift else ""
-    if waited_for or found or drift or facts.runs.get("converge"):
-        yield _subject(facts, kind, [*found, *drift], put_back)
+    if waited_for or found or drift or whole:
+        yield _subject(facts, kind, whole, [*found, *drift], put_back)
+
+
+def _is_whole(entry: Entry) -> bool:
+    """Tell whether a converge was one of all states; records of earlier versions do not say."""
+    return entry.record.get("full") is not False
 
 
 def _told_converge(entry: Entry) -> str:
@@ -248,12 +258,16 @@ def _told_converge(entry: Entry) -> str:
 
 
 def _drift(facts: Facts, memory: Memory) -> Iterator[Condition]:
-    """Yield what somebody changed: of every converge since the last look, or else of the newest. The next one finds it untouched."""
+    """Yield what somebody changed: of every converge since the last look, and of all from the newest whole one on.
+
+    The next whole one finds it untouched.
+    """
     entries = facts.runs.get("converge", ())
     # Of a droplet that is seen for the first time, only the newest.
     fresh = [entry for entry in entries if entry.moment > memory.seen] if memory.seen else []
+    newest = next((number for number, entry in enumerate(entries) if _is_whole(entry)), len(entries) - 1)
     told: dict[str, Condition] = {}
-    for entry in reversed(fresh or entries[:1]):
+    for entry in reversed(entries[: max(len(fresh), newest + 1)]):
         found = entry.record.get("drift")
         for item in found if isinstance(found, list) else []:
             if not isinstance(item, dict) or not (item.get("id") or item.get("name")):
