@@ -34,11 +34,17 @@ GOOD = {"nightly": [run(verdict="ok")], "backup": [run(ok=True)], "drill": [run(
 
 
 def keys(
-    facts: Facts | None = None, wanted: Expected = ONLY_RUNS, *, seen: float = 0.0, opened: tuple[str, ...] = (), **runs: list[Entry]
+    facts: Facts | None = None,
+    wanted: Expected = ONLY_RUNS,
+    *,
+    seen: float = 0.0,
+    opened: tuple[str, ...] = (),
+    memory: Memory | None = None,
+    **runs: list[Entry],
 ) -> dict[str, Condition]:
     """Return what is judged to be wrong; of runs that are not given, the newest was good."""
     facts = dataclasses.replace(facts or Facts(NOW, units=all_run([name for name, _ in wanted.units()])), runs={**GOOD, **runs})
-    return {found.key: found for found in conditions(judge(facts, wanted, Memory(frozenset(opened), seen)))}
+    return {found.key: found for found in conditions(judge(facts, wanted, memory or Memory(frozenset(opened), seen)))}
 
 
 def test_of_a_droplet_that_is_all_right_nothing_is_said() -> None:
@@ -65,7 +71,9 @@ def test_what_is_too_old_is_overdue(kind: str, longest: float) -> None:
     for age, overdue in ((longest - 60, False), (longest + 60, True)):
         old = {kind: [run(age, verdict="ok", ok=True)]}
         assert (f"{kind}-overdue" in keys(**old)) is overdue, age
-        assert keys(Facts(NOW, uptime=600, units=units), **old) == {}, "a machine that was off catches up first"
+        started = Facts(NOW, uptime=600, units=units)
+        assert keys(started, **old) == {}, "a machine that was off catches up first"
+        assert (f"{kind}-overdue" in keys(started, opened=(f"{kind}-overdue",), **old)) is overdue, "a restart is no run"
         since = Facts(NOW, units=units, set_up={kind: NOW - age})
         assert (f"{kind}-overdue" in keys(since, **{kind: []})) is overdue, "it never ran since it was set up"
     assert keys(Facts(NOW, units=units), dataclasses.replace(ONLY_RUNS, roles=frozenset()), **{kind: [run(longest + 60, ok=True)]}) == {}
@@ -92,6 +100,82 @@ def test_the_unit_of_a_run_is_never_told_beside_what_its_record_says(kind: str) 
     for found in (keys(failed(NOW - 59), **{kind: [bad]}), keys(failed(NOW - 30), **{kind: [good]}), keys(failed(None), **{kind: [good]})):
         assert set(found) == {kind, "unit:giggles.service"}, "with a record or without one, it is one condition"
     assert set(keys(failed(NOW - 90), **{kind: [good]})) == {"unit:giggles.service"}, "a good run came after it"
+
+
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_a_run_that_failed_without_a_record_is_open_until_a_good_one_whatever_systemd_says_or_forgets(kind: str) -> None:
+    name = f"giggles-{kind}.service"
+    names = [found for found, _ in ONLY_RUNS.units()]
+    before, after = run(600, ok=True, verdict="ok"), run(60, ok=True, verdict="ok")
+    seen = Memory(frozenset({kind}), unrecorded={kind: NOW - 300})
+    forgotten = (None, all_run(names), all_run([*names, name], **{name.replace("-", "_").replace(".", "_"): "activating"}))
+    for units in forgotten:
+        found = keys(Facts(NOW, units=units), memory=seen, **{kind: [before]})
+        assert found.pop("services", None) is None or units is None
+        assert [(key, one.variant) for key, one in found.items()] == [(kind, "no record")]
+        assert kind not in keys(Facts(NOW, units=units), memory=seen, **{kind: [after, before]})
+        assert kind not in keys(Facts(NOW, units=units), **{kind: [before]}), "nothing was seen that could be kept"
+
+
+def test_one_concern_applied_by_hand_says_nothing_about_the_others() -> None:
+    failed, part = run(600, ok=False, failures=[{"id": "x"}], full=True), run(60, ok=True, full=False, drift=[])
+    assert set(keys(converge=[part, failed])) == {"converge"}
+    assert keys(converge=[run(30, ok=True, full=True), part, failed]) == {}
+    old = [run(60, ok=True, full=False), run(4 * HOUR, ok=True)]
+    assert set(keys(converge=old)) == {"converge-overdue"}
+    assert keys(converge=[run(60, ok=False, full=False, failures=[]), run(600, ok=True)]) == {}, "who started it sees that it failed"
+    found = run(600, ok=True, drift=[{"id": "motd", "name": "/etc/motd"}])
+    assert set(keys(converge=[part, found], seen=NOW - 600)) == {"drift:motd"}, "nobody has looked whether it is untouched"
+    assert set(keys(converge=[run(60, ok=True, full=False, drift=[{"id": "x"}]), run(600, ok=True)], seen=NOW - 600)) == {"drift:x"}
+    assert keys(converge=[run(30, ok=True, drift=[]), part, found], seen=NOW - 60) == {}
+
+
+ONLY_APP = dataclasses.replace(WANTED, roles=frozenset({"app"}))
+APP = "unit:giggles.service"
+
+
+def app(state: str = "active", *, answer: str | None = "", restarts: int = 0, vault: Vault | None = None) -> Facts:
+    known = dict(all_run([name for name, _ in ONLY_APP.units()]).known)
+    known["giggles.service"] = Unit("giggles.service", True, state, "exit-code", NOW - 2, restarts=restarts)
+    return Facts(NOW, units=Units(known, ()), release=Release("c", NOW, True), app=answer, vault=vault)
+
+
+def test_an_app_that_does_not_answer_is_a_problem_when_that_lasts() -> None:
+    assert keys(app(), ONLY_APP) == {}
+    assert keys(app(answer=None), ONLY_APP) == {}
+    for silent in (app(answer="it did not answer"), app("activating"), app("activating", answer="the connection failed")):
+        first = keys(silent, ONLY_APP)[APP]
+        assert (first.level, first.mailed, 600 < first.patience < 900) == ("warning", True, True)
+        assert keys(silent, ONLY_APP, opened=(APP,))[APP].level == "problem"
+    locked = app("activating", vault=Vault("encrypted", "", False))
+    assert keys(locked, dataclasses.replace(ONLY_APP, roles=frozenset({"app", "vault"})))[APP].mailed is False, "the vault is told"
+
+
+@pytest.mark.parametrize(
+    ("looks", "count", "told"),
+    [
+        ([(900, 0), (600, 4), (300, 9)], 12, True),
+        ([(900, 3), (600, 3), (300, 12)], 12, False),
+        ([(900, 0), (600, 9), (300, 2)], 12, False),
+        ([(900, 12), (600, 12), (300, 12)], 12, False),
+        ([(20, 1), (15, 4), (10, 7)], 9, False),
+        ([], 12, False),
+    ],
+)
+def test_an_app_that_is_started_anew_at_look_after_look_is_a_problem_at_once(looks: list[tuple[int, int]], count: int, told: bool) -> None:
+    found = keys(app(restarts=count), ONLY_APP, memory=Memory(restarts=[(NOW - age, seen) for age, seen in looks]))
+    assert {key: (one.level, one.patience) for key, one in found.items()} == ({APP: ("problem", 0.0)} if told else {})
+
+
+def test_what_moves_clips_into_vaults_has_to_run_where_there_is_a_vault() -> None:
+    wanted = dataclasses.replace(WANTED, roles=frozenset({"vault"}))
+    units = all_run([name for name, _ in wanted.units()], giggles_vault_adopt_service="inactive")
+    told = [set(keys(Facts(NOW, units=units, vault=vault), wanted)) - {"vault"} for vault in (
+        Vault("encrypted", "", True), Vault("encrypted", "", False), Vault("plain", "", True), None)]  # fmt: skip
+    assert told == [{"unit:giggles-vault-adopt.service"}, set(), set(), set()]
+    kept = dataclasses.replace(WANTED, roles=frozenset({"hardening"}))
+    still = all_run([name for name, _ in kept.units()], giggles_reboot_timer="inactive")
+    assert set(keys(Facts(NOW, units=still), kept)) == {"unit:giggles-reboot.timer"}
 
 
 def test_a_value_at_its_threshold_does_not_come_and_go() -> None:
@@ -162,6 +246,13 @@ def test_mails_that_cannot_be_sent_are_shown() -> None:
     assert "2 mails wait to be sent: the mail server is not there" in alerts.line
 
 
+def test_a_mail_that_was_given_up_is_shown_and_fails_nothing() -> None:
+    subjects = judge(Facts(NOW), WANTED, Memory(set_aside=["[n] backup failed"]))
+    (alerts,) = [one for one in subjects if one.name == "alerts"]
+    assert (alerts.level, alerts.conditions[0].mailed) == ("warning", False)
+    assert "[n] backup failed" in alerts.line
+
+
 def test_whatever_this_machine_is_it_can_be_looked_at(tmp_path: Path) -> None:
     places = Places(tmp_path)
     places.records.mkdir(parents=True)
@@ -191,7 +282,7 @@ entries = st.lists(st.builds(Entry, moments, record), max_size=4).map(lambda fou
 unit_names = st.sampled_from(sorted({*(name for name, _ in WANTED.units()), *(f"giggles-{kind}.service" for kind in KINDS), "a.service"}))
 states = st.sampled_from(["active", "inactive", "failed", "activating", "reloading", "strange"])
 units_of = st.builds(
-    Units, st.dictionaries(unit_names, states).map(lambda given: {n: Unit(n, True, s, "exit-code", NOW - HOUR) for n, s in given.items()}),
+    Units, st.dictionaries(unit_names, states).map(lambda given: {n: Unit(n, True, s, "exit-code", NOW - HOUR, restarts=9) for n, s in given.items()}),
     st.lists(unit_names, max_size=3, unique=True).map(tuple),
 ) | st.just(all_run([name for name, _ in WANTED.units()]))  # fmt: skip
 percents = st.none() | st.floats(0, 100)
@@ -201,7 +292,7 @@ facts_of = st.builds(
     disks=st.lists(st.builds(Disk, st.sampled_from(["/", "/var", UPLOADS]), percents, percents), max_size=3, unique_by=lambda d: d.path),
     certificate=st.none() | st.builds(Certificate, moments, st.floats(NOW - DAY, NOW + 60 * DAY), st.booleans()),
     restart_asked=st.none() | moments, vault=st.none() | st.builds(Vault, st.sampled_from(["encrypted", "plain"]), words, st.booleans()),
-    release=st.none() | st.builds(Release, words, st.none() | moments, st.booleans()),
+    release=st.none() | st.builds(Release, words, st.none() | moments, st.booleans()), app=st.none() | words,
 )  # fmt: skip
 wanted_of = st.builds(
     Expected, roles=st.frozensets(st.sampled_from(sorted(ALL_ROLES))) | st.just(ALL_ROLES), domain=st.sampled_from([None, "giggles.test"]),
@@ -209,8 +300,9 @@ wanted_of = st.builds(
     thresholds=st.just(WANTED.thresholds),
 )  # fmt: skip
 memories = st.builds(
-    Memory, st.frozensets(st.sampled_from(["disk:/", "inodes:/", "certificate", "unit:a.service"])), st.just(0.0) | moments,
-    st.integers(0, 2), st.none() | moments, words,
+    Memory, st.frozensets(st.sampled_from(["disk:/", "inodes:/", "certificate", "unit:a.service", APP])), st.just(0.0) | moments,
+    st.integers(0, 2), st.none() | moments, words, st.dictionaries(st.sampled_from(["nightly", "backup", "drill", "converge"]), moments),
+    st.just([]) | st.just([(NOW - 900 + 300 * number, number) for number in range(3)]), st.lists(words, max_size=2),
 )  # fmt: skip
 
 

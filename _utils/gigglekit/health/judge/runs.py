@@ -57,7 +57,8 @@ def judged(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject]:
             "systemctl start giggles-nightly", lambda entry: entry.text("verdict", 40),
         )  # fmt: skip
         nights = facts.runs.get(kind.name, ())
-        yield _subject(facts, kind, nights, [*_conditions(facts, kind, nights, memory), *_nobody(facts)])
+        found = list(_conditions(facts, kind, nights, memory))
+        yield _subject(facts, kind, nights, found if any(one.key == kind.name for one in found) else [*found, *_nobody(facts)])
     if "backup" in wanted.roles and not wanted.bucket:
         none = Condition(
             "backup", WARNING, "no backup", "none: clips exist only on this droplet",
