@@ -16,6 +16,8 @@ from .conftest import Droplet
 from .leaking import secrets_of
 
 PAGE, RECORDS = "/var/lib/giggles-status/index.html", "/var/lib/giggles/records"
+SOMEBODY, ADDRESS = "0b0e7c1e-5a6b-4c3d-8e9f-0a1b2c3d4e5f", "somebody@people.example"
+CLIP = f"/var/lib/giggles/uploads/clips/{SOMEBODY}/20261124_laughter_2708-64_13.wav"
 ASK = "curl -s -o /run/status-answer -D /run/status-headers -w '%{http_code}' --max-time 20"
 
 
@@ -143,10 +145,26 @@ def test_it_is_served_on_loopback_alone_and_may_run_nothing(droplet: Droplet) ->
 
 def test_nothing_on_the_page_is_anybodys(droplet: Droplet) -> None:
     pillar = secrets_of(droplet)
+    log, recorder = "/var/log/giggles/nightly.log", "/usr/local/lib/giggles/nightly-record"
+    before = droplet.shell(f"cat {RECORDS}/nightly.jsonl | wc -l")
+    # As the app writes of its users when something fails, before a verdict is made of it.
+    planted = f"❌ Error processing user {ADDRESS} ({SOMEBODY}): {CLIP}\n❌ Error processing date range: {SOMEBODY} {CLIP}\n"
+    try:
+        droplet.shell(f"{recorder} begin 20")
+        droplet.exec(["bash", "-euc", f"cat >> {log}"], stdin=planted.encode())
+        droplet.shell(f"SERVICE_RESULT=success EXIT_CODE=exited EXIT_STATUS=0 {recorder} end 50; systemctl start giggles-watch.service")
+        assert SOMEBODY in droplet.shell(f"tail -n 2 {log}")
+    finally:
+        droplet.shell(f"sed -i /{SOMEBODY}/d {log}")
+    assert int(droplet.shell(f"cat {RECORDS}/nightly.jsonl | wc -l")) == int(before) + 1
+    recorded = droplet.shell(f"tail -n 1 {RECORDS}/nightly.jsonl")
+    assert json.loads(recorded)["verdict"] == "silent-failure", recorded
     text = page(droplet).encode() + droplet.exec(["cat", "/etc/giggles/status.json"]).stdout
+    assert b"silent failure" in text, "the page is about that night"
     assert not pillar.found_in(text)
     assert not re.search(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", text), "an id of a user"
     assert not re.search(rb"[\w.+-]+@[\w-]+\.[\w.-]+", text), "an address"
+    assert b"uploads/clips" not in text, "a path of a user"
 
 
 def test_its_own_records_start_no_look_after_the_other(droplet: Droplet) -> None:

@@ -39,6 +39,8 @@ def test_each_run_of_states_is_recorded_and_nothing_else_is(recording: Minion) -
     first, second = records(recording)
     assert (first["ok"], ids(first["intended"]), ids(first["drift"])) == (True, ["canary-written"], [])
     assert (second["trigger"], ids(second["intended"]), ids(second["drift"])) == ("hand", [], ["canary-written"])
+    assert recording.call("state.apply", "canary").returncode == 0
+    assert [one["full"] for one in records(recording)] == [True, True, False]
 
 
 def test_a_run_that_does_not_render_is_recorded_as_failed(recording: Minion) -> None:

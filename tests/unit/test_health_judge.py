@@ -156,7 +156,9 @@ def test_an_app_that_does_not_answer_is_a_problem_when_that_lasts() -> None:
     [
         ([(900, 0), (600, 4), (300, 9)], 12, True),
         ([(900, 3), (600, 3), (300, 12)], 12, False),
-        ([(900, 0), (600, 9), (300, 2)], 12, False),
+        ([(1200, 40), (900, 80), (600, 120), (300, 0)], 0, False),
+        ([(1500, 0), (1200, 40), (900, 80), (600, 120), (300, 120)], 120, False),
+        ([(1200, 0), (900, 40), (600, 80), (300, 120)], 120, True),
         ([(900, 12), (600, 12), (300, 12)], 12, False),
         ([(20, 1), (15, 4), (10, 7)], 9, False),
         ([], 12, False),
@@ -282,7 +284,8 @@ entries = st.lists(st.builds(Entry, moments, record), max_size=4).map(lambda fou
 unit_names = st.sampled_from(sorted({*(name for name, _ in WANTED.units()), *(f"giggles-{kind}.service" for kind in KINDS), "a.service"}))
 states = st.sampled_from(["active", "inactive", "failed", "activating", "reloading", "strange"])
 units_of = st.builds(
-    Units, st.dictionaries(unit_names, states).map(lambda given: {n: Unit(n, True, s, "exit-code", NOW - HOUR, restarts=9) for n, s in given.items()}),
+    Units, st.dictionaries(unit_names, states).map(
+        lambda given: {n: Unit(n, True, s, "exit-code", NOW - HOUR, restarts=9) for n, s in given.items()}),
     st.lists(unit_names, max_size=3, unique=True).map(tuple),
 ) | st.just(all_run([name for name, _ in WANTED.units()]))  # fmt: skip
 percents = st.none() | st.floats(0, 100)

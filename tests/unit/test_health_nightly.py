@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from gigglekit import records
 from gigglekit.health import nightly, nightly_database, nightly_files, nightly_log, nightly_record
-from gigglekit.health.nightly import Database, Ending, Night, Seen, judge, observe, overdue
+from gigglekit.health.nightly import Database, Ending, Night, Seen, judge, observe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,17 +162,6 @@ def test_a_logger_may_put_a_time_and_a_level_before_each_line() -> None:
 def test_what_an_error_quotes_is_not_the_job_speaking(quoted: str) -> None:
     told = observe([f"❌ Error processing user x: {quoted}", f"❌ Error processing date range: {quoted}"])
     assert (told.found, told.completed, told.ended) == (None, None, False)
-
-
-def test_overdue() -> None:
-    now = 1_800_000_000.0
-    at = lambda age: {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - age))}  # noqa: E731
-    assert not overdue(at(26 * 3600 - 10), now, 26)
-    assert overdue(at(26 * 3600 + 10), now, 26)
-    assert not overdue(at(-60), now, 26)
-    assert overdue(at(-3600), now, 26), "from the future"
-    for broken in (None, {}, {"time": None}, {"time": "yesterday"}, {"time": ["x"]}, {"time": "9999-99-99T00:00:00Z"}):
-        assert overdue(broken, now, 26)
 
 
 # --- the sample app, as it plays each way ----------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.health import facts, recent, status
+from gigglekit.health import facts, recent, status, watch
 from gigglekit.health.expected import Expected, read, settings_file
 from gigglekit.health.facts import Disk
 from gigglekit.health.judge.condition import LEVELS
@@ -19,6 +20,7 @@ from gigglekit.health.judge.words import readable
 from gigglekit.health.places import Places
 from gigglekit.health.status import Status
 from gigglekit.health.units import Units, _parse
+from gigglekit.release import health
 
 from tests.unit.status_droplet import ALL_ROLES, DAY, HOUR, NOW, WANTED, all_run, at, certificate, healthy, mounted, spoil, write
 
@@ -138,7 +140,31 @@ def test_services_that_do_not_run_are_named_with_what_brings_them_back(places: P
     assert {"giggles-drill.timer", "nginx.service"} <= set(services.values["down"])
     assert "salt-call state.apply" in services.todo
     assert fact(look(places, ask=functools.partial(all_run, giggles_service="failed")), "app").level == "problem"
-    assert fact(look(places, ask=functools.partial(all_run, giggles_service="activating")), "app").level == "warning"
+
+
+def test_an_app_that_only_seems_to_run_is_a_problem_once_it_has_lasted_and_a_start_is_none(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "_ANSWER_SECONDS", 0.3)
+    starting = functools.partial(all_run, giggles_service="activating")
+    assert fact(look(places, ask=starting), "app").level == "warning"
+    assert look(places, ask=starting).all_right
+    places.at("/run").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        # As systemd's own socket does, it takes connections, and nobody answers.
+        listening.bind(str(places.at("/run/giggles.sock")))
+        listening.listen()
+        assert "does not answer" in fact(look(places), "app").text
+        lasting = watch.State(looked=NOW, open={"unit:giggles.service": watch.Open(NOW - HOUR, "t", "p", shown=True)})
+        watch.store(places.told, lasting)
+        silent = look(places)
+        assert (fact(silent, "app").level, silent.all_right) == ("problem", False)
+        assert "web.log" in fact(silent, "app").todo
+    # Nobody listens any more.
+    assert fact(look(places), "app").level == "problem"
+    with monkeypatch.context() as patched:
+        patched.setattr(health, "ask", lambda path, seconds: "")
+        assert (fact(look(places), "app").level, fact(look(places), "app").text) == ("ok", "runs and answers")
 
 
 def test_units_that_nobody_expects_and_that_failed_are_told(places: Places) -> None:
@@ -232,9 +258,11 @@ def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
 
 def test_systemd_is_understood() -> None:
     text = (
-        "Id=a.service\nLoadState=loaded\nActiveState=active\nResult=success\nActiveEnterTimestamp=Tue 2026-11-24 21:00:01 UTC\n\n"
+        "Id=a.service\nLoadState=loaded\nActiveState=active\nResult=success\nActiveEnterTimestamp=Tue 2026-11-24 21:00:01 UTC\n"
+        "NRestarts=7\n\n"
         "Id=b.timer\nLoadState=not-found\nActiveState=inactive\nResult=success\nInactiveEnterTimestamp=\n"
     )
     found = _parse(text)
+    assert (found["a.service"].restarts, found["b.timer"].restarts) == (7, 0)
     assert found["a.service"].since == recent.moment_of("2026-11-24T21:00:01Z")
     assert (found["b.timer"].loaded, found["b.timer"].state, found["b.timer"].since) == (False, "inactive", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from gigglekit import records
-from gigglekit.health import expected, facts, monitoring, outbox, recent, status, watch, watching
+from gigglekit.health import expected, facts, monitoring, outbox, page, recent, status, watch, watching
 from gigglekit.health.facts import Facts
 from gigglekit.health.judge.condition import Condition
 from gigglekit.health.mail import Mailer
@@ -140,14 +141,19 @@ class Sent:
 
     def __init__(self) -> None:
         self.taken: list[int] = []
+        self.texts: list[str] = []
         self.noted: set[int] = set()
         self.away = False
+        self.refused = "\0"
         self.die: Callable[[str], None] = lambda _: None
 
     def send(self, letter: Letter) -> str:
         self.die("before")
         if self.away:
             return "the mail server is not there, or refused"
+        if self.refused in letter.subject + letter.body:
+            return "the server did not take the message"
+        self.texts.append(letter.subject + ": " + letter.body)
         self.taken.append(letter.number)
         self.noted.add(letter.number)
         self.die("after")
@@ -212,6 +218,55 @@ def test_over_any_history_each_change_is_in_one_mail_and_none_arrives_twice(hist
     assert +arrived == +expected
     for key in "abcd":
         assert expected[f"open {key}"] == expected[f"over {key}"], "all is over at the end"
+
+
+def post(server: Sent, looks: int, letters: dict[int, tuple[str, str]], changes: dict[int, Callable[[], None]] | None = None) -> State:
+    """Look so many times, with a letter more at some looks, and something that happens before others."""
+    state = State()
+    for number in range(looks):
+        (changes or {}).get(number, lambda: None)()
+        if number in letters:
+            state = watch.with_letter(state, *letters[number], now=NOW + 300 * number)
+        state = outbox.deliver(state, server, lambda _: None, now=NOW + 300 * number)
+    return state
+
+
+def test_a_text_that_the_server_refuses_is_sent_without_it_and_holds_up_no_other() -> None:
+    server = Sent()
+    server.refused = "poison"
+    state = post(server, 4, {0: ("bad", "poison"), 1: ("good", "text")})
+    assert state.letters == ()
+    assert server.texts[0].startswith("bad: The mail server refused the text of this mail.")
+    assert server.texts[1:] == ["good: text"]
+    assert (state.failing, state.set_aside) == ("", ())
+
+
+def test_a_mail_that_the_server_refuses_whatever_is_in_it_is_set_aside_once_another_one_was_taken() -> None:
+    server = Sent()
+    server.refused = "poison"
+    alone = post(server, 40, {0: ("poison", "text")})
+    assert [letter.subject for letter in alone.letters] == ["poison"], "nobody knows yet whose fault it is"
+    assert alone.failing
+    for others in (1, 2, 20):
+        server = Sent()
+        server.refused = "poison"
+        bad = {number: (f"poison {number}", "text") for number in range(3)}
+        state = post(server, 60, {**bad, **{10 + number: (f"alert {number}", "text") for number in range(others)}})
+        assert server.texts == [f"alert {number}: text" for number in range(others)]
+        assert (state.letters, state.failing) == ((), "")
+        assert {subject for _, subject in state.set_aside} == {"poison 0", "poison 1", "poison 2"}
+    assert watch.memory(state).set_aside
+    later, _ = step(state, [], now=NOW + 60 * 300 + watch.ASIDE_S, name="n", somebody=True)
+    assert later.set_aside == ()
+
+
+def test_a_server_that_refuses_everything_for_a_day_loses_no_text() -> None:
+    server = Sent()
+    server.refused = ""
+    sent = {number * 10: (f"alert {number}", "its text") for number in range(20)}
+    state = post(server, 288, sent, {287: lambda: setattr(server, "refused", "\0")})
+    assert sorted(server.texts) == sorted(f"{subject}: {text}" for subject, text in sent.values())
+    assert (state.letters, state.set_aside) == ((), ())
 
 
 @given(st.binary(max_size=300) | st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(
@@ -415,6 +470,161 @@ def test_what_is_recorded_while_somebody_looks_is_looked_at_as_well(watched: Wat
     assert watching.main(watched.places) == 0
     assert len(looks) == 2
     assert expected.read(watched.places.expected) == WANTED
+
+
+def app_at(watched: Watched, minutes: float, state: str = "active", *, answer: str = "", restarts: int = 0, uptime: float = 1e6) -> Facts:
+    """Return a droplet on which only the app may be wrong."""
+    now = NOW + 60 * minutes
+    seen = facts_at(watched, now)
+    assert seen.units is not None
+    told = Unit("giggles.service", True, state, "exit-code", now - 2, restarts=restarts)
+    known = {**seen.units.known, **{name: Unit(name, True, "active", "success", NOW) for name, _ in WITH_APP.units()}, told.name: told}
+    return dataclasses.replace(
+        seen,
+        units=Units(known, ()),
+        app=answer,
+        uptime=uptime,
+        release=facts.Release("c", NOW, True),
+        vault=facts.Vault("encrypted", "", True),
+    )
+
+
+WITH_APP = dataclasses.replace(WANTED, roles=WANTED.roles | {"app", "vault"})
+
+
+@pytest.fixture
+def with_app(watched: Watched) -> Watched:
+    watched.places.expected.write_text(
+        json.dumps({**vars(WITH_APP), "roles": sorted(WITH_APP.roles), "thresholds": vars(WITH_APP.thresholds)})
+    )
+    for kind in KINDS:
+        records.append(watched.places.records, kind, {"time": recent.written(NOW - 60), "ok": True, "verdict": "ok"})
+    return watched
+
+
+def subjects(watched: Watched) -> list[str]:
+    return [line.removeprefix("Subject: [giggles.test] ") for mail in watched.mails() for line in mail.splitlines() if "Subject: " in line]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_app_that_crashes_again_and_again_is_one_mail_and_its_recovery_another(with_app: Watched, answers: bool) -> None:
+    for number in range(9):
+        state, answer = ("active", "") if answers or number % 2 else ("activating", "it did not answer")
+        if not answers:
+            answer = "it did not answer"
+        with_app.look(app_at(with_app, 5 * number, state, answer=answer, restarts=40 * number))
+        assert bool(with_app.mails()) is (number >= 3), f"look {number}"
+    for number in range(9, 16):
+        with_app.look(app_at(with_app, 5 * number, restarts=320))
+    first, *rest = subjects(with_app)
+    assert "the app" in first
+    assert rest == [f"over: {first}"]
+
+
+def test_an_app_that_waited_for_the_vault_is_no_mail_when_it_is_unlocked(with_app: Watched) -> None:
+    for number in range(10):
+        locked = number < 5
+        seen = app_at(with_app, 5 * number, "activating" if locked else "active", restarts=100 * min(number, 5))
+        with_app.look(dataclasses.replace(seen, vault=facts.Vault("encrypted", "", not locked)))
+    assert subjects(with_app) == ["vault locked", "over: vault locked"]
+
+
+def test_an_app_that_hangs_is_one_mail_though_systemd_finds_nothing_wrong(with_app: Watched) -> None:
+    for number in range(6):
+        with_app.look(app_at(with_app, 5 * number, answer="it did not answer"))
+    assert subjects(with_app) == ["the app does not answer"]
+    assert "unit:giggles.service" in [one["key"] for one in watching.told(with_app.places, NOW)["open"]]
+
+
+def test_a_deploy_a_converge_and_a_start_of_some_minutes_are_no_mail(with_app: Watched) -> None:
+    silent = {
+        1: ("activating", ""),
+        2: ("active", "it did not answer"),
+        6: ("activating", "it did not answer"),
+        11: ("active", "x"),
+        12: ("active", "x"),
+    }
+    for number in range(20):
+        state, answer = silent.get(number, ("active", ""))
+        with_app.look(app_at(with_app, 5 * number, state, answer=answer, restarts=int(number > 3)))
+    assert with_app.mails() == []
+
+
+def test_a_restart_of_the_machine_ends_nothing_that_was_overdue(with_app: Watched) -> None:
+    records.append(with_app.places.records, "backup", {"time": recent.written(NOW - 50), "ok": False, "reason": "x"})
+    (with_app.places.records / "backup.jsonl").write_text(json.dumps({"time": recent.written(NOW - 3 * 86400), "ok": True}) + "\n")
+    for number in range(20):
+        uptime = 1e6 if number < 3 else 300.0 * (number - 3) + 60
+        with_app.look(dataclasses.replace(app_at(with_app, 2 * number, uptime=uptime), set_up={}))
+    assert subjects(with_app) == ["backup overdue"]
+
+
+@pytest.mark.parametrize("forgets", ["systemctl does not answer", "reset-failed", "a restart of the machine"])
+def test_a_run_that_failed_without_a_record_is_over_when_one_was_good_and_not_before(with_app: Watched, forgets: str) -> None:
+    name = "giggles-backup.service"
+
+    def look(number: int, state: str | None) -> None:
+        seen = app_at(with_app, 5 * number)
+        assert seen.units is not None
+        unit = {name: Unit(name, True, state or "", "oom-kill", NOW + 100)}
+        units = Units({**seen.units.known, **unit}, (name,) if state == "failed" else ())
+        with_app.look(dataclasses.replace(seen, units=units if state else None))
+
+    for number in range(6):
+        look(number, "failed" if number < 3 else {"systemctl does not answer": None, "reset-failed": "inactive"}.get(forgets, "active"))
+    look(6, "failed" if forgets.startswith("systemctl") else "inactive")
+    assert [subject for subject in subjects(with_app) if "backup" in subject] == ["backup failed"]
+    records.append(with_app.places.records, "backup", {"time": recent.written(NOW + 1900), "ok": True})
+    look(7, "inactive")
+    assert [subject for subject in subjects(with_app) if "backup" in subject] == ["backup failed", "over: backup failed"]
+
+
+def test_a_disk_that_takes_nothing_is_told_once_and_its_end_too(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full, real, append = [watched.places.records, watched.places.page.parent], watch.replace, records.append
+
+    def replace(path: Path, *rest: Any) -> None:
+        if path.parent in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, *rest)
+
+    def append_or_not(*given: Any, **more: Any) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(*given, **more)
+
+    monkeypatch.setattr(records, "append", append_or_not)
+    for module in (watch, page):
+        monkeypatch.setattr(module, "replace", replace)
+    disk = [facts.Disk("/", 100.0, 100.0)]
+    for number in range(4):
+        watched.look(dataclasses.replace(facts_at(watched, NOW + 300 * number), disks=disk))
+        assert len(watched.mails()) == 1, "it is told, and told once"
+    assert {"disk:/", "inodes:/"} <= {one["key"] for one in watching.told(watched.places, NOW)["open"]}
+    seen, look = dataclasses.replace(facts_at(watched, NOW + 1200), disks=disk), watching.look
+    monkeypatch.setattr(watching, "look", lambda places: look(places, watched.mailer, seen))
+    assert watching.main(watched.places) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    full.clear()
+    for number in range(5, 9):
+        look(watched.places, watched.mailer, facts_at(watched, NOW + 300 * number))
+    assert [("over: " in subject) for subject in subjects(watched)] == [False, True]
+    assert list(watched.places.told_meanwhile.parent.iterdir()) == []
+    assert watching.told(watched.places, NOW)["open"] == []
+
+
+def test_where_nothing_at_all_can_be_remembered_no_mail_leaves_every_five_minutes(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(path: Path, *rest: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(watch, "replace", replace)
+    for number in range(3):
+        with pytest.raises(OSError, match="No space"):
+            watched.look(facts_at(watched, NOW + 300 * number, ("a.service",)))
+    assert watched.mails() == []
 
 
 def test_what_nobody_can_see_stays_open_and_nothing_new_is_said(watched: Watched) -> None:

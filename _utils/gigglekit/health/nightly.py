@@ -11,10 +11,8 @@ Source: the lines that process_nightly_audio.py of stokedbloke/giggles-cli print
 
 from __future__ import annotations
 
-import calendar
 import dataclasses
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +22,6 @@ VERDICTS = (OK, PARTIAL, FAILED, KILLED, SILENT, NOTHING)
 
 _BUSY = 75
 """How a start ends that finds the job's lock held (gigglekit.release.single_run)."""
-_AHEAD_S = 300
-"""A record from further in the future is of a clock that was wrong, and would look young for too long."""
 
 # The icons are not looked at, since editors and terminals rewrite them; a logger may put a time and a level in front.
 _START = r"[^A-Za-z]*(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[^A-Za-z]*)?"
@@ -223,21 +219,6 @@ def judge(told: Told, ending: Ending, seen: Seen) -> Night | None:
         peak_mb=max(peak, default=None),
         result=ending.result if ending.result and re.fullmatch(r"[a-z-]{1,30}", ending.result) else None,
     )
-
-
-def overdue(last: Mapping[str, Any] | None, now: float, hours: float) -> bool:
-    """Tell whether the newest night is too long ago; so are no night at all, one without a time, and one from the future.
-
-    Arguments:
-        last: the newest record of a night, None if there is none.
-        now: seconds since the epoch.
-        hours: how old it may be.
-    """
-    try:
-        age = now - calendar.timegm(time.strptime(str((last or {}).get("time")), "%Y-%m-%dT%H:%M:%SZ"))
-    except (ValueError, OverflowError):
-        return True
-    return age < -_AHEAD_S or age > hours * 3600
 
 
 def _verdict(told: Told, ending: Ending, seen: Seen) -> tuple[str, list[str]]:

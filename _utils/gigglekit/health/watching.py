@@ -58,7 +58,9 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
         wrong = conditions(judge(found, wanted, watch.memory(state)))
         converges = found.runs.get("converge")
         newest = converges[0].moment if converges else None
-        app = found.units.known.get(facts.APP) if found.units else None
+        # While it waits for the vault, it is started anew all the time as it should be.
+        waits = found.vault is not None and found.vault.mode == "encrypted" and not found.vault.mounted
+        app = found.units.known.get(facts.APP) if found.units and not waits else None
         state, changes = watch.step(
             state, wrong, now=found.now, name=chosen.domain, somebody=chosen.recipient is not None, seen=newest,
             restarts=app.restarts if app else None,

@@ -91,10 +91,17 @@ def _app(app: Unit, facts: Facts, wanted: Expected, memory: Memory) -> Iterator[
 
 
 def _loops(app: Unit, facts: Facts, memory: Memory) -> bool:
-    """Tell whether systemd starts it anew by itself again and again. A start that somebody asked for sets systemd's count to 0."""
-    looks = [*memory.restarts, (facts.now, app.restarts)]
-    grew = [now for (_, before), (now, count) in itertools.pairwise(looks) if count > before]
-    return len(grew) >= _LOOPING_STARTS and grew[-1] - grew[0] >= LOOPING_S
+    """Tell whether systemd starts it anew by itself again and again, and still does.
+
+    A start that somebody asked for sets systemd's count to 0, and what was before it proves nothing any more.
+    """
+    grew: list[float] = []
+    for (_, before), (now, count) in itertools.pairwise([*memory.restarts, (facts.now, app.restarts)]):
+        if count < before:
+            grew = []
+        elif count > before:
+            grew.append(now)
+    return len(grew) >= _LOOPING_STARTS and grew[-1] - grew[0] >= LOOPING_S and facts.now - grew[-1] < STARTING_S
 
 
 def _unit(name: str, role: str | None, unit: Unit | None, what: str, patience: float = 0.0) -> Condition:
