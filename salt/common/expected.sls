@@ -8,7 +8,8 @@ status-expectations:
     - template: py
     - context:
         choices: {{ {"roles": giggles.roles, "domain": giggles.domain, "backup": giggles.backup, "monitoring": giggles.monitoring,
-                     "converge": giggles.converge, "nightly": giggles.nightly} | tojson }}
+                     "converge": giggles.converge, "nightly": giggles.nightly, "admin": {"name": giggles.admin.name},
+                     "hardening": {"ssh_second_factor": giggles.hardening.ssh_second_factor}} | tojson }}
     - user: root
     - group: root
     - mode: '0644'

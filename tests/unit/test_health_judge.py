@@ -300,7 +300,7 @@ facts_of = st.builds(
 wanted_of = st.builds(
     Expected, roles=st.frozensets(st.sampled_from(sorted(ALL_ROLES))) | st.just(ALL_ROLES), domain=st.sampled_from([None, "giggles.test"]),
     bucket=st.booleans(), mail=st.booleans(), self_converge=st.booleans(), nightly_memory_mb=st.just(1700),
-    thresholds=st.just(WANTED.thresholds),
+    thresholds=st.just(WANTED.thresholds), second_factor=st.sampled_from([None, "operator"]),
 )  # fmt: skip
 memories = st.builds(
     Memory, st.frozensets(st.sampled_from(["disk:/", "inodes:/", "certificate", "unit:a.service", APP])), st.just(0.0) | moments,

@@ -167,6 +167,19 @@ def test_an_app_that_only_seems_to_run_is_a_problem_once_it_has_lasted_and_a_sta
         assert (fact(look(places), "app").level, fact(look(places), "app").text) == ("ok", "runs and answers")
 
 
+def test_a_second_factor_that_was_chosen_and_is_not_set_up_is_told(places: Places) -> None:
+    chosen = dataclasses.replace(WANTED, second_factor="operator")
+    path = places.at("/etc/giggles/second-factor/operator")
+    path.parent.mkdir()
+    assert fact(look(places, chosen), "second-factor").level == "warning"
+    path.symlink_to("/nonexistent")
+    assert "giggles.second_factor" in fact(look(places, chosen), "second-factor").todo
+    path.unlink()
+    path.write_text("")
+    assert fact(look(places, chosen), "second-factor").level == "ok"
+    assert "second-factor" not in {one.name for one in look(places).facts}
+
+
 def test_units_that_nobody_expects_and_that_failed_are_told(places: Places) -> None:
     def ask(names: list[str]) -> Units:
         return Units(all_run(names).known, ("somebodys.service",))
@@ -245,11 +258,14 @@ def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
     assert read(path) is None
     chosen = {
         "roles": sorted(ALL_ROLES), "domain": WANTED.domain, "backup": {"bucket": "b"}, "converge": {"enabled": True},
+        "admin": {"name": "operator"}, "hardening": {"ssh_second_factor": False},
         "nightly": {"memory_max_mb": 1700}, "monitoring": {"mail": {"to": "a@b.test"}, "thresholds": vars(WANTED.thresholds)},
     }  # fmt: skip
     path.write_text(settings_file(chosen))
     assert "a@b" not in path.read_text(), "everybody may read it"
     assert read(path) == WANTED
+    path.write_text(settings_file({**chosen, "hardening": {"ssh_second_factor": True}}))
+    assert read(path) == dataclasses.replace(WANTED, second_factor="operator")
     for content in ("", "{", "[]", '{"roles": 7}', "[" * 100_000):
         path.write_text(content)
         assert read(path) is None

@@ -37,6 +37,7 @@ class Expected:
         self_converge: whether it applies its states by itself.
         nightly_memory_mb: what the nightly job may use.
         thresholds: see there.
+        second_factor: whose second factor ssh is to ask for; None if it is to ask for none.
     """
 
     roles: frozenset[str]
@@ -46,6 +47,7 @@ class Expected:
     self_converge: bool
     nightly_memory_mb: int
     thresholds: Thresholds
+    second_factor: str | None = None
 
     def units(self) -> Iterator[tuple[str, str]]:
         """Yield units that have to be active, each with the role that brings it back."""
@@ -93,6 +95,7 @@ def of_settings(settings: Mapping[str, Any]) -> Expected:
         self_converge=bool(settings["converge"]["enabled"]),
         nightly_memory_mb=int(settings["nightly"]["memory_max_mb"]),
         thresholds=Thresholds(**{name: int(chosen[name]) for name in Thresholds.__dataclass_fields__}),
+        second_factor=str(settings["admin"]["name"]) if settings["hardening"]["ssh_second_factor"] else None,
     )
 
 
@@ -108,6 +111,7 @@ def read(path: Path) -> Expected | None:
             self_converge=bool(written["self_converge"]),
             nightly_memory_mb=int(written["nightly_memory_mb"]),
             thresholds=Thresholds(**{name: int(written["thresholds"][name]) for name in Thresholds.__dataclass_fields__}),
+            second_factor=None if written.get("second_factor") is None else str(written["second_factor"]),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -101,6 +101,7 @@ class Facts:
         vault: None if nobody knows.
         release: None if none is live.
         app: "" if the app answered, or else what came instead; None if it has no socket that could be asked at.
+        second_factor: whether the administrator has confirmed one; None if nobody asks for it.
     """
 
     now: float
@@ -116,6 +117,7 @@ class Facts:
     vault: Vault | None = None
     release: Release | None = None
     app: str | None = None
+    second_factor: bool | None = None
 
 
 Ask = Callable[[list[str]], "units.Units | None"]
@@ -148,6 +150,7 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
         vault=_vault(places),
         release=_release(places),
         app=_app(places.at(_SOCKET)) if "app" in wanted.roles else None,
+        second_factor=_is_file(places.at("/etc/giggles/second-factor") / wanted.second_factor) if wanted.second_factor else None,
     )
 
 
@@ -234,6 +237,13 @@ def _app(path: Path) -> str | None:
     except OSError:
         return None
     return health.ask(path, _ANSWER_SECONDS) if there else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def judge(facts: Facts, wanted: Expected, memory: Memory | None = None) -> list[
     return [
         *machine.services(facts, wanted, memory),
         *runs.judged(facts, wanted, memory),
+        *machine.second_factor(facts, wanted),
         *machine.vault(facts, wanted),
         *machine.disks(facts, wanted, memory),
         *machine.certificate(facts, wanted, memory),

@@ -114,6 +114,19 @@ def _unit(name: str, role: str | None, unit: Unit | None, what: str, patience: f
     )  # fmt: skip
 
 
+def second_factor(facts: Facts, wanted: Expected) -> Iterator[Subject]:
+    """Yield whether the code that ssh is to ask for can be asked for."""
+    if "hardening" not in wanted.roles or wanted.second_factor is None:
+        return
+    missing = Condition(
+        "second-factor", WARNING, "no second factor is set up",
+        "ssh is to ask for a code as well as the key, and none is set up that could be asked for",
+        "On the droplet, salt-call giggles.second_factor makes one and says how to confirm it; then salt-call state.apply hardening.",
+        patience=SETTLING_S,
+    )  # fmt: skip
+    yield Subject("second-factor", "Second factor", "is set up for ssh", () if facts.second_factor else (missing,))
+
+
 def vault(facts: Facts, wanted: Expected) -> Iterator[Subject]:
     """Yield how clips are kept."""
     if "vault" not in wanted.roles:
