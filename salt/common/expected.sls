@@ -9,7 +9,7 @@ status-expectations:
     - context:
         choices: {{ {"roles": giggles.roles, "domain": giggles.domain, "backup": giggles.backup, "monitoring": giggles.monitoring,
                      "converge": giggles.converge, "nightly": giggles.nightly, "admin": {"name": giggles.admin.name},
-                     "hardening": {"ssh_second_factor": giggles.hardening.ssh_second_factor}} | tojson }}
+                     "hardening": {"ssh_second_factor": giggles.hardening.ssh_second_factor} } | tojson }}
     - user: root
     - group: root
     - mode: '0644'
