@@ -117,6 +117,20 @@ def test_the_picture_would_show_a_change(bare: Droplet, prepared: frozenset[str]
         assert trace in shown
 
 
+def test_monitoring_by_itself_brings_its_folders_as_every_droplet_has_them(bare: Droplet, looked: Converged) -> None:
+    done = bare.apply("monitoring")
+    assert done.failed == {}
+    bare.shell("systemctl start giggles-watch.service")
+    wanted = {
+        "/etc/giggles": "755 root:root", "/etc/giggles/monitoring.json": "600 root:root", "/etc/giggles/status.json": "644 root:root",
+        "/var/lib/giggles": "750 root:giggles", "/var/lib/giggles/records": "750 root:giggles", "/var/lib/giggles/alerts": "700 root:root",
+        "/var/lib/giggles-status": "755 root:root", "/var/lib/giggles-status/index.html": "644 root:root",
+    }  # fmt: skip
+    assert dict(line.split(" ", 1) for line in bare.shell(f"stat -c '%n %a %U:%G' {' '.join(wanted)}").splitlines()) == wanted
+    page = bare.shell("cat /var/lib/giggles-status/index.html")
+    assert "Not everything is all right" in page, "there is no app yet"
+
+
 def traces(name: str, address: str) -> set[str]:
     """Return everything on this host by which a trial could be noticed, one line each."""
     place, title = str(Place(name).folder), f"giggles-{name}"

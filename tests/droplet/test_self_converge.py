@@ -21,9 +21,11 @@ CRON, VALIDATOR, VERIFIER = "/etc/cron.d/giggles-nightly", "/usr/local/lib/giggl
 PILLAR, PILLAR_KEPT = "/etc/giggles/pillar/droplet.sls", "/etc/giggles/droplet.sls.before-self-converge"
 SERVICE, TIMER = "giggles-converge.service", "giggles-converge.timer"
 NOW = f"/run/systemd/system/{TIMER}.d/now.conf"
+# When it was due last, by which systemd makes up for what was missed.
+STAMP = f"/var/lib/systemd/timers/stamp-{TIMER}"
 
 PREPARE = f"""
-cp -a {PILLAR} {PILLAR_KEPT}
+cp -a {PILLAR} {PILLAR_KEPT}; rm -f {STAMP}
 cp -a {TREE}/.git {KEPT}
 ssh-keygen -q -t ed25519 -N '' -f {SIGNER}
 cd {TREE}; git checkout -q -B self-converge; git add -A; {GIT} commit -q --allow-empty -m base

@@ -23,8 +23,9 @@ class SaltCalls:
     """The process; it ends with whoever has made it, or with `close`."""
 
     def __init__(self) -> None:
+        # Unbuffered: both of its answers may have come when the first is waited for, and the second must still be seen to be there.
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
 
     def run(self, arguments: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
@@ -53,7 +54,7 @@ class SaltCalls:
         if self._process.stdin is None or self._process.stdout is None:
             raise AssertionError("pipes were asked for")
         if what is not None:
-            print(json.dumps(what), file=self._process.stdin, flush=True)
+            self._process.stdin.write(json.dumps(what).encode() + b"\n")
         if not select.select([self._process.stdout], [], [], seconds)[0]:
             raise TimeoutError
         return int(self._process.stdout.readline())

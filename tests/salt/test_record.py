@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from gigglekit.health.converge_run import OUTPUTTER
 
 from .conftest import Minion
 
@@ -49,6 +50,13 @@ def test_a_run_that_does_not_render_is_recorded_as_failed(recording: Minion) -> 
     (only,) = records(recording)
     assert (only["ok"], only["failed"]) == (False, 1)
     assert "no" in only["failures"][0]["comment"]
+
+
+def test_salt_has_the_outputter_that_the_self_converge_asks_for(recording: Minion) -> None:
+    done = recording.call(f"--out={OUTPUTTER}", "--log-level=error", "state.apply")
+    assert done.returncode == 0
+    assert "outputter" not in done.stderr
+    assert len(records(recording)) == 1
 
 
 def test_a_record_that_cannot_be_written_fails_no_run(recording: Minion) -> None:

@@ -26,6 +26,8 @@ from gigglekit.health.at_work import at_work
 from gigglekit.health.cleaning import Cleaner
 from gigglekit.health.fetching import FetchError, Tree
 
+OUTPUTTER = "json"
+"""How Salt shows what nobody reads: the record is made by its returner."""
 _RUN_SECONDS = 5400.0
 _TRY_SECONDS = 60.0
 _WAIT_SECONDS, _LOOK_SECONDS = 600.0, 5.0
@@ -171,7 +173,7 @@ def _apply(machine: Machine, known: frozenset[str] | None) -> dict[str, Any]:
         end = time.monotonic() + machine.wait[0]
         while True:
             try:
-                ended = _salt(machine, ["--out=quiet", "state.apply"], {recording.HANDOVER: str(handed)})
+                ended = _salt(machine, [f"--out={OUTPUTTER}", "state.apply"], {recording.HANDOVER: str(handed)})
                 why = f"salt-call ended with {ended.code}"
             except CommandTimeoutError as error:
                 ended, why = None, str(error)
