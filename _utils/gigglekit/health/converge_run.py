@@ -229,7 +229,11 @@ def _wait(machine: Machine, others: Callable[[], list[str]]) -> None:
 
 
 def main() -> int:
-    """Run it; what came of it is one line and one paragraph for each failure. The exit code is 0 if all is well, or nothing was done."""
+    """Run it; what came of it is one line and one paragraph for each failure. The exit code is 0 if all is well.
+
+    It is 75 (EX_TEMPFAIL) if something else kept it from doing anything: no failure, and nothing that a dead-man check may take for a
+    good run.
+    """
     parser = argparse.ArgumentParser(prog="converge_run", description=__doc__)
     parser.add_argument("--pull", action="store_true", help="fetch new commits first")
     parser.add_argument("--allowed-signers", type=Path, help="file of those who may sign commits")
@@ -238,7 +242,7 @@ def main() -> int:
         record = converged(Machine(), pull=given.pull, signers=given.allowed_signers)
     except Busy as error:
         print(f"Nothing was done, since something else is at work: {error}. The next run tries again.")
-        return 0
+        return os.EX_TEMPFAIL
     except OSError as error:
         print(
             f"{error.filename or 'The record'}: {error.strerror}. Look at df and dmesg, then: systemctl start giggles-converge",
@@ -247,7 +251,7 @@ def main() -> int:
         return 1
     if record is None:
         print("Nothing was done, since another self-converge is at work.")
-        return 0
+        return os.EX_TEMPFAIL
     counts = f"{len(record['drift'])} changes of drift, {len(record['intended'])} intended, {record['failed']} failed"
     print(f"Converged at commit {str(record['commit'])[:12]} in {record['seconds']} s: {counts}.")
     for change in record["drift"]:

@@ -354,7 +354,7 @@ def _left_out(told: Told, seen: Seen) -> list[str]:
     entries = database.completed + database.failed + database.unfinished
     if entries and database.completed < told.completed:
         reasons.append(
-            f"The summary says that {_users(told.completed)} went well, but the database has that of {database.completed} (processing_logs)."
+            f"The summary says that {_users(told.completed)} went well, but the database has it of {database.completed} (processing_logs)."
         )
     return reasons
 
