@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.health import converge_run, expected, watch
+from gigglekit.health import converge_run, expected, taken, watch
 from gigglekit.health.at_work import at_work
 from gigglekit.health.converge_run import Busy, Machine
 from gigglekit.health.places import Places
@@ -171,6 +171,26 @@ def test_killed_after_it_took_a_good_commit_it_goes_on_with_it(setting: Setting)
     assert ids(setting.run()["drift"]) == []
     setting.forge.commit("b", "1\n")
     assert ids(setting.run()["drift"]) == ["a"]
+
+
+@pytest.mark.parametrize("lock", ["index.lock", "HEAD.lock", "refs/heads/main.lock"])
+def test_killed_while_it_laid_out_a_commit_it_blames_nobody_and_takes_it(setting: Setting, lock: str) -> None:
+    setting.run()
+    new = setting.forge.commit("salt/top.sls", "second\n")
+    # What git leaves that is killed in the middle, and what lies there before it.
+    taken.store(taken.Taken(new, frozenset({"a"})), setting.machine.taken)
+    (setting.forge.path / "salt/top.sls").write_text("sec")
+    left = setting.forge.path / ".git" / lock
+    left.touch()
+    made = setting.run()
+    assert (made["ok"], ids(made["failures"])) == (False, ["repository-fetched"]), "it may be somebody's who is at work"
+    taken.store(taken.Taken(new, frozenset({"a"})), setting.machine.taken)
+    os.utime(left, (1e9, 1e9))
+    made = setting.run()
+    assert (made["ok"], setting.head(), ids(made["drift"])) == (True, new, ["a"])
+    assert (setting.forge.path / "salt/top.sls").read_text() == "second\n"
+    # Whatever it was, it is kept.
+    assert "sec" in git(setting.forge.path, "stash", "show", "-p")
 
 
 def test_after_a_pull_by_hand_nobody_knows_what_was_drift(setting: Setting) -> None:

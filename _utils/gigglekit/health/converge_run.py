@@ -73,10 +73,11 @@ class Machine:
 
 @dataclass
 class _Findings:
-    """What is found on the way, beside what states return."""
+    """What is found on the way, beside what states return; `half_laid` while the tree may be as a run left it that was killed."""
 
     drift: list[dict[str, str]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
+    half_laid: bool = False
 
     def fail(self, identifier: str, name: str, comment: str) -> None:
         self.failures.append({"id": identifier, "name": name, "comment": comment[:1500]})
@@ -110,7 +111,8 @@ def converged(machine: Machine, *, pull: bool, signers: Path | None) -> dict[str
         made = _pull_and_apply(Tree(machine.tree, signers), machine, findings) if pull else _apply(machine, None)
         record = _whole(made, findings, began)
         records.append(machine.records, "converge", record, keep=recording.KEPT)
-        taken.forget(machine.taken)
+        if not findings.half_laid:
+            taken.forget(machine.taken)
         return record
     finally:
         os.close(lock)
@@ -119,8 +121,16 @@ def converged(machine: Machine, *, pull: bool, signers: Path | None) -> dict[str
 def _fetched(tree: Tree, machine: Machine, findings: _Findings) -> str | None:
     clean = Cleaner({})
     try:
+        note = taken.load(machine.taken)
+        killed = note is not None and note.commit != tree.head()
+        findings.half_laid = killed
+        if killed:
+            tree.unlock()
         put = tree.put_away()
-        if put is not None:
+        findings.half_laid = False
+        if put is not None and killed:
+            print(f"A run before this one was killed while it laid out a commit. What it left is kept: git stash show -p {put.kept[:12]}")
+        elif put is not None:
             names = ", ".join(put.names[:5]) + (", …" if len(put.names) > 5 else "")
             how = f"git -C {machine.tree} stash show -p --include-untracked {put.kept[:12]}"
             findings.drift.append({"id": "repository-unedited", "name": str(machine.tree), "summary": clean(f"{names}: see {how}", 300)})
@@ -196,6 +206,8 @@ def _take(tree: Tree, machine: Machine, new: str, known: frozenset[str] | None, 
         taken.store(taken.Taken(new, known), machine.taken)
         tree.take(new)
     except (FetchError, OSError) as error:
+        with contextlib.suppress(FetchError):
+            findings.half_laid = bool(tree.locks())
         findings.fail("repository-fetched", str(machine.tree), str(error))
         return False
     return True

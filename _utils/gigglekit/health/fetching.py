@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -75,6 +76,22 @@ class Tree:
             FetchError: there is none.
         """
         return self._must(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], "has no commit that git can read").strip()
+
+    def locks(self) -> list[Path]:
+        """Return the locks that a git which lays out a commit has here, or had when it was killed."""
+        names = ["index", "HEAD"]
+        branch = self._git(["symbolic-ref", "--quiet", "HEAD"])
+        if branch.code == 0:
+            names.append(branch.output.strip())
+        paths = [self._path / self._git(["rev-parse", "--git-path", f"{name}.lock"]).output.strip() for name in names]
+        return [path for path in paths if path.name.endswith(".lock") and path.exists()]
+
+    def unlock(self) -> None:
+        """Remove locks that are older than any git of this program gets. Only for a tree that a run was killed in."""
+        for path in self.locks():
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LOCAL_SECONDS:
+                    path.unlink()
 
     def put_away(self) -> PutAway | None:
         """Put edits of the tree, and files that git does not know, into git's stash; None if there are none.
