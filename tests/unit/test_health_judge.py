@@ -94,6 +94,18 @@ def test_the_unit_of_a_run_is_never_told_beside_what_its_record_says(kind: str) 
     assert set(keys(failed(NOW - 90), **{kind: [good]})) == {"unit:giggles.service"}, "a good run came after it"
 
 
+def test_sshd_need_not_run_while_its_socket_waits_for_somebody() -> None:
+    wanted = dataclasses.replace(ONLY_RUNS, roles=frozenset({"hardening"}))
+    names = [name for name, _ in wanted.units()]
+
+    def found(sshd: str, socket: str) -> set[str]:
+        known = {"ssh.service": Unit("ssh.service", True, sshd, "success", None), "ssh.socket": Unit("ssh.socket", True, socket, "", None)}
+        return set(keys(Facts(NOW, units=Units({**all_run(names).known, **known}, ())), wanted))
+
+    assert found("inactive", "active") == found("active", "inactive") == set()
+    assert found("inactive", "inactive") == found("failed", "active") == {"unit:ssh.service"}
+
+
 def test_a_value_at_its_threshold_does_not_come_and_go() -> None:
     units = all_run([name for name, _ in WANTED.units()])
     for bytes_, inodes, opened, told in (
