@@ -57,7 +57,7 @@ def test_a_try_that_used_its_code_up_and_got_no_answer_is_followed_by_one_with_a
 @pytest.mark.parametrize("second_factor", [True, False])
 def test_a_refusal_is_an_answer_and_not_asked_for_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_factor: bool) -> None:
     sshd = Sshd("denied")
-    with pytest.raises(LoginError, match="sshd did not let it in .*Permission denied"):
+    with pytest.raises(LoginError, match=r"sshd did not let it in .*Permission denied"):
         log_in(sshd, tmp_path, monkeypatch, second_factor=second_factor)
     assert sshd.asked == 1
 
