@@ -119,6 +119,12 @@ def test_a_second_factor_is_asked_for_only_where_it_was_chosen(chunks: list[dict
     assert proof["second_factor"] is much
 
 
+def test_only_where_a_socket_starts_sshd_it_need_not_run(chunks: list[dict[str, Any]], request: pytest.FixtureRequest) -> None:
+    system, _ = request.node.callspec.params["chunks"]
+    (runs,) = [chunk for chunk in chunks if chunk["__id__"] == "ssh-runs"]
+    assert (runs.get("socket"), runs.get("boot", True)) == (("ssh.socket", False) if system == "Ubuntu 24.04" else (None, True))
+
+
 def test_no_state_id_is_used_in_two_places(chunks: list[dict[str, Any]]) -> None:
     places: dict[str, set[str]] = {}
     for chunk in chunks:
