@@ -21,7 +21,7 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
+def guarded(name: str, admin: str, keys: list[str], second_factor: bool = False) -> dict[str, Any]:
     """Before anything that decides about logins is changed: refuse without a usable key, and note how everything is.
 
     From here until ``login.proven`` a timer outside this run puts everything back should the run die.
@@ -32,6 +32,8 @@ def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
         The administrator's account, which need not exist yet.
     keys
         The public keys it is going to have.
+    second_factor
+        Whether ssh is to ask for a code. An administrator of another name than the one who has one needs one as well, first.
 
     .. code-block:: yaml
 
@@ -45,8 +47,16 @@ def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
     try:
         usable = require_usable(keys, admin)
+        factor = SecondFactor(admin)
+        if second_factor and (before := factor.confirmed_for()) not in (None, "", admin) and not factor.is_there():
+            raise LoginError(
+                f"The administrator is to be {admin}, who has no second factor, while {before} has one and ssh is to ask for it: {admin} "
+                "could not log in. Nothing was changed. Make one with salt-call giggles.second_factor, confirm it as it says, and apply "
+                "again. To do without, set giggles:hardening:ssh_second_factor to false."
+            )
         if not __opts__["test"]:
-            guard.begin(Accounts().home(admin))
+            accounts = Accounts()
+            guard.begin(accounts.home(admin), accounts.homes("sudo"))
     except LoginError as error:
         ret.update(result=False, comment=str(error))
         return ret
@@ -131,14 +141,13 @@ def second_factor(name: str, admin: str, wanted: bool) -> dict[str, Any]:
             "asks was not changed. Look at df and dmesg, then apply again.",
         }
     if not factor.is_there() and confirmed is not None:
-        whose = f"{admin} has none" if confirmed in ("", admin) else f"{admin}, who is the administrator now, has none, but {confirmed} had"
         return {
             **ret,
             "result": False,
             "comment": (
-                f"A second factor was confirmed on this droplet, and {whose}: {factor.path} is gone. How ssh asks was not changed, since "
-                "that would let in whoever has the key alone; if it asks for a code, no code is right. Stay logged in if you are, or else "
-                "use the droplet's console (docs/TROUBLESHOOTING.md, The phone is lost). Make another one with salt-call "
+                f"A second factor was confirmed on this droplet, and {admin} has none: {factor.path} is gone. How ssh asks was not "
+                "changed, since that would let in whoever has the key alone; if it asks for a code, no code is right. Stay logged in if you "
+                "are, or else use the droplet's console (docs/TROUBLESHOOTING.md, The phone is lost). Make another one with salt-call "
                 "giggles.second_factor, confirm it as it says, and apply again. To do without, set "
                 "giggles:hardening:ssh_second_factor to false and apply."
             ),
