@@ -146,8 +146,8 @@ def second_factor(name: str, admin: str, wanted: bool) -> dict[str, Any]:
             "result": False,
             "comment": (
                 f"A second factor was confirmed on this droplet, and {admin} has none: {factor.path} is gone. How ssh asks was not "
-                "changed, since that would let in whoever has the key alone; if it asks for a code, no code is right. Stay logged in if you "
-                "are, or else use the droplet's console (docs/TROUBLESHOOTING.md, The phone is lost). Make another one with salt-call "
+                "changed, since that would let in whoever has the key alone; if it asks for a code, no code is right. Stay logged in if "
+                "you are, or else use the droplet's console (docs/TROUBLESHOOTING.md, The phone is lost). Make another one with salt-call "
                 "giggles.second_factor, confirm it as it says, and apply again. To do without, set "
                 "giggles:hardening:ssh_second_factor to false and apply."
             ),
