@@ -12,7 +12,7 @@ from gigglekit.login import guard, hostkeys, listening, pam
 from gigglekit.login.accounts import Accounts
 from gigglekit.login.errors import LoginError
 from gigglekit.login.keys import require_usable
-from gigglekit.login.second_factor import SecondFactor, is_in_force
+from gigglekit.login.second_factor import SecondFactor
 
 __virtualname__ = "login"
 
@@ -21,7 +21,7 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
+def guarded(name: str, admin: str, keys: list[str], second_factor: bool = False) -> dict[str, Any]:
     """Before anything that decides about logins is changed: refuse without a usable key, and note how everything is.
 
     From here until ``login.proven`` a timer outside this run puts everything back should the run die.
@@ -32,6 +32,8 @@ def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
         The administrator's account, which need not exist yet.
     keys
         The public keys it is going to have.
+    second_factor
+        Whether ssh is to ask for a code. An administrator of another name than the one who has one needs one as well, first.
 
     .. code-block:: yaml
 
@@ -45,8 +47,16 @@ def guarded(name: str, admin: str, keys: list[str]) -> dict[str, Any]:
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
     try:
         usable = require_usable(keys, admin)
+        factor = SecondFactor(admin)
+        if second_factor and (before := factor.confirmed_for()) not in (None, "", admin) and not factor.is_there():
+            raise LoginError(
+                f"The administrator is to be {admin}, who has no second factor, while {before} has one and ssh is to ask for it: {admin} "
+                "could not log in. Nothing was changed. Make one with salt-call giggles.second_factor, confirm it as it says, and apply "
+                "again. To do without, set giggles:hardening:ssh_second_factor to false."
+            )
         if not __opts__["test"]:
-            guard.begin(Accounts().home(admin))
+            accounts = Accounts()
+            guard.begin(accounts.home(admin), accounts.homes("sudo"))
     except LoginError as error:
         ret.update(result=False, comment=str(error))
         return ret
@@ -95,7 +105,8 @@ def proven(name: str, admin: str, port: int = 22, with_sudo: bool = True, second
 
 
 def second_factor(name: str, admin: str, wanted: bool) -> dict[str, Any]:
-    """Tell whether ssh asks for a second factor, and what is missing if it was chosen and does not. Nothing is changed.
+    """Tell whether ssh asks for a second factor, and what is missing if it was chosen and does not. Of the droplet nothing is changed;
+    it is only noted that there is one, so that one that is gone fails, and is not taken for one that never was.
 
     name
         Only an identifier.
@@ -112,9 +123,36 @@ def second_factor(name: str, admin: str, wanted: bool) -> dict[str, Any]:
             - wanted: True
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "ssh asks for no second factor."}
-    if not wanted:
-        return ret
-    if not is_in_force(admin):
+    factor = SecondFactor(admin)
+    confirmed = factor.confirmed_for()
+    try:
+        if not wanted:
+            # Who does without, and removes it, misses none later on.
+            if confirmed is not None and not factor.is_there() and not __opts__["test"]:
+                factor.forget()
+            return ret
+        if factor.is_there() and not factor.problem() and not __opts__["test"]:
+            factor.remember()
+    except OSError as error:
+        return {
+            **ret,
+            "result": False,
+            "comment": f"{factor.note}, where it is noted that there is a second factor, could not be written ({error.strerror}). How ssh "
+            "asks was not changed. Look at df and dmesg, then apply again.",
+        }
+    if not factor.is_there() and confirmed is not None:
+        return {
+            **ret,
+            "result": False,
+            "comment": (
+                f"A second factor was confirmed on this droplet, and {admin} has none: {factor.path} is gone. How ssh asks was not "
+                "changed, since that would let in whoever has the key alone; if it asks for a code, no code is right. Stay logged in if "
+                "you are, or else use the droplet's console (docs/TROUBLESHOOTING.md, The phone is lost). Make another one with salt-call "
+                "giggles.second_factor, confirm it as it says, and apply again. To do without, set "
+                "giggles:hardening:ssh_second_factor to false and apply."
+            ),
+        }
+    if not factor.is_there():
         return {
             **ret,
             "comment": (
@@ -122,12 +160,12 @@ def second_factor(name: str, admin: str, wanted: bool) -> dict[str, Any]:
                 "salt-call giggles.second_factor, confirm it as it says, and apply again."
             ),
         }
-    if problem := SecondFactor(admin).problem():
+    if problem := factor.problem():
         return {
             **ret,
             "result": False,
             "comment": (
-                f"The second factor of {admin} lets nobody in: {problem}. How ssh asks for it was not changed. Stay logged in, make "
+                f"The second factor of {admin} lets nobody in: {problem}. How ssh asks was not changed. Stay logged in, make "
                 "another one with salt-call giggles.second_factor new=True, confirm it, and apply again."
             ),
         }

@@ -11,7 +11,7 @@ def __virtual__():
     return "units"
 
 
-def running(name, units=None, needs=None, boot=True, reload=False):
+def running(name, units=None, needs=None, boot=True, reload=False, socket=None):
     """Have units unmasked, enabled and running. A change in a watched state restarts them, or has them reload.
 
     name
@@ -24,6 +24,8 @@ def running(name, units=None, needs=None, boot=True, reload=False):
         Whether they are to be enabled; not so a service that its socket starts.
     reload
         Whether a change in a watched state makes them read their configuration again instead of restarting them.
+    socket
+        What starts them when somebody needs them. While it is open they need not run, and read their configuration then.
 
     .. code-block:: yaml
 
@@ -33,7 +35,7 @@ def running(name, units=None, needs=None, boot=True, reload=False):
     """
     # Salt calls mod_watch only where the state itself has changed nothing. What is merely enabled again still runs with
     # what it had read, and so do the units beside one that had to be started.
-    return _runs(name, units or [name], needs, boot, reload, watched=_watched_has_changed)
+    return _runs(name, units or [name], needs, boot, reload, socket, watched=_watched_has_changed)
 
 
 def enabled(name, units=None):
@@ -131,10 +133,10 @@ def absent(name, units=None):
     return {**ret, "changes": {"removed": found}, "comment": "Units were stopped and removed."}
 
 
-def mod_watch(name, sfun=None, units=None, needs=None, boot=True, reload=False, **_kwargs):
+def mod_watch(name, sfun=None, units=None, needs=None, boot=True, reload=False, socket=None, **_kwargs):
     """Restart units, or have them reload, because a state they watch changed.
 
-    name, units, needs, boot, reload
+    name, units, needs, boot, reload, socket
         As in ``running``.
     sfun
         The function that watches.
@@ -148,17 +150,30 @@ def mod_watch(name, sfun=None, units=None, needs=None, boot=True, reload=False, 
     """
     if sfun != "running":
         return enabled(name, units)
-    return _runs(name, units or [name], needs, boot, reload, watched=lambda: True)
+    return _runs(name, units or [name], needs, boot, reload, socket, watched=lambda: True)
 
 
-def _runs(name, names, needs, boot, reload, watched):
+def _runs(name, names, needs, boot, reload, socket, watched):
     if needs is not None and not Path(needs).exists():
         return {"name": name, "result": True, "changes": {}, "comment": f"{needs} does not exist yet, so there is nothing to run."}
+    if socket is not None:
+        try:
+            names = _needed(names, socket)
+        except systemd_units.UnitError as error:
+            return {"name": name, "result": False, "changes": {}, "comment": str(error)}
+        if not names:
+            return {"name": name, "result": True, "changes": {}, "comment": f"{socket} is open, and starts it when somebody needs it."}
     ret, started = _established(name, names, running=True, boot=boot)
     left = [unit for unit in names if unit not in started]
     if ret["result"] is not False and left and watched():
         _refresh(ret, left, reload)
     return ret
+
+
+def _needed(names, socket):
+    """Return the units without those that their open socket will start."""
+    opens, *found = systemd_units.inspect([socket, *names])
+    return [unit.name for unit in found if not opens.runs or unit.active != "inactive" or unit.masked or not unit.exists]
 
 
 def _refresh(ret, names, reload):

@@ -10,6 +10,7 @@ login-guarded:
   login.guarded:
     - admin: {{ giggles.admin.name }}
     - keys: {{ giggles.admin.ssh_keys | tojson }}
+    - second_factor: {{ giggles.hardening.ssh_second_factor }}
     - order: first
     - failhard: True
 

@@ -37,13 +37,15 @@ second-factor-installed:
     - user: root
     - group: root
     - mode: '0400'
+    - require:
+      - login: second-factor-chosen
 {% endif %}
 ssh-asks-exactly:
   login.asks:
     - name: /etc/pam.d/sshd
     - lines:
 {%- if demanded %}
-      - 'auth required pam_google_authenticator.so secret=/etc/giggles/second-factor/${USER} user=root noskewadj [authtok_prompt=Code: ]'
+      - 'auth required pam_google_authenticator.so secret=/etc/giggles/second-factor/${USER} user=root noskewadj allow_readonly [authtok_prompt=Code: ]'
     - require:
       - pkg: ssh-installed
       - pkg: second-factor-installed

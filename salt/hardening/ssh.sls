@@ -127,7 +127,10 @@ ssh-listens:
 ssh-runs:
   units.running:
     - name: {{ giggles.os.ssh.unit }}.service
-    - boot: {{ not giggles.os.ssh.socket }}
+{%- if giggles.os.ssh.socket %}
+    - boot: False
+    - socket: {{ giggles.os.ssh.socket }}
+{%- endif %}
     - reload: True
     - require:
       - login: nobody-else-has-power

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from .leaking import Secrets, leaks, now
 from .test_lockout import DROPLET_PILLAR, TREE, assert_the_administrator_gets_in, edited, one_paragraph, only_failure, ssh, way_in
 
 FOLDER, FILE = "/etc/giggles/second-factor", "/etc/giggles/second-factor/operator"
+NOTE = "/var/lib/giggles/second-factor.json"
 KEPT = "/etc/giggles/kept.sls"
 
 
@@ -31,6 +33,7 @@ class Phone:
         folder: a place for what ssh asks.
         secret, scratch: as they were shown.
         outcome: of the run that put it in force.
+        record: what is recorded of that run.
     """
 
     droplet: Droplet
@@ -38,6 +41,7 @@ class Phone:
     secret: bytes
     scratch: list[str]
     outcome: Converged
+    record: dict[str, Any]
 
     def unused(self) -> str:
         """Return a right code that counts as one that nobody used yet."""
@@ -86,7 +90,7 @@ def phone(droplet: Droplet, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     droplet.shell(f"cp -a {DROPLET_PILLAR} {KEPT}")
     try:
         droplet.exec(["bash", "-euc", f"cat > {DROPLET_PILLAR}"], stdin=b"#!quiet_yaml\n" + json.dumps(pillar).encode())
-        chosen = droplet.apply("hardening.second_factor")
+        chosen = droplet.apply()
         assert (chosen.code, chosen.changed) == (0, {}), chosen.text
         assert "does NOT ask" in chosen.states["second-factor-chosen"]["comment"]
         begin = now(droplet)
@@ -98,17 +102,19 @@ def phone(droplet: Droplet, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert done == 0, text
         outcome = droplet.apply("hardening.guard")
         assert outcome.code == 0, outcome.failed or outcome.text
+        record = json.loads(droplet.shell("tail -n 1 /var/lib/giggles/records/converge.jsonl"))
         wanted = Secrets({shown[1].encode(): "the secret", **{one.encode(): "a code" for one in re.findall(r"(?m)^ +(\d{8})$", page)}})
         assert leaks(droplet, wanted, outcome.text, text, since=begin) == [f"{name} in {FILE}" for name in ("a code", "the secret")]
         # Wrong codes count as refusals, and there are enough of them here for a ban.
         droplet.shell("fail2ban-client set sshd addignoreip 0.0.0.0/0")
-        yield Phone(droplet, tmp_path_factory.mktemp("phone"), secret, re.findall(r"(?m)^ +(\d{8})$", page), outcome)
+        yield Phone(droplet, tmp_path_factory.mktemp("phone"), secret, re.findall(r"(?m)^ +(\d{8})$", page), outcome, record)
     finally:
-        droplet.shell(f"mv -f {KEPT} {DROPLET_PILLAR}")
-        off = droplet.apply("hardening.guard")
+        droplet.shell(f"mv -f {KEPT} {DROPLET_PILLAR}; rm -rf {FOLDER}")
+        off = droplet.apply()
         droplet.shell("fail2ban-client set sshd delignoreip 0.0.0.0/0")
-        droplet.shell(f"rm -rf {FOLDER} /usr/local/lib/giggles/ssh-answer")
+        droplet.shell("rm -f /usr/local/lib/giggles/ssh-answer")
     assert off.code == 0, off.failed or off.text
+    assert droplet.exec(["test", "-e", NOTE], check=False).returncode == 1, "who does without would be told later that it is gone"
     assert_the_administrator_gets_in(droplet)
     assert way_in(droplet) == before
 
@@ -117,6 +123,11 @@ def test_putting_it_in_force_is_proven_with_a_real_code(droplet: Droplet, phone:
     assert "logged in with a one-time key and a code and became root" in phone.outcome.states["login-proven"]["comment"]
     modes = droplet.shell(f"stat -c '%a %U' {FOLDER} {FILE}")
     assert modes.split("\n")[:2] == ["700 root", "400 root"]
+
+
+def test_confirming_it_after_the_pillar_asked_for_it_is_no_drift(phone: Phone) -> None:
+    assert phone.outcome.changed
+    assert (phone.record["drift"], phone.record["changed"]) == ([], len(phone.outcome.changed))
 
 
 def test_only_key_and_unused_code_let_in(droplet: Droplet, phone: Phone) -> None:
@@ -157,3 +168,30 @@ def test_a_way_past_the_code_is_removed_and_a_lock_out_taken_back(droplet: Dropl
         assert way_in(droplet) + droplet.shell("cat /etc/pam.d/sshd") == right
     one_paragraph(only_failure(outcome)["login-proven"], "sshd did not let it in", "/etc/pam.d/sshd", "put back")
     assert phone.lets_in(phone.unused())
+
+
+def test_a_disk_that_takes_no_notes_locks_nobody_out_and_lets_no_wrong_code_in(droplet: Droplet, phone: Phone) -> None:
+    right = phone.unused()
+    phone.forget()
+    droplet.shell(f"mount --bind {FOLDER} {FOLDER}; mount -o remount,bind,ro {FOLDER}")
+    try:
+        assert droplet.exec(["touch", FILE], check=False).returncode == 1
+        assert not phone.lets_in(code(phone.secret, int(time.time()) // STEP - 9), forget=False)
+        assert phone.lets_in(right, forget=False)
+    finally:
+        droplet.shell(f"umount {FOLDER}")
+
+
+def test_one_that_is_gone_or_is_something_else_fails_and_is_still_asked_for(droplet: Droplet, phone: Phone) -> None:
+    right = way_in(droplet) + droplet.shell("cat /etc/pam.d/sshd")
+    droplet.shell(f"mv {FILE} {FOLDER}/kept")
+    try:
+        for instead in ("", f"ln -s /nowhere {FILE}", f"mkdir {FILE}"):
+            droplet.shell(instead)
+            outcome = droplet.apply("hardening.guard")
+            one_paragraph(only_failure(outcome)["second-factor-chosen"], "was not changed", "Stay logged in", "giggles.second_factor")
+            assert (set(only_failure(outcome)), outcome.changed) == ({"second-factor-chosen"}, {}), outcome.text
+            droplet.shell(f"rm -rf {FILE}")
+    finally:
+        droplet.shell(f"rm -rf {FILE}; mv {FOLDER}/kept {FILE}")
+    assert way_in(droplet) + droplet.shell("cat /etc/pam.d/sshd") == right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,6 +153,32 @@ def test_what_a_socket_starts_is_unmasked_and_run_but_not_enabled(systemd: Syste
     assert ret["result"] is True
     assert systemd.ran == ["unmask ssh.service", "unmask ssh.service", "start ssh.service"]
     assert load(test=False).running("ssh.service", boot=False)["changes"] == {}
+
+
+def test_what_its_socket_will_start_is_right_while_nobody_needed_it(systemd: Systemd) -> None:
+    systemd.known |= {"ssh.service": ["loaded", "inactive", "disabled"], "ssh.socket": ["loaded", "active", "enabled"]}
+    for state in (load(test=False, watched=True), load(test=True, watched=True)):
+        for run in (state.running, functools.partial(state.mod_watch, sfun="running")):
+            ret = run("ssh.service", boot=False, reload=True, socket="ssh.socket")
+            assert (ret["result"], ret["changes"]) == (True, {})
+    assert systemd.ran == []
+
+
+@pytest.mark.parametrize(
+    ("service", "socket", "ran"),
+    [
+        # It reads its configuration again if it runs, and is brought back if it failed, or if nothing else would start it.
+        (["loaded", "active", "disabled"], "active", ["reload ssh.service"]),
+        (["loaded", "failed", "disabled"], "active", ["reset-failed ssh.service", "start ssh.service"]),
+        (["loaded", "inactive", "disabled"], "inactive", ["start ssh.service"]),
+        (["masked", "inactive", "masked"], "active", ["unmask ssh.service", "unmask ssh.service", "start ssh.service"]),
+    ],
+)
+def test_what_its_socket_will_start_is_put_right_otherwise(systemd: Systemd, service: list[str], socket: str, ran: list[str]) -> None:
+    systemd.known |= {"ssh.service": service, "ssh.socket": ["loaded", socket, "enabled"]}
+    ret = load(test=False, watched=True).running("ssh.service", boot=False, reload=True, socket="ssh.socket")
+    assert (ret["result"], systemd.ran) == (True, ran)
+    assert set(ret["changes"]) == {"ssh.service"}
 
 
 def test_nothing_is_asked_for_before_there_is_something_to_run(systemd: Systemd, tmp_path: Path) -> None:

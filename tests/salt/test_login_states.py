@@ -151,7 +151,8 @@ class Operator:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
-        monkeypatch.setattr(second_factor, "SecondFactor", functools.partial(second_factor.SecondFactor, folder=folder))
+        self.note = folder.with_name("confirmed.json")
+        monkeypatch.setattr(second_factor, "SecondFactor", functools.partial(second_factor.SecondFactor, folder=folder, note=self.note))
         self.module = loaded("_modules/giggles.py")
         self.choose(wanted=False)
 
@@ -162,11 +163,21 @@ class Operator:
         self.monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         return str(self.module.second_factor(**arguments))
 
-    def state(self, *, wanted: bool = True) -> dict[str, Any]:
-        state = load(test=False)
+    def confirm(self) -> None:
+        """Make one and show a right code."""
+        secret = second_factor.base64.b32decode(re.findall(r"secret=([A-Z2-7]{32})&", self.ask(new=True))[0])
+        self.ask(second_factor.code(secret, int(second_factor.time.time() // second_factor.STEP)) + "\n", confirm=True)
+
+    def guarded(self, admin: str, *, wanted: bool = True, test: bool = False) -> dict[str, Any]:
+        state = load(test=test)
         self.monkeypatch.setattr(state, "SecondFactor", second_factor.SecondFactor)
-        self.monkeypatch.setattr(state, "is_in_force", functools.partial(second_factor.is_in_force, folder=self.folder))
-        return dict(state.second_factor("second-factor-chosen", "operator", wanted))
+        self.monkeypatch.setattr(guard, "begin", lambda *arguments: None)
+        return dict(state.guarded("login-guarded", admin, [ed25519_key()], second_factor=wanted))
+
+    def state(self, *, admin: str = "operator", wanted: bool = True, test: bool = False) -> dict[str, Any]:
+        state = load(test=test)
+        self.monkeypatch.setattr(state, "SecondFactor", second_factor.SecondFactor)
+        return dict(state.second_factor("second-factor-chosen", admin, wanted))
 
 
 @pytest.fixture
@@ -202,3 +213,74 @@ def test_what_is_missing_for_a_second_factor_is_told_and_a_damaged_one_fails(ope
     assert damaged["result"] is False
     assert "new=True" in damaged["comment"]
     assert operator.state(wanted=False)["result"] is True
+
+
+def assert_refused(ret: dict[str, Any], *words: str) -> None:
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "\n" not in ret["comment"]
+    for word in ("was not changed", "salt-call giggles.second_factor", *words):
+        assert word in ret["comment"], ret["comment"]
+
+
+def test_one_that_was_confirmed_and_is_gone_fails_until_another_is_there(operator: Operator) -> None:
+    operator.confirm()
+    assert operator.state()["result"] is True
+    (operator.folder / "operator").unlink()
+    for _ in range(2):
+        assert_refused(operator.state(), str(operator.folder / "operator"), "ssh_second_factor to false", "console")
+    operator.confirm()
+    assert operator.state()["result"] is True
+
+
+def test_another_administrator_without_one_is_refused_before_anything_changes(operator: Operator) -> None:
+    assert operator.guarded("anna")["result"] is True, "nobody has one"
+    operator.confirm()
+    for test in (True, False):
+        ret = operator.guarded("anna", test=test)
+        assert (ret["result"], ret["changes"]) == (False, {})
+        for word in ("anna", "operator", "Nothing was changed", "salt-call giggles.second_factor", "ssh_second_factor to false"):
+            assert word in ret["comment"], ret["comment"]
+    assert operator.guarded("anna", wanted=False)["result"] is True
+    (operator.folder / "operator").rename(operator.folder / "anna")
+    assert operator.guarded("anna")["result"] is True
+    # One of the same administrator that is gone is told where it matters, and what else drifted is put back.
+    (operator.folder / "anna").unlink()
+    assert operator.guarded("operator")["result"] is True
+
+
+def test_without_knowing_whose_it_was_one_that_is_gone_is_missed(operator: Operator) -> None:
+    operator.confirm()
+    operator.note.write_text("nothing of use\n")
+    assert operator.guarded("anna")["result"] is True
+    assert_refused(operator.state(admin="anna"), "anna")
+
+
+def test_one_from_before_there_was_a_note_of_it_is_missed_too(operator: Operator) -> None:
+    operator.confirm()
+    noted = operator.note.read_bytes()
+    operator.note.unlink()
+    assert operator.state(test=True)["result"] is True
+    assert not operator.note.exists(), "under test nothing is written"
+    assert operator.state()["result"] is True
+    assert operator.note.read_bytes() == noted, "the same one is noted the same way: otherwise a lost note would hide what else changed"
+
+
+def test_one_that_was_removed_while_nobody_wanted_it_is_missed_no_more(operator: Operator) -> None:
+    operator.confirm()
+    assert operator.state(wanted=False)["result"] is True
+    assert operator.note.exists(), "what was set up stays for later"
+    (operator.folder / "operator").unlink()
+    operator.state(wanted=False, test=True)
+    assert_refused(operator.state(test=True))
+    assert operator.state(wanted=False)["result"] is True
+    assert "does NOT ask" in operator.state()["comment"]
+
+
+def test_whatever_else_lies_in_its_place_fails_and_changes_nothing(operator: Operator) -> None:
+    place = operator.folder / "operator"
+    operator.folder.mkdir()
+    place.symlink_to("nowhere")
+    assert_refused(operator.state(), "new=True")
+    place.unlink()
+    place.mkdir()
+    assert_refused(operator.state(), f"{place} is a folder", "new=True")

@@ -31,7 +31,7 @@ APPLICATION_KEY = {"key_id": "0031a2b3c4d5e6f0000000001", "application_key": "K0
 
 
 # Asked for the administrator's second factor, which this machine has not.
-HAS_EVERY_FILE = "def file_exists(path):\n    return True\n"
+HAS_EVERY_FILE = "def file_exists(path):\n    return True\n\n\ndef path_exists_glob(path):\n    return True\n"
 
 
 @pytest.fixture(scope="module", params=[(system, much) for system in GRAINS for much in (True, False)], ids=str)
@@ -117,6 +117,12 @@ def test_a_second_factor_is_asked_for_only_where_it_was_chosen(chunks: list[dict
     assert ["pam_google_authenticator" in line for line in asked] == [much]
     (proof,) = [chunk for chunk in chunks if chunk["__id__"] == "login-proven"]
     assert proof["second_factor"] is much
+
+
+def test_only_where_a_socket_starts_sshd_it_need_not_run(chunks: list[dict[str, Any]], request: pytest.FixtureRequest) -> None:
+    system, _ = request.node.callspec.params["chunks"]
+    (runs,) = [chunk for chunk in chunks if chunk["__id__"] == "ssh-runs"]
+    assert (runs.get("socket"), runs.get("boot", True)) == (("ssh.socket", False) if system == "Ubuntu 24.04" else (None, True))
 
 
 def test_no_state_id_is_used_in_two_places(chunks: list[dict[str, Any]]) -> None:

@@ -244,7 +244,7 @@ def test_a_minion_that_always_tests_records_nothing_unless_told_otherwise() -> N
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> recording.Places:
     monkeypatch.delenv(recording.HANDOVER, raising=False)
-    return recording.Places(tmp_path / "tree", tmp_path / "records", tmp_path / "private" / "last.json")
+    return recording.Places(tmp_path / "tree", tmp_path / "records", tmp_path / "private" / "last.json", (tmp_path / "confirmed.json",))
 
 
 def call(places: recording.Places, returned: Any, *arguments: str, pillar: Any = PILLAR) -> None:
@@ -270,6 +270,17 @@ def test_a_part_of_the_states_settles_nothing(places: recording.Places) -> None:
     call(places, CHANGED, "web", pillar={"giggles": {"domain": "another"}})
     call(places, CHANGED)
     assert [len(record["drift"]) for record in history.history(places.records)] == [2, 0, 0, 0]
+
+
+def test_what_an_operator_has_confirmed_on_the_droplet_is_intended_as_a_choice_in_the_pillar_is(places: recording.Places) -> None:
+    call(places, CHANGED)
+    (confirmed,) = places.confirmed
+    confirmed.write_text("{}")
+    call(places, CHANGED, "hardening")
+    call(places, CHANGED)
+    call(places, CHANGED)
+    drift = [len(record["drift"]) for record in history.history(places.records)]
+    assert drift == [2, 0, 0, 0], "the one after it is drift again"
 
 
 def test_what_is_no_run_leaves_no_record(places: recording.Places) -> None:

@@ -180,6 +180,18 @@ def test_what_moves_clips_into_vaults_has_to_run_where_there_is_a_vault() -> Non
     assert set(keys(Facts(NOW, units=still), kept)) == {"unit:giggles-reboot.timer"}
 
 
+def test_sshd_need_not_run_while_its_socket_waits_for_somebody() -> None:
+    wanted = dataclasses.replace(ONLY_RUNS, roles=frozenset({"hardening"}))
+    names = [name for name, _ in wanted.units()]
+
+    def found(sshd: str, socket: str) -> set[str]:
+        known = {"ssh.service": Unit("ssh.service", True, sshd, "success", None), "ssh.socket": Unit("ssh.socket", True, socket, "", None)}
+        return set(keys(Facts(NOW, units=Units({**all_run(names).known, **known}, ())), wanted))
+
+    assert found("inactive", "active") == found("active", "inactive") == set()
+    assert found("inactive", "inactive") == found("failed", "active") == {"unit:ssh.service"}
+
+
 def test_a_value_at_its_threshold_does_not_come_and_go() -> None:
     units = all_run([name for name, _ in WANTED.units()])
     for bytes_, inodes, opened, told in (

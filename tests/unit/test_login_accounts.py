@@ -143,6 +143,14 @@ def test_members_of_powerful_groups_are_exact_and_others_are_left_alone(root: Pa
     assert "video:x:44:mallory\n" in (root / "etc/group").read_text()
 
 
+def test_who_may_become_root_now_is_known_with_a_home(root: Path) -> None:
+    accounts = Accounts(root)
+    members = accounts._entries("etc/group")["sudo"][3].split(",")
+    assert members
+    assert accounts.homes("sudo") == [accounts.home(name) for name in members]
+    assert accounts.homes("there-is-none") == []
+
+
 def test_keys_of_anybody_else_are_removed_and_named(root: Path) -> None:
     (root / "root/.ssh").mkdir()
     (root / "root/.ssh/authorized_keys").write_text("# comment\n" + ed25519_key(1) + "\n")

@@ -168,6 +168,15 @@ def test_a_change_that_locks_out_is_undone_and_told(machine: list[list[str]], ro
     assert not guard.CHECKPOINT.exists()
 
 
+def test_the_administrator_before_gets_the_keys_back_when_the_next_one_cannot_log_in(machine: list[list[str]], root: Path) -> None:
+    keys = root / "home/operator/.ssh/authorized_keys"
+    guard.begin(None, [Path("/home/operator")])
+    keys.unlink()
+    with pytest.raises(LoginError, match=r"/home/operator/\.ssh/authorized_keys"):
+        guard.end("anna", try_login=refuse)
+    assert keys.read_text() == "ssh-ed25519 AAAA\n"
+
+
 def test_without_its_timer_a_run_does_not_begin(machine: list[list[str]], monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     moved = guard.Path
     monkeypatch.setattr(guard, "Path", lambda *parts: root if parts[0] == "/run/systemd/system" else moved(*parts))

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from gigglekit.login import second_factor
 from gigglekit.login.errors import LoginError
-from gigglekit.login.second_factor import STEP, SecondFactor, Shown, code, is_in_force
+from gigglekit.login.second_factor import STEP, SecondFactor, Shown, code
 
 NOW = 1_800_000_015.0
 PRESENT = int(NOW // STEP)
@@ -26,7 +26,7 @@ def test_codes_are_those_of_rfc_6238(at: int) -> None:
 
 @pytest.fixture
 def factor(tmp_path: Path) -> SecondFactor:
-    return SecondFactor("operator", tmp_path / "second-factor")
+    return SecondFactor("operator", tmp_path / "second-factor", tmp_path / "giggles/second-factor.json")
 
 
 def secret_of(shown: Shown) -> bytes:
@@ -63,15 +63,15 @@ def test_what_is_shown_is_what_an_authenticator_takes(factor: SecondFactor) -> N
 
 def test_nothing_is_in_force_before_a_right_code(factor: SecondFactor) -> None:
     secret = secret_of(factor.begin("giggles.test"))
-    assert not is_in_force("operator", factor.folder)
+    assert not factor.is_there()
     wrong = [code(secret, PRESENT + away) for away in (-2, 2)] + ["", "000", "not a code"]
     for typed in wrong:
         with pytest.raises(LoginError, match="logins are as before"):
             factor.confirm(typed, now=NOW)
-        assert not is_in_force("operator", factor.folder)
+        assert not factor.is_there()
     typed = code(secret, PRESENT)
     factor.confirm(f" {typed[:3]} {typed[3:]}\n", now=NOW)
-    assert is_in_force("operator", factor.folder)
+    assert factor.is_there()
     assert factor.problem() == ""
     assert [file.name for file in factor.folder.iterdir()] == ["operator"]
     assert (factor.path.stat().st_mode & 0o777, factor.folder.stat().st_mode & 0o777) == (0o400, 0o700)
@@ -155,3 +155,24 @@ def test_what_would_let_nobody_in_is_told(factor: SecondFactor, content: bytes) 
     factor.path.write_bytes(content)
     assert str(factor.path) in factor.problem()
     assert "AAAA" not in factor.problem()
+
+
+def test_what_is_noted_of_it_is_no_secret_and_differs_from_one_to_the_next(factor: SecondFactor) -> None:
+    assert factor.confirmed_for() is None
+    shown = factor.begin("giggles.test")
+    assert factor.confirmed_for() is None
+    factor.confirm(code(secret_of(shown), PRESENT), now=NOW)
+    assert factor.confirmed_for() == "operator"
+    first = factor.note.read_text()
+    for part in (shown.secret, shown.secret.replace(" ", ""), secret_of(shown).hex(), *shown.scratch):
+        assert part not in first
+    assert factor.note.stat().st_mode & 0o777 == 0o600
+    confirmed(factor)
+    assert factor.note.read_text() != first
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"null", b'{"user": 7}', b"[" * 100_000])
+def test_a_damaged_note_still_says_that_there_was_one(factor: SecondFactor, content: bytes) -> None:
+    confirmed(factor)
+    factor.note.write_bytes(content)
+    assert factor.confirmed_for() == ""

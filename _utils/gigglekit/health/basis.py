@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class Basis:
 
     Arguments:
         commit: of this repository; None if it has none.
-        pillar: digest of what this deployment chose.
+        pillar: digest of what this deployment chose, and of what was confirmed on the droplet.
     """
 
     commit: str | None
@@ -42,13 +42,20 @@ class LastFull:
     unsettled: frozenset[str] = frozenset()
 
 
-def pillar_digest(pillar: Mapping[str, Any]) -> str:
-    """Return a digest of the pillar's section `giggles`.
+def pillar_digest(pillar: Mapping[str, Any], confirmed: Iterable[Path] = ()) -> str:
+    """Return a digest of the pillar's section `giggles`, and of what an operator has confirmed on the droplet itself.
 
     It is never shown: the pillar holds secrets, and a digest would tell whether somebody has guessed all of them.
+
+    Arguments:
+        pillar: all of it.
+        confirmed: notes without which something that the pillar asks for waits; those that are there count.
     """
-    text = json.dumps(pillar.get("giggles"), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(pillar.get("giggles"), sort_keys=True, default=str).encode())
+    for path in confirmed:
+        with contextlib.suppress(OSError):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def commit_of(tree: Path) -> str | None:

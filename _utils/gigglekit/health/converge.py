@@ -2,8 +2,9 @@
 
 The rule, as docs/ARCHITECTURE.md tells it:
 
-- The commit of this repository and the pillar are those of the last whole run: somebody or something else changed the droplet,
-  so every change is drift. Only a state that failed in that run is not settled yet, and what it changes is intended.
+- The commit of this repository and the pillar, with what was confirmed on the droplet itself, are those of the last whole run:
+  somebody or something else changed the droplet, so every change is drift. Only a state that failed in that run is not settled
+  yet, and what it changes is intended.
 - One of them is new: a change is intended, unless the timer saw, before it took the new commit, that an apply of the old one
   would have changed the same state.
 - There was no whole run before: all of it is intended.

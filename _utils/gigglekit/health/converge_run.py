@@ -253,7 +253,7 @@ def _watch_over_the_watch(machine: Machine, findings: _Findings, now: float) -> 
     # Not right after a start of the machine or a change of who is told, when there may not have been a look yet.
     if wanted is None or "monitoring" not in wanted.roles or facts.uptime(places) < _WATCH_SECONDS:
         return
-    looks = [watch.load(places.told, now).looked]
+    looks = [watch.remembered(places, now).looked]
     for path in (places.settings, places.page):
         with contextlib.suppress(OSError):
             looks.append(path.stat().st_mtime)

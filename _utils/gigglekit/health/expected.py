@@ -10,6 +10,9 @@ from typing import Any
 
 from gigglekit.health.places import Places
 
+STARTED_BY = {"ssh.service": "ssh.socket"}
+"""What need not run while this waits for somebody who needs it. Ubuntu 24.04 has its sshd so."""
+
 
 @dataclass(frozen=True)
 class Thresholds:

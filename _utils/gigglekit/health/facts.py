@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gigglekit.health import recent, units, validity
-from gigglekit.health.expected import Expected
+from gigglekit.health.expected import STARTED_BY, Expected
 from gigglekit.health.places import Places
 from gigglekit.health.recent import Entry
 
@@ -134,7 +134,7 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
     """
     now = time.time() if now is None else now
     local = time.localtime(now)
-    names = sorted({*(name for name, _ in wanted.units()), *UNIT_OF.values()})
+    names = sorted({*(name for name, _ in wanted.units()), *UNIT_OF.values(), *STARTED_BY.values()})
     set_up = {kind: when for kind, path in _SET_UP.items() if (when := _changed(places.at(path), now)) is not None}
     return Facts(
         now=now,

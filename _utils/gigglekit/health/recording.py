@@ -16,6 +16,7 @@ from gigglekit import records
 from gigglekit.files.replacing import replace
 from gigglekit.health import basis, converge
 from gigglekit.health.cleaning import Cleaner
+from gigglekit.login import second_factor
 from gigglekit.settings.places import REPOSITORY
 
 FUNCTIONS = ("state.apply", "state.highstate", "state.sls")
@@ -39,11 +40,13 @@ class Places:
         tree: this repository.
         records: where records lie.
         last: what the last whole run had.
+        confirmed: what an operator confirms on the droplet, on which states wait that the pillar asks for.
     """
 
     tree: Path = REPOSITORY
     records: Path = records.FOLDER
     last: Path = basis.PATH
+    confirmed: tuple[Path, ...] = (second_factor.NOTE,)
 
 
 def is_run(function: object, arguments: Sequence[object], *, testing: bool = False) -> bool:
@@ -82,7 +85,7 @@ def record(returned: Mapping[str, Any], pillar: Mapping[str, Any], *, testing: b
     if not is_run(function, arguments, testing=testing) or converge.is_conflict(result):
         return
     where = places or Places()
-    now = basis.Basis(basis.commit_of(where.tree), basis.pillar_digest(pillar))
+    now = basis.Basis(basis.commit_of(where.tree), basis.pillar_digest(pillar, where.confirmed))
     last = basis.load(where.last)
     handed = os.environ.get(HANDOVER)
     made = converge.outcome(result, basis=now, last=last, known_drift=_known(handed), clean=Cleaner(pillar), is_public=is_public)

@@ -140,6 +140,12 @@ class Accounts:
         fields = self._entries("etc/passwd").get(name)
         return self.root / fields[5].lstrip("/") if fields and fields[5] else None
 
+    def homes(self, group: str) -> list[Path]:
+        """Return the home folders of the members of a group; none where there is no such group."""
+        fields = self._entries("etc/group").get(group, ["", "", "", ""])
+        found = (self.home(name) for name in fields[3].split(",") if name)
+        return [home for home in found if home is not None]
+
     def _entries(self, file: str) -> dict[str, list[str]]:
         try:
             text = (self.root / file).read_text()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,11 +58,7 @@ def attempt(user: str, *, port: int = 22, with_sudo: bool = True, second_factor:
         authorized = Path(account.pw_dir) / ".ssh/authorized_keys"
         address = _own_address()
         with _admitted(authorized, f'from="{address}",restrict,command="{_task(with_sudo)}" {public}'):
-            answer = Path(folder) / "answer" if second_factor else None
-            if answer is not None:
-                answer.touch(mode=0o600)
-                answer.write_text(SecondFactor(user).code_for_proof() + "\n")
-            _log_in(user, address, port, private, with_sudo, answer)
+            _log_in(user, address, port, private, with_sudo, SecondFactor(user).code_for_proof if second_factor else None)
 
 
 def _task(with_sudo: bool) -> str:
@@ -81,10 +77,11 @@ def _own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def _log_in(user: str, address: str, port: int, private: Path, with_sudo: bool, answer: Path | None) -> None:
+def _log_in(user: str, address: str, port: int, private: Path, with_sudo: bool, fresh: Callable[[], str] | None) -> None:
+    answer = private.with_name("answer")
     # In batch mode ssh asks nobody, not even a program.
-    asked = ["-o", "NumberOfPasswordPrompts=1"] if answer else ["-o", "BatchMode=yes"]
-    environment = {"SSH_ASKPASS": str(ANSWER), "SSH_ASKPASS_REQUIRE": "force", "GIGGLES_ANSWER": str(answer)} if answer else {}
+    asked = ["-o", "NumberOfPasswordPrompts=1"] if fresh else ["-o", "BatchMode=yes"]
+    environment = {"SSH_ASKPASS": str(ANSWER), "SSH_ASKPASS_REQUIRE": "force", "GIGGLES_ANSWER": str(answer)} if fresh else {}
     command = [
         "ssh", "-F", "none", "-i", str(private), "-p", str(port), "-n", "-T",
         *("-o", "IdentitiesOnly=yes"), *asked, *("-o", "ConnectTimeout=5"),
@@ -92,6 +89,10 @@ def _log_in(user: str, address: str, port: int, private: Path, with_sudo: bool, 
         *("-o", "IdentityAgent=none"), f"{user}@{address}", _task(with_sudo),
     ]  # fmt: skip
     for number in range(_TRIES):
+        if fresh:
+            # Anew each time: a try that was too slow has used its code up, and the same one would be refused.
+            answer.touch(mode=0o600)
+            answer.write_text(fresh() + "\n")
         done = _run(command, environment)
         if done.returncode == 0 and "giggles-proven" in done.stdout:
             return

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,15 @@ class Checkpoint:
         return cls(snapshot.Snapshot.from_json(data["state"]), data["enforced"], data["process"], data["started"], data["at"])
 
 
-def begin(home: Path | None) -> None:
+def begin(home: Path | None, others: Sequence[Path] = ()) -> None:
     """Note how everything is and arm the timer.
 
     What a killed run has noted and nobody has put back yet is kept: that was the last proven state.
 
     Arguments:
         home: the administrator's home folder, or None while there is no such account.
+        others: home folders of those who may become root before the run, such as an administrator who had another name. Of nobody
+            else: root will write there, and an owner could put links in the way.
 
     Raises:
         LoginError: nobody would put things back if this run was killed, so it must not begin.
@@ -103,8 +105,8 @@ def begin(home: Path | None) -> None:
     _stop_timer()
     before = Checkpoint.read()
     # Of the home, its own mode decides as well: sshd trusts no keys in a home that others can write to.
-    own = (f"{home}{snapshot.ALONE}".lstrip("/"), f"{home}/.ssh".lstrip("/")) if home else ()
-    places = snapshot.PLACES + own
+    homes = dict.fromkeys([*([home] if home else []), *others])
+    places = (*snapshot.PLACES, *(f"{one}{of}".lstrip("/") for one in homes for of in (snapshot.ALONE, "/.ssh")))
     state = before.state if before else snapshot.take(Path("/"), places)
     enforced = before.enforced if before else _enforced()
     Checkpoint(state, enforced, os.getpid(), _start_of(os.getpid()), time.time()).write()

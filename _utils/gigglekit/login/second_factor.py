@@ -16,6 +16,7 @@ import binascii
 import contextlib
 import hashlib
 import hmac
+import json
 import os
 import re
 import secrets
@@ -29,6 +30,9 @@ from ..files.replacing import replace
 from .errors import LoginError
 
 FOLDER = Path("/etc/giggles/second-factor")
+NOTE = Path("/var/lib/giggles/second-factor.json")
+"""Says that a second factor was confirmed, and not what it is. It lies elsewhere, so that it outlives what it tells of: one that is
+gone is not one that never was."""
 STEP = 30
 """Seconds that a code is shown for."""
 DIGITS = 6
@@ -94,10 +98,12 @@ class SecondFactor:
     Arguments:
         user: the account.
         folder: where second factors lie; root's alone.
+        note: where it is noted that one was confirmed.
     """
 
     user: str
     folder: Path = FOLDER
+    note: Path = NOTE
 
     @property
     def path(self) -> Path:
@@ -107,6 +113,11 @@ class SecondFactor:
     @property
     def _unconfirmed(self) -> Path:
         return self.folder / f"{self.user}.unconfirmed"
+
+    def is_there(self) -> bool:
+        """Tell whether there is one that was confirmed, or whatever else lies in its place. The states are told so by the same rule
+        (salt/hardening/second_factor.jinja)."""
+        return os.path.lexists(self.path)
 
     def begin(self, server: str, *, new: bool = False) -> Shown:
         """Make a second factor and return it. It is not in force before `confirm`, and nothing shows it again.
@@ -164,7 +175,43 @@ class SecondFactor:
             )
         # The mode that the module gives it when it writes down what was used.
         replace(self.path, _content(content.split("\n", 1)[0], scratch, f" {used[0]}").encode(), 0o400)
+        self.remember()
         self._unconfirmed.unlink()
+
+    def confirmed_for(self) -> str | None:
+        """Return whose second factor was confirmed last on this droplet; "" if the note is damaged, None if there was none."""
+        try:
+            user = json.loads(self.note.read_bytes())["user"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ""
+        return user if isinstance(user, str) else ""
+
+    def remember(self) -> None:
+        """Note that the one in force was confirmed; of the same one the note is always the same.
+
+        Raises:
+            LoginError: what is in force is damaged.
+            OSError: it cannot be written.
+        """
+        secret = _secret(self._read()) or b""
+        # 160 random bits cannot be guessed, so this tells nothing of them.
+        which = hashlib.sha256(b"giggles second factor\0" + secret).hexdigest()[:16]
+        noted = (json.dumps({"user": self.user, "which": which}, sort_keys=True) + "\n").encode()
+        with contextlib.suppress(OSError):
+            if self.note.read_bytes() == noted:
+                return
+        self.note.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        replace(self.note, noted)
+
+    def forget(self) -> None:
+        """Note that none is missed.
+
+        Raises:
+            OSError: the note cannot be removed.
+        """
+        self.note.unlink(missing_ok=True)
 
     def problem(self) -> str:
         """Say why what is in force could let nobody in: a damaged file, or one that the module refuses; "" if it is all right."""
@@ -193,6 +240,8 @@ class SecondFactor:
     def _read(self) -> str:
         try:
             content = self.path.read_bytes()
+        except IsADirectoryError:
+            raise LoginError(f"{self.path} is a folder, and has to be moved away first") from None
         except OSError as error:
             raise LoginError(f"{self.path} cannot be read ({error.strerror})") from None
         text = content.decode("ascii", "replace")
@@ -236,8 +285,3 @@ def _free(content: str, now: float) -> tuple[int, float]:
     wanted = [step - 1, step, step + 1] if STEP - gone > _LATE else [step, step + 1]
     free = [one for one in wanted if one not in used]
     return (free[0], 0.0) if free else (step, STEP - gone)
-
-
-def is_in_force(user: str, folder: Path = FOLDER) -> bool:
-    """Tell whether an account has a second factor that was confirmed."""
-    return os.path.lexists(folder / user)

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Iterator
 
 from gigglekit.health import recent
-from gigglekit.health.expected import Expected
+from gigglekit.health.expected import STARTED_BY, Expected
 from gigglekit.health.facts import APP as _APP
 from gigglekit.health.facts import UNIT_OF, UPLOADS, Disk, Facts
 from gigglekit.health.judge.condition import PROBLEM, UNKNOWN, WARNING, Condition, Memory, Subject
 from gigglekit.health.judge.runs import SETTLING_S, kinds
 from gigglekit.health.judge.words import DAY, HOUR, ago, at, names, short
-from gigglekit.health.units import Unit
+from gigglekit.health.units import Unit, Units
 
 PERCENT_BACK = 3.0
 """By how much a file system must fall below its threshold before that is over."""
@@ -49,13 +49,21 @@ def services(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject
     recorded = {UNIT_OF[kind] for kind in kinds(wanted)}
     failed = [name for name in dict.fromkeys([*told.failed, *(unit.name for unit in told.known.values() if unit.state == "failed")])
               if name not in recorded and not (name == _APP and app is not None and _APP in expected)]  # fmt: skip
-    down = [
-        name for name in expected if name not in (*failed, _APP) and ((unit := told.known.get(name)) is None or unit.state not in _RUNS)
-    ]
+    down = [name for name in expected if name not in (*failed, _APP) and not (_runs(name, told) or _waits(name, told))]
     found = [_unit(name, expected.get(name), told.known.get(name), "has failed") for name in failed[:_MOST_UNITS]]
     found += [_unit(name, expected[name], told.known.get(name), "is not running", STARTING_S) for name in down]
     values = {"down": [name for name in expected if name in down or name in failed], "failed": list(told.failed)}
     yield Subject("services", "Services", "all run that should", tuple(found), values=values)
+
+
+def _runs(name: str, told: Units) -> bool:
+    unit = told.known.get(name)
+    return unit is not None and unit.state in _RUNS
+
+
+def _waits(name: str, told: Units) -> bool:
+    unit = told.known.get(name)
+    return unit is not None and unit.state == "inactive" and name in STARTED_BY and _runs(STARTED_BY[name], told)
 
 
 def _app(app: Unit, facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Condition]:
