@@ -47,13 +47,14 @@ class Served:
 
 
 @contextmanager
-def mail_server(*, security: str, certificate: Path | None, offers_starttls: bool = True) -> Iterator[Served]:
+def mail_server(*, security: str, certificate: Path | None, offers_starttls: bool = True, refuses: str = "\0") -> Iterator[Served]:
     """Have a mail server.
 
     Arguments:
         security: `starttls` or `tls`: when the connection is encrypted.
         certificate: its certificate and key; None for a server that cannot encrypt.
         offers_starttls: False for one whose offer somebody on the line has removed.
+        refuses: words with which it takes no mail.
     """
     served = Served()
     context = None
@@ -105,8 +106,12 @@ def mail_server(*, security: str, certificate: Path | None, offers_starttls: boo
                         self.say("250 ok" if let_in else "530 log in first")
                     case "DATA" if let_in:
                         self.say("354 go on")
-                        served.mails.append(b"".join(iter(self.rfile.readline, b".\r\n")))
-                        self.say("250 taken")
+                        mail = b"".join(iter(self.rfile.readline, b".\r\n"))
+                        if refuses.encode() in mail:
+                            self.say("554 planted words of the server about you@example.test")
+                        else:
+                            served.mails.append(mail)
+                            self.say("250 taken")
                     case "QUIT":
                         self.say("221 bye")
                         return

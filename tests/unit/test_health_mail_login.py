@@ -81,6 +81,19 @@ def test_a_login_over_an_encrypted_line_has_the_mail_taken_once(sender: Sender, 
     assert [line.split()[0] for line in served.clear] == (["EHLO", "STARTTLS"] if security == "starttls" else [])
 
 
+def test_a_text_that_the_server_refuses_leaves_with_its_subject_alone(sender: Sender) -> None:
+    text = LETTER.body.strip().splitlines()[0]
+    certificate = sender.authority.certificate("localhost")
+    with mail_server(security="starttls", certificate=certificate, refuses=text) as served:
+        for _ in range(outbox.REFUSALS - 1):
+            assert sender.send(served, security="starttls")
+        assert served.mails == []
+        assert sender.send(served, security="starttls") == ""
+    (mail,) = served.mails
+    assert f"Subject: {LETTER.subject}".encode() in mail
+    assert b"refused the text of this mail" in mail
+
+
 # What is wrong, with what the server is made: security chosen, security served, name and age of the certificate, who signed it.
 WRONG = {
     "the password": ("starttls", "starttls", "localhost", 30, True, "refused the login.*smtp_password"),
