@@ -891,7 +891,7 @@ def repair(droplet: Droplet, mutations: Sequence[Mutation]) -> Repair:
     by_itself.look(droplet)
     whole = run_all(droplet, checks)
     again = droplet.apply()
-    by_itself.look_until_no_drift_is_open(droplet)
+    by_itself.look_until_over(droplet, "drift:")
     told = by_itself.about_drift(by_itself.mails(droplet)[mails:])
     return Repair(done, looked, broken, outcome, record, told, whole, again)
 
