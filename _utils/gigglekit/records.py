@@ -15,10 +15,12 @@ from typing import Any
 
 FOLDER = Path("/var/lib/giggles/records")
 KEPT_LINES = 1000
+_STEP = 256 << 10
+"""Bytes after which a file is looked at again for whether it is too long."""
 
 
 def append(folder: Path, kind: str, record: dict[str, Any], *, keep: int = KEPT_LINES) -> None:
-    """Add a line to `<kind>.jsonl`; a file that has grown to twice `keep` is cut to that at its beginning.
+    """Add a line to `<kind>.jsonl`; a file that has grown to twice `keep`, and some 256 KB at most, is cut to `keep` at its beginning.
 
     Arguments:
         folder: where records lie.
@@ -37,6 +39,10 @@ def append(folder: Path, kind: str, record: dict[str, Any], *, keep: int = KEPT_
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
+    # A long file is not read for each line of it.
+    if size > _STEP and size // _STEP == (size - len(line.encode())) // _STEP:
+        return
     lines = path.read_bytes().splitlines(keepends=True)
     if len(lines) > 2 * keep:
         from gigglekit.files.replacing import rewrite

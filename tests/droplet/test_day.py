@@ -280,8 +280,10 @@ def test_a_check_elsewhere_hears_of_each_start_and_of_how_it_ended(day: Day) -> 
     for kind, ends in day.ends.items():
         heard = [signal for name, signal in day.pings if name == kind]
         assert len(ends) >= 2
-        assert heard[::2] == ["start"] * len(ends), kind
-        assert heard[1::2] == ends, kind
+        assert [signal for signal in heard if signal != "start"] == ends, kind
+        assert ("start", "start") not in itertools.pairwise(heard), kind
+        # A converge that finds something else at work begins later, and only its end is told.
+        assert len(ends) // 2 <= heard.count("start") if kind == "converge" else heard.count("start") == len(ends), kind
     assert day.leaks == []
 
 

@@ -18,7 +18,7 @@ Lines = dict[str, list[str]]
 
 
 def units(folder: Path, roles: list[str] | None) -> Lines:
-    """Return of each unit the lines that start something, in the order in which systemd does so."""
+    """Return of each unit the lines that start something, in the order in which systemd does so, and what ends it well."""
     minion = Minion(folder, folder / "canary")
     minion.droplet_file.parent.mkdir()
     settings = right_settings() | {"backup": BUCKET} | ({"roles": roles} if roles else {})
@@ -36,7 +36,7 @@ def units(folder: Path, roles: list[str] | None) -> Lines:
     assert json.loads(done.stdout)["local"] == str(folder / "made"), done.stderr
     parts = re.split(rf"^# ({'|'.join(KINDS)})$", (folder / "made").read_text(), flags=re.MULTILINE)[1:]
     return {
-        kind: re.findall(r"^Exec(?:StartPre|Start|StopPost)=.*", text, re.MULTILINE)
+        kind: re.findall(r"^(?:Exec(?:StartPre|Start|StopPost)|SuccessExitStatus)=.*", text, re.MULTILINE)
         for kind, text in zip(parts[::2], parts[1::2], strict=True)
     }
 
@@ -63,8 +63,13 @@ def test_each_kind_tells_its_start_and_its_end_and_neither_can_fail_it(rendered:
 
 
 def test_the_night_is_told_after_it_was_recorded(rendered: Lines) -> None:
-    words = [line.split("/")[-1] for line in rendered["nightly"] if "ExecStart=" not in line]
+    words = [line.split("/")[-1] for line in rendered["nightly"] if re.match("Exec(?!Start=)", line)]
     assert words == ["ping nightly start", "nightly-record begin 20", "nightly-record end 50", "ping nightly end"]
+
+
+def test_a_run_that_gave_up_before_it_began_has_not_failed(rendered: Lines, without: Lines) -> None:
+    for lines in (rendered, without):
+        assert [kind for kind in KINDS if "SuccessExitStatus=75" in lines[kind]] == ["nightly", "converge"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,26 @@ def test_a_folder_that_every_droplet_has_is_told_by_its_name(folder: str) -> Non
     assert clean(f"{path}, and more") == f"{path}, and more"
     for private in (f"{path}/x", f"{path}x", f"{path}.x", f"{path}/"):
         assert clean(private) == "/var/lib/giggles/uploads/…"
+
+
+@pytest.mark.parametrize("length", [3_000, 50_000, 500_000])
+@pytest.mark.parametrize("kind", ["a secret", "an address", "a password in an address"])
+def test_wherever_a_long_text_is_cut_no_piece_of_what_is_private_is_left(kind: str, length: int) -> None:
+    secret = "Zq" * 150
+    private = {"a secret": secret, "an address": f"{'Zq' * 30}@example.com", "a password in an address": f"https://me:{secret}@h"}[kind]
+    clean = Cleaner({"giggles": {"secrets": {"one": secret}}})
+    for shift in range(0, len(private), 7):
+        # What is replaced gets shorter, so that what was behind a cut moves up.
+        said = clean("x" * shift + f" {private} " * (length // len(private)), 500)
+        assert "Zq" not in said.replace("[secret]", "")
+        assert len(said) <= 500
+    assert clean(f"{'x' * 600}") == "x" * 499 + "…"
+
+
+def test_a_text_that_imitates_secrets_is_read_in_no_time() -> None:
+    began = time.monotonic()
+    Cleaner({})("password" * 50_000, 100_000)
+    assert time.monotonic() - began < 30, "it takes a fraction of a second, and more than a minute if each beginning is followed to the end"
 
 
 def test_a_record_of_any_run_stays_small_enough_for_its_readers() -> None:

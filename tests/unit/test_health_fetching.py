@@ -32,6 +32,7 @@ class Forge:
     def __init__(self, folder: Path) -> None:
         self.remote, self.path, self.signers = folder / "remote", folder / "tree", folder / "allowed_signers"
         git(folder, "init", "--quiet", "--initial-branch=main", str(self.remote))
+        self.commit("_utils/gigglekit/__init__.py", "")
         self.commit("salt/top.sls", "first\n")
         git(folder, "clone", "--quiet", str(self.remote), str(self.path))
         self.keys = {name: folder / f"key-{name}" for name in ("friend", "stranger")}

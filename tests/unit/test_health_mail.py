@@ -5,8 +5,10 @@ from __future__ import annotations
 import email
 import email.policy
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gigglekit.health import monitoring
 from gigglekit.health.mail import Mailer, configuration
 from gigglekit.health.watch import Letter
 
@@ -94,6 +96,21 @@ def test_the_connection_is_encrypted_as_chosen_and_always_verified() -> None:
     for security in ("starttls", "tls", "none"):
         assert "tls_certcheck off" not in chosen(security=security)
         assert "tls_trust_file /etc/ssl/certs/ca-certificates.crt\n" in chosen(security=security)
+
+
+def test_a_droplet_without_a_domain_writes_in_its_hosts_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "alpha")
+    choices: dict[str, Any] = {"domain": None, "monitoring": {"mail": {"to": "you@example.com", "from": None, "digest": False}}}
+    kept = tmp_path / "monitoring.json"
+    kept.write_text(monitoring.settings_file(choices, {}))
+    read = monitoring.read(kept)
+    assert read is not None
+    assert (read.domain, read.sender) == ("alpha", "root@alpha")
+    message = Mailer(read.sender, "you@example.com", read.domain).message(Letter(1, 0.0, "s", "b"))
+    assert b"root@alpha>" in message
+    assert monitoring.name(choices | {"domain": "g.test"}) == "g.test"
+    choices["monitoring"]["mail"]["from"] = "me@example.com"
+    assert monitoring.sender(choices) == "me@example.com"
 
 
 def test_a_password_is_written_as_it_is_and_one_that_cannot_be_is_refused_without_being_shown() -> None:

@@ -130,6 +130,11 @@ SEEN = {
     "no users, and none": ([NO_USERS, END], {"database": Database(0, 0, 0, 0)}, "nothing-to-do", "no active user"),
     "found none of some": (["👥 Found 0 active users", total(0, 0), END], {"database": CHECKED}, "silent-failure", "has 2"),
     "not cross-checked": (GOOD, {"database": None}, "ok", "not cross-checked"),
+    "users that the log does not know": (GOOD, {"database": Database(50, 2, 0, 0)}, "partial", "found 2 users, but the database has 50"),
+    "users of whom the app finds more": (GOOD, {"database": Database(1, 2, 0, 0)}, "ok", "went well"),
+    "users nobody counts": (GOOD, {"database": Database(None, 2, 0, 0)}, "ok", "went well"),
+    "users that went well in the log alone": (GOOD, {"database": Database(2, 1, 0, 0)}, "partial", "database has it of 1"),
+    "both": (TABLE["one user failed"][0], {"database": Database(7, 1, 1, 0)}, "partial", "database has 7"),
     "no entry of the run": (GOOD, {"database": Database(2, 0, 0, 0)}, "ok", "no entry of this run"),
 }  # fmt: skip
 
@@ -145,7 +150,9 @@ def test_what_is_known_besides_the_log_counts(case: str) -> None:
 def test_a_start_that_finds_the_job_at_work_is_no_night() -> None:
     said = "The nightly job is already running, so this one ends without doing anything. Wait for it: systemctl status giggles-nightly"
     assert judge(observe([said]), Ending("exit-code", "exited", "75"), Seen()) is None
-    assert night(GOOD[:3], Ending("exit-code", "exited", "75")).verdict == "failed", "it had begun"
+    assert judge(observe([said]), Ending("success", "exited", "75"), Seen()) is None
+    for result in ("exit-code", "success"):
+        assert night(GOOD[:3], Ending(result, "exited", "75")).verdict == "failed", "it had begun"
 
 
 def test_memory_is_the_most_that_anybody_says() -> None:
@@ -531,7 +538,14 @@ def test_the_database_counts_users_of_this_run_and_nobody_elses(cluster: postgre
         entries = [(0, "completed", "cron", "1 s"), (0, "completed", "scheduled", "2 s"), (1, "failed", "cron", "3 s"),
                    (2, "processing", "cron", "1 s"), (3, "failed", "cron", "1 hour"), (4, "failed", "manual", "1 s")]  # fmt: skip
         postgres.execute(cluster.url(name), ";".join(ENTRY.format(postgres.user_id(user), *rest) for user, *rest in entries))
-        assert nightly_database.look(url, 600) == Database(active_users=5, completed=1, failed=1, unfinished=1)
+        assert nightly_database.look(url, 600) == Database(active_users=0, completed=1, failed=1, unfinished=1), "they came meanwhile"
+        postgres.execute(cluster.url(name), "UPDATE public.limitless_keys SET created_at = now() - interval '1 hour' WHERE true")
+        assert nightly_database.look(url, 600).active_users == 5
+        # Where the app writes the entry of a day anew, it says when.
+        again = "UPDATE public.processing_logs SET last_processed = now() WHERE user_id = '{}' AND trigger_type = 'cron'"
+        postgres.execute(cluster.url(name), "ALTER TABLE public.processing_logs ADD last_processed timestamptz")
+        postgres.execute(cluster.url(name), again.format(postgres.user_id(3)))
+        assert nightly_database.look(url, 600) == Database(active_users=5, completed=1, failed=2, unfinished=1)
         postgres.execute(cluster.url(name), "ALTER TABLE public.limitless_keys RENAME COLUMN is_active TO enabled")
         assert nightly_database.look(url, 600).active_users is None
         hide = "ALTER TABLE public.processing_logs FORCE ROW LEVEL SECURITY; ALTER ROLE {} NOBYPASSRLS"

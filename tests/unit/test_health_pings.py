@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import http.server
 import ipaddress
 import ssl
@@ -163,7 +164,7 @@ def test_nobody_else_is_believed_and_nothing_goes_in_the_clear(check: Check) -> 
 
 
 def test_how_a_run_ended_is_what_systemd_says(tmp_path: Path) -> None:
-    def told(result: str, code: str, status: str) -> str:
+    def told(result: str, code: str, status: str) -> str | None:
         return end_signal("backup", {"SERVICE_RESULT": result, "EXIT_CODE": code, "EXIT_STATUS": status}, tmp_path, time.time())
 
     assert told("success", "exited", "0") == ""
@@ -185,12 +186,52 @@ def test_the_nightly_job_is_told_by_its_verdict(tmp_path: Path, verdict: str, si
     assert end_signal("nightly", good, tmp_path, now + 3600) == "fail", "that record is of another night"
 
 
-def write(folder: Path, url: str | None) -> None:
+@pytest.mark.parametrize("result", ["success", "exit-code"])
+def test_a_run_that_gave_up_before_it_began_is_told_to_nobody(tmp_path: Path, result: str) -> None:
+    def told(kind: str, status: str = "75") -> str | None:
+        environment = {"SERVICE_RESULT": result, "EXIT_CODE": "exited", "EXIT_STATUS": status}
+        return end_signal(kind, environment, tmp_path, time.time())
+
+    assert told("converge") is None
+    assert told("nightly") is None
+    records.append(tmp_path, "nightly", {"verdict": "ok"})
+    assert told("nightly") is None, "that record is of the run which is at work, or was before"
+    records.append(tmp_path, "nightly", {"verdict": "failed"})
+    assert told("nightly") == "75", "it was recorded as a night"
+    assert told("converge", "1") == ("1" if result == "exit-code" else "")
+
+
+def test_a_start_that_is_kept_out_is_told_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, f"https://hc.test/{SECRET}", *pings.KINDS)
+    monkeypatch.setattr(monitoring.read, "__defaults__", (tmp_path / "monitoring.json",))
+    lock = tmp_path / "nightly.lock"
+    monkeypatch.setattr(pings, "_NIGHTLY_LOCK", lock)
+    busy: list[str] = []
+    monkeypatch.setattr("gigglekit.health.at_work.at_work", lambda: busy)
+
+    def started() -> list[str]:
+        asked: list[str] = []
+        for kind in pings.KINDS:
+            assert pings.main([kind, "start"], lambda _, what, kind=kind: asked.append(f"{kind} {what}")) == 0  # type: ignore[misc]
+        return asked
+
+    assert started() == ["nightly start", "backup start", "converge start"]
+    busy.append("giggles-backup.service")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert started() == ["backup start"]
+    busy.clear()
+    assert started() == ["nightly start", "backup start", "converge start"]
+
+
+def write(folder: Path, url: str | None, *kinds: str) -> None:
     chosen = {
         "domain": "g.test", "roles": [], "converge": {"enabled": True}, "backup": {"bucket": None},
         "monitoring": {"mail": {"to": None, "from": None, "digest": False}, "thresholds": {}},
     }  # fmt: skip
-    (folder / "monitoring.json").write_text(monitoring.settings_file(chosen, {"pings": {"backup": url}} if url else {}))
+    (folder / "monitoring.json").write_text(
+        monitoring.settings_file(chosen, {"pings": dict.fromkeys(kinds or ("backup",), url)} if url else {})
+    )
 
 
 def test_without_an_address_nothing_is_asked_and_the_settings_show_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,6 +274,26 @@ def test_records_that_have_grown_long_lose_their_beginning(droplet: Saved) -> No
     assert (len(lines), lines[-1]["number"], lines[0]["number"]) == (1000, 2000, 1001)
 
 
+def test_a_long_record_is_not_read_again_for_each_line_of_it(droplet: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gigglekit import records
+
+    folder = droplet.operated.records
+    folder.mkdir()
+    path, read = folder / "converge.jsonl", []
+    path.write_text("".join(json.dumps({"number": number, "diff": "x" * 1000}) + "\n" for number in range(1500)))
+    path.chmod(0o640)
+    whole = type(path).read_bytes
+    monkeypatch.setattr(type(path), "read_bytes", lambda self: read.append(self) or whole(self))
+    for number in range(1500, 2300):
+        records.append(folder, "converge", {"number": number, "diff": "x" * 1000})
+    monkeypatch.undo()
+    assert 1 <= len(read) <= 5
+    numbers = [line["number"] for line in droplet.records("converge")]
+    assert numbers == list(range(numbers[0], 2300))
+    assert 1000 <= len(numbers) <= 1300
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_a_drill_without_a_database_reads_and_decrypts(droplet: Saved) -> None:
     droplet.kit()
     droplet.new_users(2)

@@ -31,10 +31,11 @@ def at_work(units: Sequence[str] = UNITS, locks: Mapping[Path, str] = LOCKS) -> 
         told = dict(line.partition("=")[::2] for line in block.splitlines())
         if told.get("ActiveState") in ("active", "activating", "deactivating", "reloading"):
             found.append(told.get("Id", "a unit"))
-    return found + [what for path, what in locks.items() if _is_locked(path)]
+    return found + [what for path, what in locks.items() if is_locked(path)]
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody holds the lock on a file now (flock(2)). Nobody does if it cannot be opened."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

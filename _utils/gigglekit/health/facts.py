@@ -170,6 +170,11 @@ def _changed(path: Path, now: float) -> float | None:
         return None
 
 
+def uptime(places: Places) -> float:
+    """Return since how many seconds the machine runs; very many if nobody knows."""
+    return _uptime(places.at("/proc/uptime"))
+
+
 def _uptime(path: Path) -> float:
     try:
         return float(path.read_text().split()[0])

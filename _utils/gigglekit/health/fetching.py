@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,22 @@ class Tree:
         """
         return self._must(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], "has no commit that git can read").strip()
 
+    def locks(self) -> list[Path]:
+        """Return the locks that a git which lays out a commit has here, or had when it was killed."""
+        names = ["index", "HEAD"]
+        branch = self._git(["symbolic-ref", "--quiet", "HEAD"])
+        if branch.code == 0:
+            names.append(branch.output.strip())
+        paths = [self._path / self._git(["rev-parse", "--git-path", f"{name}.lock"]).output.strip() for name in names]
+        return [path for path in paths if path.name.endswith(".lock") and path.exists()]
+
+    def unlock(self) -> None:
+        """Remove locks that are older than any git of this program gets. Only for a tree that a run was killed in."""
+        for path in self.locks():
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LOCAL_SECONDS:
+                    path.unlink()
+
     def put_away(self) -> PutAway | None:
         """Put edits of the tree, and files that git does not know, into git's stash; None if there are none.
 
@@ -127,6 +144,30 @@ class Tree:
             self._insist_on_signatures(here, new)
         return Looked(new)
 
+    def is_ancestor(self, earlier: str, later: str) -> bool:
+        """Tell whether a commit is another one, or comes before it. One that git does not have comes before none."""
+        return self._git(["merge-base", "--is-ancestor", earlier, later]).code == 0
+
+    def lay_out(self, commit: str, folder: str, place: Path) -> None:
+        """Lay out what a commit has in one of its folders somewhere else; the tree is not touched.
+
+        Arguments:
+            commit: which one.
+            folder: in the repository.
+            place: an empty folder.
+
+        Raises:
+            FetchError: it could not be done.
+        """
+        index = {"GIT_INDEX_FILE": str(place / ".index")}
+        for arguments in (["read-tree", f"{commit}:{folder}"], ["checkout-index", "--all", "--quiet", f"--prefix={place}/"]):
+            done = self._git(arguments, more=index)
+            if done.code != 0:
+                raise FetchError(
+                    f"The files of commit {commit[:12]} could not be laid out in {place} ({done.last_words or f'exit code {done.code}'}), "
+                    f"so nobody can tell whether its programs start. Look at df {place.parent}; the next run tries it again. {_KEPT}"
+                )
+
     def take(self, commit: str) -> None:
         """Lay out the files of a commit that `look` returned.
 
@@ -167,7 +208,7 @@ class Tree:
     # --- what is insisted on -------------------------------------------------------------------------------------------------
 
     def _insist_on_forward(self, here: str, new: str, what: str) -> None:
-        if self._git(["merge-base", "--is-ancestor", here, new]).code == 0:
+        if self.is_ancestor(here, new):
             return
         raise FetchError(
             f"The branch {what} does not go on from the commit {here[:12]} that {self._path} has: its history was rewritten (a "
@@ -268,17 +309,18 @@ class Tree:
             )
         return outcome.output
 
-    def _git(self, arguments: Sequence[str], *, stdin: str | None = None) -> Outcome:
+    def _git(self, arguments: Sequence[str], *, stdin: str | None = None, more: Mapping[str, str] | None = None) -> Outcome:
         try:
-            return self._run(arguments, seconds=_LOCAL_SECONDS, stdin=stdin)
+            return self._run(arguments, seconds=_LOCAL_SECONDS, stdin=stdin, more=more)
         except CommandTimeoutError as error:
             raise FetchError(f"git did not end in {self._path} ({error}). Look at top and dmesg. {_KEPT}") from error
 
-    def _run(self, arguments: Sequence[str], *, seconds: float, stdin: str | None = None) -> Outcome:
+    def _run(self, arguments: Sequence[str], *, seconds: float, stdin: str | None = None, more: Mapping[str, str] | None = None) -> Outcome:
         safe = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "merge.verifySignatures=false", "commit.gpgSign=false")
         settings = [word for setting in safe for word in ("-c", setting)]
         try:
-            return run(["git", "-C", str(self._path), *settings, *arguments], seconds=seconds, environment=_environment(), stdin=stdin)
+            environment = {**_environment(), **(more or {})}
+            return run(["git", "-C", str(self._path), *settings, *arguments], seconds=seconds, environment=environment, stdin=stdin)
         except OSError as error:
             raise FetchError(f"git cannot be run ({error.strerror}). Install it: apt-get install git. {_KEPT}") from error
 

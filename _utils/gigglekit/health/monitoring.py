@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ class Monitoring:
     """Who is told.
 
     Arguments:
-        domain: the droplet's name in subjects.
+        domain: the droplet's name in subjects: its domain, or the host's name.
         sender: address that alerts come from.
         recipient: address they go to, None for nobody.
         digest: whether a summary comes every morning.
@@ -39,7 +40,7 @@ def settings_file(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> st
     """
     mail = settings["monitoring"]["mail"]
     content = {
-        "domain": settings["domain"],
+        "domain": name(settings),
         "mail": {"to": mail["to"], "from": sender(settings), "digest": mail["digest"]},
         "pings": secrets.get("pings", {}),
     }
@@ -47,8 +48,13 @@ def settings_file(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> st
 
 
 def sender(settings: Mapping[str, Any]) -> str:
-    """Return the address that alerts come from: the one that was chosen, else root at the domain."""
-    return str(settings["monitoring"]["mail"]["from"] or f"root@{settings['domain']}")
+    """Return the address that alerts come from: the one that was chosen, else root at the domain, or at the host if there is none."""
+    return str(settings["monitoring"]["mail"]["from"] or f"root@{name(settings)}")
+
+
+def name(settings: Mapping[str, Any]) -> str:
+    """Return what the droplet calls itself: its domain, or the host's name while it has none."""
+    return str(settings["domain"] or socket.gethostname() or "localhost")
 
 
 def read(path: Path = PATH) -> Monitoring | None:

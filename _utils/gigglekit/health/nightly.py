@@ -105,7 +105,7 @@ class Database:
     """What the database says of the time of the run: users, and never which.
 
     Arguments:
-        active_users: who are active and have a key, and so should have been found; None if it does not say.
+        active_users: who are active and had a key when it began, and so should have been found; None if it does not say.
         completed: users with an entry of the nightly job that is `completed`.
         failed: users with one that is `failed`.
         unfinished: users with one that is still `pending` or `processing`.
@@ -252,9 +252,12 @@ def _verdict(told: Told, ending: Ending, seen: Seen) -> tuple[str, list[str]]:
     if failed and told.completed is not None and told.ended:
         if not told.completed:
             return FAILED, [f"Processing failed for all of {_users(failed)}.", _SEE_LOG, *silent]
-        return PARTIAL, [f"Processing failed for {_users(failed)} and went well for {told.completed}.", _SEE_LOG, *silent]
+        reasons = [f"Processing failed for {_users(failed)} and went well for {told.completed}.", _SEE_LOG]
+        return PARTIAL, [*reasons, *silent, *_left_out(told, seen)]
     if silent:
-        return SILENT, [*silent, "The job itself says that all went well."] if told.ended else silent
+        return SILENT, [*silent, *_left_out(told, seen), *(["The job itself says that all went well."] if told.ended else [])]
+    if left_out := _left_out(told, seen):
+        return PARTIAL, left_out
     if not seen.whole:
         return PARTIAL, ["A part of this night's log is missing, so nobody can say that all went well."]
     return OK, [f"All of {_users(told.completed or 0)} went well.", *_notes(seen)]
@@ -334,6 +337,25 @@ def _silent(told: Told, seen: Seen) -> list[str]:
             reasons.append(f"The database says that processing failed for {_users(database.failed)} (processing_logs).")
         if database.unfinished:
             reasons.append(f"The database says that processing of {_users(database.unfinished)} was begun and not ended (processing_logs).")
+    return reasons
+
+
+def _left_out(told: Told, seen: Seen) -> list[str]:
+    """Return what the database has that the summary does not account for. The other way round nothing is said: who left is in the log."""
+    database = seen.database
+    if database is None or not told.found or told.completed is None:
+        return []
+    reasons = []
+    if database.active_users is not None and database.active_users > told.found:
+        reasons.append(
+            f"It found {_users(told.found)}, but the database has {database.active_users} who are active and had a key when it began, so "
+            "the others were not processed."
+        )
+    entries = database.completed + database.failed + database.unfinished
+    if entries and database.completed < told.completed:
+        reasons.append(
+            f"The summary says that {_users(told.completed)} went well, but the database has it of {database.completed} (processing_logs)."
+        )
     return reasons
 
 

@@ -24,17 +24,23 @@ _ALL_SECONDS = 20.0
 _CONNECT_SECONDS = 8
 _STATEMENT_MS = 5000
 
-# Users counted once each. Somebody who asks by hand meanwhile is not the nightly job.
+# Users counted once each. The app keeps one entry for each day of a user and writes it anew, with `last_processed` where it has that
+# column. Somebody who asks by hand meanwhile is not the nightly job.
 _ENTRIES = """
 SELECT count(DISTINCT user_id) FILTER (WHERE status = 'completed'),
        count(DISTINCT user_id) FILTER (WHERE status = 'failed'),
        count(DISTINCT user_id) FILTER (WHERE status IN ('pending', 'processing'))
-FROM public.processing_logs
-WHERE created_at >= now() - make_interval(secs => %s) AND trigger_type IS DISTINCT FROM 'manual'
+FROM public.processing_logs l
+WHERE greatest(created_at, (to_jsonb(l) ->> 'last_processed')::timestamptz) >= now() - make_interval(secs => %s)
+AND trigger_type IS DISTINCT FROM 'manual'
 """
+# Who came while it ran could not be found.
 _ACTIVE = """
 SELECT count(*) FROM public.users u
-WHERE u.is_active AND EXISTS (SELECT FROM public.limitless_keys k WHERE k.user_id = u.id AND k.is_active)
+WHERE u.is_active AND EXISTS (
+    SELECT FROM public.limitless_keys k
+    WHERE k.user_id = u.id AND k.is_active AND k.created_at < now() - make_interval(secs => %s)
+)
 """
 # Row level security hides rows without a word.
 _HIDDEN = """
@@ -81,7 +87,7 @@ def look(url: str, seconds: float) -> Database:
             raise PermissionError("row level security hides rows from this account")
         completed, failed, unfinished = _row(connection, _ENTRIES, seconds)
         try:
-            (active,) = _row(connection, _ACTIVE)
+            (active,) = _row(connection, _ACTIVE, seconds)
         except psycopg.Error:
             # Another version of the app may know other columns.
             active = None

@@ -32,6 +32,9 @@ _PAUSES = (1.0, 3.0)
 _AGAIN = frozenset({408, 425, 429})
 _GOOD = frozenset({"ok", "nothing-to-do"})
 _FRESH_S = 600.0
+_GAVE_UP = str(os.EX_TEMPFAIL)
+"""How a run ends that something else kept from beginning."""
+_NIGHTLY_LOCK = Path("/opt/giggles/nightly.lock")
 
 
 class PingError(Exception):
@@ -114,8 +117,23 @@ class _OnlyEncrypted(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl) if urlsplit(newurl).scheme == "https" else None
 
 
-def end_signal(kind: str, environment: Mapping[str, str], folder: Path, now: float) -> str:
+def start_signal(kind: str) -> str | None:
+    """Return what to tell of a run that starts; None while something else keeps it from beginning: who hears a start waits for its end.
+
+    Arguments:
+        kind: as in `KINDS`.
+    """
+    from gigglekit.health.at_work import at_work, is_locked
+
+    kept_out = (kind == "converge" and at_work()) or (kind == "nightly" and is_locked(_NIGHTLY_LOCK))
+    return None if kept_out else "start"
+
+
+def end_signal(kind: str, environment: Mapping[str, str], folder: Path, now: float) -> str | None:
     """Return what to tell of a run that ended, from what systemd passes to ExecStopPost= and, of the nightly job, its verdict.
+
+    A run that gave up before it began is neither good nor bad, so nothing is told (None): the check alerts when it has heard nothing
+    for as long as it was set to wait.
 
     Arguments:
         kind: `nightly`, `backup` or `converge`.
@@ -123,6 +141,12 @@ def end_signal(kind: str, environment: Mapping[str, str], folder: Path, now: flo
         folder: where records lie.
         now: seconds since 1970.
     """
+    gave_up = (environment.get("EXIT_CODE"), environment.get("EXIT_STATUS")) == ("exited", _GAVE_UP)
+    if gave_up and kind == "converge":
+        return None
+    if gave_up and kind == "nightly":
+        # A start that found the job at work leaves no record; one that found no lock is a night that failed.
+        return _GAVE_UP if _newest_verdict(folder, now) == "failed" else None
     if environment.get("SERVICE_RESULT") != "success":
         status = environment.get("EXIT_STATUS", "")
         if environment.get("EXIT_CODE") == "exited" and re.fullmatch(r"[1-9]\d{0,2}", status) and int(status) <= 255:
@@ -130,13 +154,17 @@ def end_signal(kind: str, environment: Mapping[str, str], folder: Path, now: flo
         return "fail"
     if kind == "nightly":
         # It ends with 0 whatever happened; its recorder, which runs before, knows better.
-        from gigglekit.health.recent import moment_of
-
-        newest = records.last(folder, "nightly") or {}
-        ended = moment_of(newest.get("time"))
-        fresh = ended is not None and abs(now - ended) < _FRESH_S
-        return "" if fresh and newest.get("verdict") in _GOOD else "fail"
+        return "" if _newest_verdict(folder, now) in _GOOD else "fail"
     return ""
+
+
+def _newest_verdict(folder: Path, now: float) -> object:
+    """Return the verdict of a night that has just been recorded; None if none has."""
+    from gigglekit.health.recent import moment_of
+
+    newest = records.last(folder, "nightly") or {}
+    ended = moment_of(newest.get("time"))
+    return newest.get("verdict") if ended is not None and abs(now - ended) < _FRESH_S else None
 
 
 @contextlib.contextmanager
@@ -165,9 +193,12 @@ def main(arguments: list[str], send: Callable[[str, str], None] = ping) -> int:
     url = chosen.pings.get(kind) if chosen else None
     if not url:
         return 0
+    told = start_signal(kind) if moment == "start" else end_signal(kind, os.environ, records.FOLDER, time.time())
+    if told is None:
+        return 0
     try:
         with _limited(ALL_SECONDS):
-            send(url, "start" if moment == "start" else end_signal(kind, os.environ, records.FOLDER, time.time()))
+            send(url, told)
     except PingError as error:
         print(
             f"The check for {kind} could not be told of this run's {moment}: {error}. It will alert if it hears nothing.", file=sys.stderr

@@ -13,7 +13,7 @@ def run() -> str:
         port=chosen["port"],
         security=chosen["security"],
         sender=monitoring.sender(choices),
-        domain=choices["domain"],
+        domain=monitoring.name(choices),
         user=secrets.get("smtp_user"),
         password=secrets.get("smtp_password"),
     )
