@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .by_itself import CONVERGES, look, mails
+from .by_itself import CONVERGES, HURRIED, look, mails
 from .clips import KEYS, ask
 from .conftest import Droplet
 from .leaking import leaks, now
@@ -80,7 +80,8 @@ path.write_text(json.dumps({**json.loads(path.read_text()), "restless": {}}, sor
 WORDS = f"""
 span() {{ echo "$1 $(systemctl show -p InactiveExitTimestampMonotonic --value giggles-$1) \
   $(systemctl show -p InactiveEnterTimestampMonotonic --value giggles-$1)" >> {PLACE}/spans; }}
-job() {{ systemctl start giggles-$1 || true; span $1; }}
+hurried() {{ {HURRIED}}}
+job() {{ if [ $1 = converge ]; then hurried; else systemctl start giggles-$1 || true; fi; span $1; }}
 look() {{ systemctl start giggles-watch; }}
 shown() {{ grep -o '"shown": true' /var/lib/giggles/records/alerts-state.json | wc -l; }}
 quiet() {{ for _ in $(seq {MOST_LOOKS}); do if [ "$(shown)" = "$(cat {PLACE}/shown)" ]; then break; fi; look; done; }}

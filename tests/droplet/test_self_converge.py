@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from . import by_itself
-from .by_itself import CONVERGES, about_drift, ids, look, mails
+from .by_itself import CONVERGES, about_drift, ids, look, look_until_over, mails
 from .conftest import Droplet
 
 TREE, REMOTE, WORK, KEPT = "/srv/giggles-salt", "/root/self-converge.git", "/root/self-converge", "/root/self-converge.kept"
@@ -148,9 +148,8 @@ def test_whatever_breaks_the_pull_the_last_good_tree_is_applied_and_that_is_told
     """One after the other, without a good run between: unsigned, rewritten, a full disk, a commit of its own."""
     good = head(droplet)
     droplet.shell(f"cd {WORK}; git reset -q --hard {good}; git push -q --force")
-    look(droplet)
     by_itself.converge(droplet)
-    look(droplet)
+    look_until_over(droplet, "converge")
     before, known = len(mails(droplet)), alerts(droplet)
 
     def refused(why: str, mended_as: str = "drift") -> None:
@@ -181,8 +180,7 @@ def test_whatever_breaks_the_pull_the_last_good_tree_is_applied_and_that_is_told
     droplet.shell(f"git -C {TREE} reset -q --hard {good}")
     made = by_itself.converge(droplet)
     assert (made["ok"], made["commit"]) == (True, new), made
-    # It was over and came back a moment ago, when the commit before it was put back, so it must be gone for longer.
-    look(droplet, 2)
+    look_until_over(droplet, "converge")
     news = alerts(droplet)[len(known) :]
     assert [(one["event"], one["told"]) for one in news if one["key"] == "converge"] == [("open", True), ("over", True)]
     assert len(mails(droplet)) - before == len({one["time"] for one in news if one["told"]}), "something was told twice, or never"

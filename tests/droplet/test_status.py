@@ -76,14 +76,14 @@ class Levels(html.parser.HTMLParser):
 
 def test_the_page_is_made_anew_when_something_is_recorded(droplet: Droplet) -> None:
     droplet.wait_for("a first page", lambda: droplet.exec(["test", "-s", PAGE], check=False).returncode == 0, 60)
-    before = droplet.shell(f"stat -c %i {PAGE}")
+    before = droplet.shell(f"stat -c '%i %.9Y' {PAGE}")
     # As the nightly job's recorder does, and then nobody asks for a look.
     line = json.dumps({"verdict": "killed", "reasons": ["planted-reason of the night"], "users_completed": 1, "users_failed": 2})
     script = "import json, sys; from pathlib import Path; from gigglekit import records; "
     script += "records.append(Path('/var/lib/giggles/records'), 'nightly', json.loads(sys.argv[1]))"
     droplet.exec(["env", "PYTHONPATH=/srv/giggles-salt/_utils", "/opt/salt/current/bin/python", "-B", "-c", script, line])
     droplet.wait_for("the record on the page", lambda: "planted-reason of the night" in page(droplet), 60)
-    assert droplet.shell(f"stat -c %i {PAGE}") != before
+    assert droplet.shell(f"stat -c '%i %.9Y' {PAGE}") != before
     assert droplet.shell(f"stat -c '%a %U:%G' {PAGE} {RECORDS} /var/lib/giggles {RECORDS}/status.jsonl").split("\n")[:4] == [
         "644 root:root", "750 root:giggles", "750 root:giggles", "640 root:giggles",
     ]  # fmt: skip
