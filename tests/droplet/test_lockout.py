@@ -25,7 +25,7 @@ GUARD = "giggles-login-guard"
 WAY_IN = r"""
 cd /; find etc/ssh etc/sudoers etc/sudoers.d etc/ufw etc/default/ufw etc/default/ssh home/operator root/.ssh \
   -printf '%p %y %m %u:%g\n' 2>/dev/null | sort
-sed -E 's/^([^:]*):[!*][^:]*:/\1:locked:/' etc/shadow
+sed -E 's/^([^:]*):[!*][^:]*:[1-9][0-9]*:/\1:locked:some day:/' etc/shadow
 cat etc/passwd etc/group etc/ssh/sshd_config etc/ssh/sshd_config.d/* etc/sudoers etc/sudoers.d/* \
   home/operator/.ssh/authorized_keys
 iptables-save -t filter | sed 's/\[.*//; /^#/d; /f2b-/d'; ip6tables-save -t filter | sed 's/\[.*//; /^#/d; /f2b-/d'
