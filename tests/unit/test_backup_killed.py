@@ -259,6 +259,12 @@ def kill_prunes(rounds: Rounds, most: int) -> None:
         waste()
         rounds.killed += killed_before(call, pruning, more_calls)
         rounds.verified(where)
+        if call % 3 == 0:
+            # What is new meets what the killed prune has left.
+            rounds.droplet.write(rounds.user, "between.wav", os.urandom(50))
+            between = rounds.sync()
+            assert (between.new_files, between.problems) == (1, []), where
+            rounds.verified(where)
         rewritten += rounds.prune(Keep(2, 0, 0)).rewritten
         rounds.verified(where)
         rounds.settled(where)
@@ -390,10 +396,11 @@ def failing(storage: Storage, number: int) -> Iterator[None]:
             storage.proxy.set_faults([{"kind": "down"}])
         return call(connection, *arguments, **options)
 
-    if number % 8 == 0:
+    # By chance and not in turn: acts come in turn, too, and each of them is to meet each way some day.
+    way = chance.choice(WAYS)
+    if chance.randrange(8) == 0:
         Connection.call = counted  # type: ignore[method-assign]
     else:
-        way = WAYS[number % len(WAYS)]
         storage.proxy.set_faults([{**fault, "seed": number, "key": f"^{storage.bucket}/"} for fault in way])
     try:
         yield

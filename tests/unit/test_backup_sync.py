@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gigglekit.backup import names, signed
 from gigglekit.backup.bucket import Bucket
-from gigglekit.backup.errors import BackupError, DamagedError, RefusedError
+from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.backup.sending import Patience
 
 from tests.unit.b2 import Storage

@@ -376,15 +376,15 @@ class Sync:
         return {*self.erased(), *(self.manifest.get(_ELSEWHERE) or "").split()}
 
     def _ask_the_ledger(self) -> None:
-        """Learn who was erased elsewhere, before anything of them is stored again; a tombstone that is none is told and leaves nobody out."""
+        """Learn who was erased elsewhere, before anything of them is stored again; one that is no tombstone leaves nobody out."""
         found = self.repository.erased(self._problems, self._vaults - set(self.erased()))
         with self.manifest.change():
             self.manifest.put(_ELSEWHERE, " ".join(sorted(found)) or None)
 
     def _erased_elsewhere(self) -> list[str]:
         return [
-            f"Vault {vault} is on this droplet, and in the bucket stands that its user was erased: by another droplet with the same keys, or "
-            "by this one before its disk was put back to an earlier state. So nothing of that user was saved. Erase the user here, too: "
+            f"Vault {vault} is on this droplet, and in the bucket stands that its user was erased: by another droplet with the same keys, "
+            "or by this one before its disk was put back to an earlier state. So nothing of that user was saved. Erase the user here, too: "
             "salt-call giggles.shred user_id=… with the id whose vault this is (salt-call giggles.vaults); and if there are two droplets, "
             "stop the backup of one."
             for vault in sorted(self._vaults.intersection((self.manifest.get(_ELSEWHERE) or "").split()).difference(self.erased()))
@@ -568,8 +568,8 @@ class Sync:
             raise DamagedError(
                 name,
                 f"The bucket has confirmed {len(lost)} objects and does not have them as a whole: of {name} it has "
-                f"{lying.get(lost[0].id, 0)} bytes, not {lost[0].size}, and that after {_TRIES} attempts. What was in them is stored again by "
-                "the next backup, and no snapshot refers to them. Either somebody else removes things from this bucket, or the storage "
+                f"{lying.get(lost[0].id, 0)} bytes, not {lost[0].size}, and that after {_TRIES} attempts. What was in them is stored again "
+                "by the next backup, and no snapshot refers to them. Either somebody else removes things from this bucket, or the storage "
                 "cannot be relied on: look who else has a key for it, and at https://status.backblaze.com.",
             )
         self._tidy()

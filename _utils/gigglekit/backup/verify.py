@@ -151,9 +151,10 @@ def _check_keys(repository: Repository, vaults: Collection[str], erased: Collect
     for entry in repository.bucket.list(names.USER_KEYS):
         if entry.name.removeprefix(names.USER_KEYS) in erased:
             found.problems.append(
-                f"{entry.name} is in the bucket, although that user was erased, so a recovery kit opens what copies of the bucket there are: "
-                "the erasure is not complete, or a droplet that did not know of it has stored the key again. salt-call giggles.prune removes "
-                "it. If there is a second droplet with the same keys, erase the user there, too: salt-call giggles.shred"
+                f"{entry.name} is in the bucket, although that user was erased, so a recovery kit opens what copies of the bucket there "
+                "are: the erasure is not complete, or a droplet that did not know of it has stored the key again. salt-call "
+                "giggles.prune removes it. If there is a second droplet with the same keys, erase the user there, too: salt-call "
+                "giggles.shred user_id=…"
             )
     wanted = [names.SYSTEM_KEYS + "names", names.SYSTEM_KEYS + "snapshots", names.SYSTEM_KEYS + "signing"]
     wanted += [names.USER_KEYS + vault for vault in sorted(vaults)]
