@@ -388,7 +388,7 @@ WAYS: list[list[dict[str, Any]]] = [
 @contextlib.contextmanager
 def failing(storage: Storage, number: int) -> Iterator[None]:
     """Have a bucket that fails, in a way that depends on the number only; one in eight times it is gone after some requests."""
-    chance = random.Random(number)  # noqa: S311
+    chance = random.Random(f"way {number}")  # noqa: S311
     call, left = Connection.call, itertools.count(chance.randrange(12), -1)
 
     def counted(connection: Connection, *arguments: Any, **options: Any) -> Any:
