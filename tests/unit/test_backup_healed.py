@@ -174,6 +174,23 @@ def test_a_bucket_that_keeps_nothing_whole_gets_no_snapshot(local: FolderDroplet
     assert local.objects(names.SNAPSHOTS) == before
 
 
+def test_what_is_left_of_a_pack_that_was_cut_stops_no_prune(local: FolderDroplet, a_folder: Path) -> None:
+    """It is mostly waste by now; but it cannot be written anew, and an earlier snapshot may still get its beginning."""
+    lost = max((local.place / names.DATA).iterdir(), key=lambda path: path.stat().st_size)
+    for path in sorted((somebody(local).folder / "clips").iterdir()):
+        if path.stat().st_size == 90_000:
+            path.unlink()
+    local.sync(**at(NOW))
+    halved(lost)
+    something_new(local)
+    local.sync(**at(NOW + DAY))
+    done = prune(local, Keep(2, 0, 0), NOW + 2 * DAY)
+    assert (done.kept, done.removed, lost.exists()) == (2, 1, True)
+    prune(local, ONE, NOW + 3 * DAY)
+    assert (check(local).problems, lost.exists()) == ([], False)
+    newest_is_whole(local, a_folder)
+
+
 def flipped(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -231,6 +231,35 @@ def kill_syncs(rounds: Rounds, most: int) -> None:
     assert rounds.killed >= min(most, calls) - 4
 
 
+def kill_healing(rounds: Rounds, most: int) -> None:
+    only_newest = Keep(1, 0, 0)
+
+    def lose(number: int) -> None:
+        """Have something new, and a pack that the bucket has lost, or has by half."""
+        rounds.change()
+        packs = sorted(rounds.data())
+        bucket, name = rounds.droplet.bucket(), packs[number % len(packs)]
+        content = bucket.get(name)
+        bucket.erase(name)
+        if number % 2:
+            bucket.put(name, content[: len(content) // 2])
+
+    lose(0)
+    calls = calls_of(rounds.sync, more_calls)
+    rounds.prune(only_newest)
+    rounds.settled("control")
+    for call in spread(calls, most):
+        where = f"killed before call {call} of {calls}"
+        lose(call)
+        rounds.killed += killed_before(call, rounds.sync, more_calls)
+        rounds.sync()
+        # What is left of the earlier snapshots lacks it.
+        rounds.prune(only_newest)
+        rounds.settled(where)
+    print(f"killed: {rounds.killed} syncs that stored again what was lost, of {calls} calls")
+    assert rounds.killed >= min(most, calls) - 4
+
+
 def kill_prunes(rounds: Rounds, most: int) -> None:
     def waste() -> None:
         """Have packs that are mostly waste, snapshots that refer to them, and some that nobody keeps."""
@@ -353,6 +382,10 @@ def kill_restores(rounds: Rounds, most: int) -> None:
 
 def test_killed_anywhere_a_sync_goes_on_and_stores_nothing_twice(local: Rounds) -> None:
     kill_syncs(local, samples(60))
+
+
+def test_killed_anywhere_what_the_bucket_had_lost_is_stored_again(local: Rounds) -> None:
+    kill_healing(local, samples(20))
 
 
 def test_killed_anywhere_a_prune_goes_on_and_every_snapshot_stays_whole(local: Rounds) -> None:

@@ -285,7 +285,7 @@ class Prune:
         return {
             pack: parts
             for pack, parts in needed.items()
-            if pack.id in lying and sum(length for _, length in parts) < chunked.plaintext_size(pack.size) * _WORTH_IT
+            if lying.get(pack.id) == pack.size and sum(length for _, length in parts) < chunked.plaintext_size(pack.size) * _WORTH_IT
         }
 
     def _move(
