@@ -110,16 +110,26 @@ def test_a_pack_that_the_bucket_has_lost_is_stored_again_by_the_next_backup_and_
     assert (check(local).problems, check(local).unused, lost.exists()) == ([], 0, False)
 
 
-def test_a_clip_that_is_lost_in_the_bucket_and_gone_from_the_droplet_costs_nothing_else(local: FolderDroplet, a_folder: Path) -> None:
-    """Its pack holds another clip, which is still there."""
-    (pack,) = local.section(local.repository(), local.repository().choose(None), [*local.users.values()][1]).packs
+def test_a_clip_that_is_lost_in_the_bucket_and_deleted_a_moment_later_costs_nothing_else(
+    local: FolderDroplet, a_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen on the disk, and is gone when it is to be stored again."""
     other = [*local.users.values()][1]
-    local.write(other, "second.wav", b"second")
-    for path in (other.folder / "clips").glob("2026*"):
-        path.unlink()
+    (pack,) = local.section(local.repository(), local.repository().choose(None), other).packs
     (local.place / names.DATA / pack.id).unlink()
+    something_new(local)
+    listed = FolderBucket.list
+
+    def deleting(bucket: FolderBucket, prefix: str = "") -> Any:
+        if prefix == names.DATA:
+            for path in (other.folder / "clips").iterdir():
+                path.unlink()
+        return listed(bucket, prefix)
+
+    monkeypatch.setattr(FolderBucket, "list", deleting)
     done = local.sync(**at(NOW))
-    assert done.gone == 1
+    assert (done.users, done.files) == (2, 4)
+    assert [pack.id in problem for problem in done.problems] == [True]
     newest_is_whole(local, a_folder)
 
 
