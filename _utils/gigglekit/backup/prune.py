@@ -10,11 +10,13 @@ restores from it meanwhile gets it, and a second droplet with the same keys has 
 from __future__ import annotations
 
 import datetime
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gigglekit.backup import names, ownership, retention, waiting
+from gigglekit.backup.erase import end_keys_of_erased
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
@@ -76,6 +78,7 @@ class Prune:
         pack_bytes: size of packs.
         grace: what is given up waits for so many seconds at least.
         removing: whether what has waited is removed, too: somebody may be restoring a snapshot that was given up.
+        elapsed: seconds since any moment, those in which the machine slept too.
     """
 
     repository: Repository
@@ -88,6 +91,7 @@ class Prune:
     pack_bytes: int = PACK_BYTES
     grace: float = waiting.GRACE_SECONDS
     removing: bool = True
+    elapsed: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
     done: Pruned = field(default_factory=Pruned)
 
     def run(self) -> Pruned:
@@ -97,10 +101,14 @@ class Prune:
             RefusedError: somebody's part of a snapshot cannot be read, so nobody knows which packs it needs; nothing was removed then.
             BackupError: the bucket does not answer; the next run goes on.
         """
+        began = self.elapsed()
         everything = self._all()
         counting = self.repository.snapshots()
         keeping = retention.kept(counting, self.keep)
         erased = self.repository.erased()
+        # Another droplet may have erased somebody whom this one still has: what there was of them is gone, or has to go.
+        self.roots = {vault: root for vault, root in self.roots.items() if vault not in erased}
+        end_keys_of_erased(self.repository, erased)
         records = waiting.read(self.repository, waiting.record_names(self.repository))
         due = [record for record in records if record.is_damaged or (self.removing and self.now - record.seconds >= self.grace)]
         still = [record for record in records if record not in due]
@@ -139,7 +147,9 @@ class Prune:
             still, due = records, []
         self._drop(doomed, lying)
         self._end_dumps(kept, going)
-        self._give_up(unneeded - doomed, {*leaving, *(name for snapshot in kept for name in snapshot.before)}, due, still)
+        # From now on others can see it: what it waits for does not begin before.
+        now = self.now + max(0.0, self.elapsed() - began)
+        self._give_up(unneeded - doomed, {*leaving, *(name for snapshot in kept for name in snapshot.before)}, due, still, now)
         return self.done
 
     def _all(self) -> list[SnapshotName]:
@@ -224,10 +234,10 @@ class Prune:
             self.done.objects += 1
             self.done.freed += lying[dump].size if dump in lying else 0
 
-    def _give_up(self, packs: set[str], snapshots: set[SnapshotName], due: list[Waiting], still: list[Waiting]) -> None:
+    def _give_up(self, packs: set[str], snapshots: set[SnapshotName], due: list[Waiting], still: list[Waiting], now: float) -> None:
         """Write down what goes later, and remove the records that are dealt with."""
         new = Waiting(
-            waiting.new_name(self.now),
+            waiting.new_name(now),
             frozenset(packs.difference(*(record.packs for record in still))),
             frozenset(snapshots.difference(*(record.snapshots for record in still))),
         )
@@ -235,13 +245,15 @@ class Prune:
         if not new.number and not any(record.number or record.is_damaged for record in due):
             # The last record stays for those who have not seen it, though all that it names be gone.
             return
-        known = waiting.known(self.manifest).intersection(record.name for record in still)
+        known = {new.name, *waiting.known(self.manifest)}
         with self.manifest.change():
-            # Before it is there: to refer to too little is no harm.
-            waiting.note(self.manifest, {new.name, *known}, new.packs)
+            # Before it is there: to refer to too little is no harm. Those that are due lie there until this has come to its end.
+            waiting.note(self.manifest, known, new.packs)
         self.repository.bucket.put(names.PRUNING + new.name, waiting.encode(new, self.repository.secrets.snapshots))
         for record in due:
             self.repository.bucket.erase(names.PRUNING + record.name)
+        with self.manifest.change():
+            waiting.note(self.manifest, known.intersection({new.name, *(record.name for record in still)}), ())
 
     # --- writing packs anew -----------------------------------------------------------------------------------------------
 
@@ -273,7 +285,7 @@ class Prune:
         return {
             pack: parts
             for pack, parts in needed.items()
-            if pack.id in lying and sum(length for _, length in parts) < chunked.plaintext_size(pack.size) * _WORTH_IT
+            if lying.get(pack.id) == pack.size and sum(length for _, length in parts) < chunked.plaintext_size(pack.size) * _WORTH_IT
         }
 
     def _move(
@@ -311,9 +323,9 @@ class Prune:
             raise DamagedError(
                 name,
                 f"{name} in the bucket is not as it was written ({error}), so what is still needed of it cannot be moved, and nothing more "
-                "was removed. salt-call giggles.verify read_data=all tells what else is damaged. If the clips in it are still on this "
-                "droplet: remove the object in the web UI of Backblaze in all versions, and /var/lib/giggles/backup/manifest.sqlite; the "
-                "next salt-call giggles.sync stores them again.",
+                "was removed. salt-call giggles.verify read_data=all tells what else is damaged, and the next salt-call giggles.sync then "
+                "stores again those clips in it that are still on this droplet. The snapshots until now go on naming it: once that is "
+                "done, remove the object in the web UI of Backblaze in all versions, and the next prune goes on without it.",
             ) from None
 
     def _rename(self, snapshot: _Kept, vault: str, moved: Mapping[_Piece, tuple[PackEntry, int]]) -> None:

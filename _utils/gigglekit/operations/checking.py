@@ -65,7 +65,12 @@ def verify(droplet: Droplet, *, fraction: float = 0.0) -> dict[str, Any]:
         # A prune in between would look like damage.
         with droplet.locked(60), droplet.manifest() as manifest:
             found = backup_verify.verify(
-                droplet.repository(), droplet.roots(), expected=manifest.get("snapshot"), fraction=fraction, progress=progress.bytes
+                droplet.repository(),
+                droplet.roots(),
+                expected=manifest.get("snapshot"),
+                manifest=manifest,
+                fraction=fraction,
+                progress=progress.bytes,
             )
         done = dataclasses.asdict(found)
         record.update({**done, "problems": len(found.problems), "ok": not found.problems})
@@ -112,7 +117,12 @@ def drill(droplet: Droplet, *, scratch: Path = _SCRATCH) -> dict[str, Any]:
             saving.sync(droplet)
         with droplet.locked(600), droplet.manifest() as manifest:
             found = backup_verify.verify(
-                repository, roots, expected=manifest.get("snapshot"), fraction=_DRILL_FRACTION, progress=progress.bytes
+                repository,
+                roots,
+                expected=manifest.get("snapshot"),
+                manifest=manifest,
+                fraction=_DRILL_FRACTION,
+                progress=progress.bytes,
             )
         opened = repository.open(repository.choose(None))
         problems = list(found.problems)
