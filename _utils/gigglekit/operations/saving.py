@@ -101,7 +101,7 @@ def prune(droplet: Droplet) -> dict[str, Any]:
 
     with records.recorded(droplet.records, "prune") as record:
         chosen = droplet.settings()
-        with droplet.locked(), droplet.alone() as is_alone, droplet.manifest() as manifest, Progress("pruning") as progress:
+        with droplet.locked(), droplet.manifest() as manifest, Progress("pruning") as progress:
             run = Prune(
                 droplet.repository(),
                 manifest,
@@ -110,7 +110,7 @@ def prune(droplet: Droplet) -> dict[str, Any]:
                 chosen.keep_dumps_days,
                 time.time(),
                 progress=progress.words,
-                removing=is_alone,
+                alone=droplet.alone,
             )
             done = dataclasses.asdict(run.run())
         record.update(done)
