@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gigglekit import records
 from gigglekit.backup import names
 from gigglekit.backup.settings import Settings
-from gigglekit.operations import erasing
+from gigglekit.operations import erasing, kits
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 
@@ -50,6 +50,7 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
     problems: list[str] = []
     notes: list[str] = []
     with droplet.manifest() as manifest, Progress("saving") as progress:
+        kits.finish(droplet, repository, manifest)
         finished = erasing.finish_pending(droplet, repository, manifest, problems)
         users = droplet.users(problems, notes)
         ledger = droplet.ledger()
