@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from gigglekit.backup import names
 from gigglekit.backup.errors import BusyError, RefusedError
+from gigglekit.backup.prune import Prune
 from gigglekit.operations import checking, restoring, saving
 from gigglekit.operations import droplet as operations_droplet
 
@@ -233,6 +234,22 @@ def test_no_prune_removes_what_somebody_is_restoring_and_no_restore_waits_for_on
     assert (done["removed"], done["objects"], done["waiting"]) == (1, 1, 0)
     with pytest.raises(RefusedError, match="No snapshot"):
         droplet.restore(user=user, snapshot=old)
+
+
+def test_a_restore_goes_on_while_a_prune_writes_packs_anew(droplet: Saved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    droplet.kit()
+    (user,) = droplet.new_users()
+    droplet.sync()
+    rewrite, done = Prune._rewrite, []
+
+    def rewriting(*arguments: Any) -> None:
+        done.append(droplet.restore(user=user, target=str(tmp_path)))
+        rewrite(*arguments)
+
+    monkeypatch.setattr(operations_droplet, "_PRUNE_SECONDS", 0.2)
+    monkeypatch.setattr(Prune, "_rewrite", rewriting)
+    saving.prune(droplet.operated)
+    assert [told["files"] for told in done] == [2]
 
 
 def test_records_are_of_use_and_name_nobody(droplet: Saved) -> None:

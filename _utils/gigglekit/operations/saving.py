@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_PRUNES = 7 * 86400
 
 
-def sync(droplet: Droplet, *, anyway: bool = False) -> dict[str, Any]:
+def sync(droplet: Droplet, *, anyway: bool = False, seconds: float = 0) -> dict[str, Any]:
     """Save what is new, and finish erasures that the bucket has not heard of yet.
 
     Arguments:
         droplet: this one.
         anyway: go on although the bucket holds snapshots that this droplet did not make.
+        seconds: how long to wait for somebody else who is at work on the bucket.
 
     Returns:
         What `gigglekit.backup.sync.Synced` says, `erasures` that were finished, and `notes`: what was left out rightly.
@@ -35,7 +36,7 @@ def sync(droplet: Droplet, *, anyway: bool = False) -> dict[str, Any]:
     """
     with records.recorded(droplet.records, "backup") as record:
         chosen = droplet.settings()
-        with droplet.locked():
+        with droplet.locked(seconds):
             done = _sync(droplet, chosen, anyway)
         record.update({key: value for key, value in done.items() if key not in ("problems", "notes")}, problems=len(done["problems"]))
         if done["problems"]:
