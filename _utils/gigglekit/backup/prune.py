@@ -141,11 +141,9 @@ class Prune:
             BackupError: the bucket does not answer, or something in it is damaged; the next run goes on, and dumps end all the same.
         """
         everything = self._all()
-        counting = self.repository.snapshots()
-        keeping = retention.kept(counting, self.keep)
         # First of all, so that they end whatever stops the rest: a receipt says by when.
-        dumps = self._dumps(counting)
-        self._end_dumps(dumps, keeping)
+        dumps, keeping = self.end_dumps()
+        counting = [*dumps]
         erased = self.repository.erased()
         records = waiting.read(self.repository, waiting.record_names(self.repository))
         kept = [self._open(name, erased) for name in sorted(keeping)]
@@ -191,6 +189,18 @@ class Prune:
         self._end_dumps(dumps, keeping)
         self._give_up(unneeded - doomed, {*leaving, *(name for snapshot in kept for name in snapshot.before)}, due, still)
         return self.done
+
+    def end_dumps(self) -> tuple[dict[SnapshotName, str | None], set[SnapshotName]]:
+        """Make an end of dumps that are too old, and of nothing else.
+
+        Returns:
+            The snapshots that count, with the dump that each names, "" if it names none, None if that cannot be told; and those that stay.
+        """
+        counting = self.repository.snapshots()
+        keeping = retention.kept(counting, self.keep)
+        dumps = self._dumps(counting)
+        self._end_dumps(dumps, keeping)
+        return dumps, keeping
 
     def _all(self) -> list[SnapshotName]:
         found = (names.snapshot_name(entry.name.removeprefix(names.SNAPSHOTS)) for entry in self.repository.bucket.list(names.SNAPSHOTS))
@@ -262,7 +272,7 @@ class Prune:
         self.done.freed += sum(sizes.get(pack, 0) for pack in doomed)
 
     def _dumps(self, snapshots: Iterable[SnapshotName]) -> dict[SnapshotName, str | None]:
-        """Return the dump that each snapshot names, "" if it names none, None if that cannot be told."""
+        """Return the dumps that snapshots name, as `end_dumps` does."""
         found: dict[SnapshotName, str | None] = {}
         for name in snapshots:
             try:
@@ -344,7 +354,7 @@ class Prune:
     @staticmethod
     def _is_wasteful(pack: _Needed) -> bool:
         needed = sum(length for _, length in pack.pieces())
-        return 0 < len(pack.parts) and needed < chunked.plaintext_size(pack.entry.size) * _WORTH_IT
+        return len(pack.parts) > 0 and needed < chunked.plaintext_size(pack.entry.size) * _WORTH_IT
 
     def _rewrite_of(self, group: Mapping[str, list[_Needed]], kept: list[_Kept]) -> None:
         """Write packs of some users anew, and then every snapshot that needs them, once."""
@@ -370,9 +380,7 @@ class Prune:
             self.manifest.put("learned", learned)
         self.done.rewritten += len(old)
 
-    def _move(
-        self, vault: str, packs: Iterable[_Needed]
-    ) -> tuple[list[PackEntry], dict[_Piece, tuple[PackEntry, int]]]:
+    def _move(self, vault: str, packs: Iterable[_Needed]) -> tuple[list[PackEntry], dict[_Piece, tuple[PackEntry, int]]]:
         """Store what is still needed of some packs in new ones; return these, and where each piece lies now."""
         key = backup_key(self.roots[vault])
         moved: dict[_Piece, tuple[str, int]] = {}

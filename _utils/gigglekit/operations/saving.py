@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gigglekit import records
@@ -14,6 +16,7 @@ from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 
 if TYPE_CHECKING:
+    from gigglekit.backup.prune import Prune
     from gigglekit.backup.repository import Repository
     from gigglekit.backup.snapshot import Dump
 
@@ -99,24 +102,38 @@ def prune(droplet: Droplet) -> dict[str, Any]:
     Raises:
         BackupError, VaultError: the next run goes on.
     """
+    with records.recorded(droplet.records, "prune") as record, _pruning(droplet) as run:
+        done = dataclasses.asdict(run.run())
+        record.update({key: value for key, value in done.items() if key != "notes"})
+    return done
+
+
+def end_dumps(droplet: Droplet) -> None:
+    """Make an end of dumps that are at their end, and of nothing else: where backups fail, no prune is going to.
+
+    Raises:
+        BackupError, VaultError: the next run goes on.
+    """
+    with _pruning(droplet) as run:
+        run.end_dumps()
+
+
+@contextlib.contextmanager
+def _pruning(droplet: Droplet) -> Iterator[Prune]:
     from gigglekit.backup.prune import Prune
 
-    with records.recorded(droplet.records, "prune") as record:
-        chosen = droplet.settings()
-        with droplet.locked(), droplet.manifest() as manifest, Progress("pruning") as progress:
-            run = Prune(
-                droplet.repository(),
-                manifest,
-                droplet.roots(),
-                chosen.keep,
-                chosen.keep_dumps_days,
-                time.time(),
-                progress=progress.words,
-                alone=droplet.alone,
-            )
-            done = dataclasses.asdict(run.run())
-        record.update(done)
-    return done
+    chosen = droplet.settings()
+    with droplet.locked(), droplet.manifest() as manifest, Progress("pruning") as progress:
+        yield Prune(
+            droplet.repository(),
+            manifest,
+            droplet.roots(),
+            chosen.keep,
+            chosen.keep_dumps_days,
+            time.time(),
+            progress=progress.words,
+            alone=droplet.alone,
+        )
 
 
 def is_prune_due(droplet: Droplet, *, postponed: bool = False) -> bool:
