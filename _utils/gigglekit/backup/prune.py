@@ -1,4 +1,4 @@
-"""Prune: snapshots that nobody keeps go, and what only they referred to; packs that are mostly waste are written anew.
+"""Prune: snapshots that nobody keeps go, and what only they referred to; packs that are mostly waste, or many and small, are written anew.
 
 Nothing goes before what refers to it is gone, and nothing that is written anew takes the place of the old before it is there. So
 a run that was killed leaves at most objects that nothing refers to, and the next one removes them.
@@ -39,6 +39,8 @@ _NO_DUMP = (
     "over, so its key was destroyed, as the receipt of the erasure says. There is no dump in the backup now. Each backup since has said "
     "why it made none: mend that, then make one: salt-call giggles.sync"
 )
+_SMALL, _MANY_SMALL = 0.25, 8
+"""A pack that is filled less than so far is small; more than so many of a user's are put together."""
 _LENGTH_BITS = 48
 _LONGEST = (1 << _LENGTH_BITS) - 1
 _MOVED_AT_ONCE = 10_000
@@ -338,10 +340,11 @@ class Prune:
     # --- writing packs anew -----------------------------------------------------------------------------------------------
 
     def _rewrite(self, kept: list[_Kept], lying: Mapping[str, int]) -> None:
-        wasteful: dict[str, list[_Needed]] = defaultdict(list)
+        packs: dict[str, list[_Needed]] = defaultdict(list)
         for pack in self._needed.values():
-            if pack.entry.id in lying and self._is_wasteful(pack):
-                wasteful[pack.vault].append(pack)
+            if pack.parts and pack.entry.id in lying:
+                packs[pack.vault].append(pack)
+        wasteful = {vault: found for vault, ours in packs.items() if (found := self._wasteful(ours))}
         group: dict[str, list[_Needed]] = {}
         for vault in sorted(wasteful):
             group[vault] = wasteful[vault]
@@ -351,10 +354,13 @@ class Prune:
         if group:
             self._rewrite_of(group, kept)
 
-    @staticmethod
-    def _is_wasteful(pack: _Needed) -> bool:
-        needed = sum(length for _, length in pack.pieces())
-        return len(pack.parts) > 0 and needed < chunked.plaintext_size(pack.entry.size) * _WORTH_IT
+    def _wasteful(self, packs: list[_Needed]) -> list[_Needed]:
+        """Return those of a user's packs that are mostly waste, and small ones, if there are many: each night makes one."""
+        sizes = {pack.entry.id: chunked.plaintext_size(pack.entry.size) for pack in packs}
+        waste = {pack.entry.id for pack in packs if sum(length for _, length in pack.pieces()) < sizes[pack.entry.id] * _WORTH_IT}
+        small = {pack for pack, size in sizes.items() if pack not in waste and size < self.pack_bytes * _SMALL}
+        waste |= small if len(small) > _MANY_SMALL else set()
+        return [pack for pack in packs if pack.entry.id in waste]
 
     def _rewrite_of(self, group: Mapping[str, list[_Needed]], kept: list[_Kept]) -> None:
         """Write packs of some users anew, and then every snapshot that needs them, once."""
