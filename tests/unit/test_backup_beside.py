@@ -208,7 +208,7 @@ def test_a_sync_that_took_long_looks_again_before_it_makes_its_snapshot(
     content = (a_folder / "gone.wav").read_bytes()
     clock = itertools.count(0, hours * 3600)
     spoiled = 0
-    for step in (2, 3):  # after the first look, before anything is stored
+    for step in (2, 3, 6):  # after the first look, before anything is stored; and after the packs were looked for, before the snapshot
         (a_folder / str(step)).mkdir()
         here, there = copies(droplet, clone, a_folder / str(step))
 

@@ -231,6 +231,35 @@ def kill_syncs(rounds: Rounds, most: int) -> None:
     assert rounds.killed >= min(most, calls) - 4
 
 
+def kill_healing(rounds: Rounds, most: int) -> None:
+    only_newest = Keep(1, 0, 0)
+
+    def lose(number: int) -> None:
+        """Have something new, and a pack that the bucket has lost, or has by half."""
+        rounds.change()
+        packs = sorted(rounds.data())
+        bucket, name = rounds.droplet.bucket(), packs[number % len(packs)]
+        content = bucket.get(name)
+        bucket.erase(name)
+        if number % 2:
+            bucket.put(name, content[: len(content) // 2])
+
+    lose(0)
+    calls = calls_of(rounds.sync, more_calls)
+    rounds.prune(only_newest)
+    rounds.settled("control")
+    for call in spread(calls, most):
+        where = f"killed before call {call} of {calls}"
+        lose(call)
+        rounds.killed += killed_before(call, rounds.sync, more_calls)
+        rounds.sync()
+        # What is left of the earlier snapshots lacks it.
+        rounds.prune(only_newest)
+        rounds.settled(where)
+    print(f"killed: {rounds.killed} syncs that stored again what was lost, of {calls} calls")
+    assert rounds.killed >= min(most, calls) - 4
+
+
 def kill_prunes(rounds: Rounds, most: int) -> None:
     def waste() -> None:
         """Have packs that are mostly waste, snapshots that refer to them, and some that nobody keeps."""
@@ -259,6 +288,12 @@ def kill_prunes(rounds: Rounds, most: int) -> None:
         waste()
         rounds.killed += killed_before(call, pruning, more_calls)
         rounds.verified(where)
+        if call % 3 == 0:
+            # What is new meets what the killed prune has left.
+            rounds.droplet.write(rounds.user, "between.wav", os.urandom(50))
+            between = rounds.sync()
+            assert (between.new_files, between.problems) == (1, []), where
+            rounds.verified(where)
         rewritten += rounds.prune(Keep(2, 0, 0)).rewritten
         rounds.verified(where)
         rounds.settled(where)
@@ -349,6 +384,10 @@ def test_killed_anywhere_a_sync_goes_on_and_stores_nothing_twice(local: Rounds) 
     kill_syncs(local, samples(60))
 
 
+def test_killed_anywhere_what_the_bucket_had_lost_is_stored_again(local: Rounds) -> None:
+    kill_healing(local, samples(20))
+
+
 def test_killed_anywhere_a_prune_goes_on_and_every_snapshot_stays_whole(local: Rounds) -> None:
     kill_prunes(local, samples(45))
 
@@ -382,7 +421,7 @@ WAYS: list[list[dict[str, Any]]] = [
 @contextlib.contextmanager
 def failing(storage: Storage, number: int) -> Iterator[None]:
     """Have a bucket that fails, in a way that depends on the number only; one in eight times it is gone after some requests."""
-    chance = random.Random(number)  # noqa: S311
+    chance = random.Random(f"way {number}")  # noqa: S311
     call, left = Connection.call, itertools.count(chance.randrange(12), -1)
 
     def counted(connection: Connection, *arguments: Any, **options: Any) -> Any:
@@ -390,10 +429,11 @@ def failing(storage: Storage, number: int) -> Iterator[None]:
             storage.proxy.set_faults([{"kind": "down"}])
         return call(connection, *arguments, **options)
 
-    if number % 8 == 0:
+    # By chance and not in turn: acts come in turn, too, and each of them is to meet each way some day.
+    way = chance.choice(WAYS)
+    if chance.randrange(8) == 0:
         Connection.call = counted  # type: ignore[method-assign]
     else:
-        way = WAYS[number % len(WAYS)]
         storage.proxy.set_faults([{**fault, "seed": number, "key": f"^{storage.bucket}/"} for fault in way])
     try:
         yield

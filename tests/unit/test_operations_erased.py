@@ -135,6 +135,19 @@ def test_a_manifest_that_was_lost_leaves_nothing_of_the_user_either(droplet: Sav
     assert droplet.versions(names.DATA) == []
 
 
+def test_what_a_killed_first_backup_has_stored_goes_with_its_user_though_the_manifest_was_lost(droplet: Saved) -> None:
+    (user,) = droplet.new_users()
+    root = droplet.keyring.root_key(droplet.vault_id(user))
+    assert root is not None
+    pack = names.new_id()
+    droplet.bucket().put(names.DATA + pack, chunked.encrypt(backup_key(root), names.pack_context(pack), os.urandom(1000)))
+    droplet.sync()
+    with droplet.operated.manifest() as manifest:
+        assert (manifest.get("number"), manifest.get(erasing.WHOLE)) == ("1", "no")
+    droplet.erase(user)
+    assert droplet.versions(names.DATA) == []
+
+
 def test_a_manifest_that_was_lost_costs_nobody_else_what_no_snapshot_names_yet(droplet: Saved) -> None:
     """A second droplet with the same keys may just have stored it, or a prune given it up while somebody restores."""
     erased, kept = droplet.new_users(2)

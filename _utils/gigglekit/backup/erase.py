@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gigglekit.backup import names, signed
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.errors import LockedError
 from gigglekit.backup.manifest import Manifest
+from gigglekit.backup.repository import Repository
 from gigglekit.backup.signed import Signer
 
 
@@ -59,3 +61,21 @@ def erase_user(bucket: Bucket, manifest: Manifest, vault_id: str, since: str, si
         manifest.forget_vault(vault_id)
         manifest.put(f"sealed:{names.USER_KEYS}{vault_id}", None)
     return ErasedUser(key.versions, len(packs), data.locked_until if data else None)
+
+
+def end_keys_of_erased(repository: Repository, erased: Collection[str] | None = None) -> int:
+    """Erase sealed keys of erased users that came back: a droplet that did not know of the erasure has stored them again.
+
+    Arguments:
+        repository: it.
+        erased: vault ids, as `Repository.erased` tells them; asked for if None.
+
+    Returns:
+        How many there were.
+    """
+    sealed = {entry.name.removeprefix(names.USER_KEYS) for entry in repository.bucket.list(names.USER_KEYS)}
+    doomed = sealed.intersection(repository.erased([], sealed) if erased is None else erased)
+    for vault_id in sorted(doomed):
+        # One that is locked is told by verify, and tried again by the next prune.
+        repository.bucket.erase(names.USER_KEYS + vault_id)
+    return len(doomed)

@@ -296,6 +296,14 @@ class Manifest:
                 numbers.append(pack.number)
         self.forget_packs(numbers)
 
+    def lose(self, packs: Collection[str]) -> None:
+        """Know of packs that the bucket has lost, or has not as they were written; what was in them is stored again by the next sync.
+
+        What may be left of them goes with their users, or by a prune once no snapshot names them: until then it may still be of use.
+        """
+        self.give_up(packs)
+        self.put("unsaved", "yes")
+
     def given_up(self, vault: str) -> list[str]:
         """Return the ids of a user's packs that were given up and, as far as is known, not removed."""
         return [row[0] for row in self._connection.execute("SELECT id FROM given_up WHERE vault = ? ORDER BY id", (vault,))]

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from gigglekit.backup import names, ownership, retention, waiting
+from gigglekit.backup.erase import end_keys_of_erased
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
@@ -119,6 +120,7 @@ class Prune:
         pack_bytes: size of packs.
         grace: what is given up waits for so many seconds at least.
         alone: held while snapshots are removed; it tells whether they may be: somebody may be restoring one that was given up.
+        elapsed: seconds since any moment, those in which the machine slept too.
     """
 
     repository: Repository
@@ -131,6 +133,7 @@ class Prune:
     pack_bytes: int = PACK_BYTES
     grace: float = waiting.GRACE_SECONDS
     alone: Callable[[], AbstractContextManager[bool]] = lambda: contextlib.nullcontext(True)
+    elapsed: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
     done: Pruned = field(default_factory=Pruned)
     _needed: dict[str, _Needed] = field(default_factory=dict)
 
@@ -142,11 +145,15 @@ class Prune:
                 dumps that were at their end.
             BackupError: the bucket does not answer, or something in it is damaged; the next run goes on, and dumps end all the same.
         """
+        began = self.elapsed()
         everything = self._all()
         # First of all, so that they end whatever stops the rest: a receipt says by when.
         dumps, keeping = self.end_dumps()
         counting = [*dumps]
         erased = self.repository.erased()
+        # Another droplet may have erased somebody whom this one still has: what there was of them is gone, or has to go.
+        self.roots = {vault: root for vault, root in self.roots.items() if vault not in erased}
+        end_keys_of_erased(self.repository, erased)
         records = waiting.read(self.repository, waiting.record_names(self.repository))
         kept = [self._open(name, erased) for name in sorted(keeping)]
         leaving = []
@@ -189,7 +196,9 @@ class Prune:
         self._drop(doomed, lying)
         # What only the removed ones named.
         self._end_dumps(dumps, keeping)
-        self._give_up(unneeded - doomed, {*leaving, *(name for snapshot in kept for name in snapshot.before)}, due, still)
+        # From now on others can see it: what it waits for does not begin before.
+        now = self.now + max(0.0, self.elapsed() - began)
+        self._give_up(unneeded - doomed, {*leaving, *(name for snapshot in kept for name in snapshot.before)}, due, still, now)
         return self.done
 
     def end_dumps(self) -> tuple[dict[SnapshotName, str | None], set[SnapshotName]]:
@@ -318,10 +327,10 @@ class Prune:
         since = self.repository.erased([]).values()
         return any(_seconds(text) > name.seconds - _DUMP_SECONDS for text in since)
 
-    def _give_up(self, packs: set[str], snapshots: set[SnapshotName], due: list[Waiting], still: list[Waiting]) -> None:
+    def _give_up(self, packs: set[str], snapshots: set[SnapshotName], due: list[Waiting], still: list[Waiting], now: float) -> None:
         """Write down what goes later, and remove the records that are dealt with."""
         new = Waiting(
-            waiting.new_name(self.now),
+            waiting.new_name(now),
             frozenset(packs.difference(*(record.packs for record in still))),
             frozenset(snapshots.difference(*(record.snapshots for record in still))),
         )
@@ -329,20 +338,22 @@ class Prune:
         if not new.number and not any(record.number or record.is_damaged for record in due):
             # The last record stays for those who have not seen it, though all that it names be gone.
             return
-        known = waiting.known(self.manifest).intersection(record.name for record in still)
+        known = {new.name, *waiting.known(self.manifest)}
         with self.manifest.change():
-            # Before it is there: to refer to too little is no harm.
-            waiting.note(self.manifest, {new.name, *known}, new.packs)
+            # Before it is there: to refer to too little is no harm. Those that are due lie there until this has come to its end.
+            waiting.note(self.manifest, known, new.packs)
         self.repository.bucket.put(names.PRUNING + new.name, waiting.encode(new, self.repository.secrets.snapshots))
         for record in due:
             self.repository.bucket.erase(names.PRUNING + record.name)
+        with self.manifest.change():
+            waiting.note(self.manifest, known.intersection({new.name, *(record.name for record in still)}), ())
 
     # --- writing packs anew -----------------------------------------------------------------------------------------------
 
     def _rewrite(self, kept: list[_Kept], lying: Mapping[str, int]) -> None:
         packs: dict[str, list[_Needed]] = defaultdict(list)
         for pack in self._needed.values():
-            if pack.parts and pack.entry.id in lying:
+            if pack.parts and lying.get(pack.entry.id) == pack.entry.size:
                 packs[pack.vault].append(pack)
         wasteful = {vault: found for vault, ours in packs.items() if (found := self._wasteful(ours))}
         group: dict[str, list[_Needed]] = {}
@@ -420,9 +431,9 @@ class Prune:
             raise DamagedError(
                 name,
                 f"{name} in the bucket is not as it was written ({error}), so what is still needed of it cannot be moved, and nothing more "
-                "was removed. salt-call giggles.verify read_data=all tells what else is damaged. If the clips in it are still on this "
-                "droplet: remove the object in the web UI of Backblaze in all versions, and /var/lib/giggles/backup/manifest.sqlite; the "
-                "next salt-call giggles.sync stores them again.",
+                "was removed. salt-call giggles.verify read_data=all tells what else is damaged, and the next salt-call giggles.sync then "
+                "stores again those clips in it that are still on this droplet. The snapshots until now go on naming it: once that is "
+                "done, remove the object in the web UI of Backblaze in all versions, and the next prune goes on without it.",
             ) from None
 
     def _rename(self, snapshot: _Kept, moved: Mapping[_Piece, tuple[PackEntry, int]]) -> None:

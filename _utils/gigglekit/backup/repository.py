@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,15 +71,17 @@ class Repository:
     def __init__(self, bucket: Callable[[], Bucket], secrets: Secrets) -> None:
         self._open = bucket
         self._bucket: Bucket | None = None
+        self._opening = threading.Lock()
         self._sizes: dict[str, int] = {}
         self.secrets = secrets
 
     @property
     def bucket(self) -> Bucket:
-        """The bucket, opened now if it was not."""
-        if self._bucket is None:
-            self._bucket = self._open()
-        return self._bucket
+        """The bucket, opened now if it was not; once, however many threads ask first."""
+        with self._opening:
+            if self._bucket is None:
+                self._bucket = self._open()
+            return self._bucket
 
     @property
     def was_asked(self) -> bool:
@@ -168,11 +171,12 @@ class Repository:
         except (chunked.DamagedError, NotReadableError) as error:
             raise self._damaged(name.object, f"the part of vault {part.vault} does not open: {error}") from None
 
-    def erased(self, damaged: list[str] | None = None) -> dict[str, str]:
+    def erased(self, damaged: list[str] | None = None, among: Collection[str] | None = None) -> dict[str, str]:
         """Return the users that were erased, as the bucket knows them: since when, by vault id.
 
         Arguments:
             damaged: gets a sentence for each tombstone that cannot be read; without it that is an error.
+            among: only these vaults are asked for, so that no other tombstone is read.
 
         Raises:
             DamagedError: a tombstone was changed or put there by somebody else.
@@ -180,6 +184,8 @@ class Repository:
         found = {}
         for entry in self.bucket.list(names.ERASED):
             vault = entry.name.removeprefix(names.ERASED)
+            if among is not None and vault not in among:
+                continue
             try:
                 found[vault] = signed.read_tombstone(entry.name, self.bucket.get(entry.name, 4096), self.secrets.signer_public)
             except (NotReadableError, DamagedError) as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gigglekit.backup import kit, names, signed, waiting
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
-from gigglekit.backup.manifest import Manifest, State, digest_of, name_of
+from gigglekit.backup.manifest import Manifest, Pack, State, digest_of, name_of
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.pack import PACK_BYTES, Builder, Finished
 from gigglekit.backup.repository import Opened, Repository, backup_key, manifest_key
@@ -32,6 +32,13 @@ _BLOCK = 1 << 20
 _SMALL = 4 << 20
 """Files up to this size are read once: hashed in memory, and stored only if their content is new."""
 _TRIES = 3
+_TOLD = 5
+"""So many objects are named in a message; verify names all."""
+_KEYS = "keys/"
+_ELSEWHERE = "elsewhere"
+"""A fact of the manifest: vault ids of users of this droplet that the bucket knows to be erased."""
+BEGUN_EMPTY = "begun empty"
+"""A fact of the manifest: "yes" if no data lay in the bucket when it was begun, so that it knows all there is."""
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
 _CERTAINLY_SHORT = MOST_PATH_BYTES // 4
 """Characters of a path that can be saved, however many bytes each of them has."""
@@ -250,6 +257,8 @@ class Sync:
     clock: Callable[[], float] = time.time
     elapsed: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
     _is_compared: bool = field(default=False, init=False)
+    _vaults: frozenset[str] = field(default=frozenset(), init=False)
+    _problems: list[str] = field(default_factory=list, init=False)
     _looked: float = field(default=0.0, init=False)
 
     def run(self, users: Sequence[User], dump: Callable[[], Dump] | None = None, *, anyway: bool = False) -> Synced:
@@ -264,6 +273,7 @@ class Sync:
             BackupError: what the bucket says; everything that was stored is known to the next run.
         """
         problems: list[str] = []
+        self._vaults, self._problems = frozenset(user.vault_id for user in users), []
         for _ in range(_TRIES):
             synced = Synced(problems=[*problems])
             try:
@@ -273,6 +283,7 @@ class Sync:
                     self.manifest.put("learned", None)
                 problems.append(str(error))
             else:
+                synced.problems += [*dict.fromkeys(self._problems), *self._erased_elsewhere()]
                 return synced
         raise BackupError(problems[-1])
 
@@ -285,23 +296,28 @@ class Sync:
             keys = self._store_keys(users, pool)
             # A run that failed may have stored what no snapshot refers to yet.
             new = bool(keys.storing) or self.manifest.get("unsaved") == "yes"
-            storing = _Storing(self.repository, self.manifest, self.threads, synced, pool, keys.settle)
-            try:
-                for user in users:
-                    if user.vault_id not in set(self.erased()):
-                        present[user.vault_id], more = self._user(user, storing)
-                        new = new or more
-            finally:
+            wanted: Sequence[User] = users
+            for last in reversed(range(_TRIES)):
+                storing = _Storing(self.repository, self.manifest, self.threads, synced, pool, keys.settle)
                 try:
-                    keys.settle()
+                    for user in wanted:
+                        if user.vault_id not in self._gone():
+                            present[user.vault_id], more = self._user(user, storing)
+                            new = new or more
                 finally:
-                    storing.finish()
-        self._see(storing.numbers)
-        if new or dump is not None:
-            self._compare()
+                    try:
+                        keys.settle()
+                    finally:
+                        storing.finish()
+                new = new or present.keys() - self._gone() != self._before()
+                if not new and dump is None:
+                    break
+                self._compare()
+                lost = self._see(storing.numbers, is_last=not last)
+                if not lost:
+                    break
+                new, wanted = True, [user for user in users if user.vault_id in lost]
         described = self._dump(dump, synced) if dump is not None else None
-        if present.keys() != self._before():
-            new = True
         if new or described is not None:
             self._snapshot([user for user in users if user.vault_id in present], present, described, synced)
         else:
@@ -339,6 +355,7 @@ class Sync:
             return
         self._is_compared = True
         self._insist_on_what_waits()
+        self._ask_the_ledger()
         ours, found = self.manifest.get("snapshot") or "", [name.base for name in self.repository.snapshots()]
         if ours == (found[-1] if found else ""):
             return
@@ -353,6 +370,25 @@ class Sync:
             "the bucket was put back, or another droplet with the same keys has pruned it. What the bucket has was read again, and what "
             "it lacks was stored again. If nobody of you did this, replace the application key."
         )
+
+    def _gone(self) -> set[str]:
+        """Return who is not to be saved, as far as this droplet or the bucket knows."""
+        return {*self.erased(), *(self.manifest.get(_ELSEWHERE) or "").split()}
+
+    def _ask_the_ledger(self) -> None:
+        """Learn who was erased elsewhere, before anything of them is stored again; one that is no tombstone leaves nobody out."""
+        found = self.repository.erased(self._problems, self._vaults - set(self.erased()))
+        with self.manifest.change():
+            self.manifest.put(_ELSEWHERE, " ".join(sorted(found)) or None)
+
+    def _erased_elsewhere(self) -> list[str]:
+        return [
+            f"Vault {vault} is on this droplet, and in the bucket stands that its user was erased: by another droplet with the same keys, "
+            "or by this one before its disk was put back to an earlier state. So nothing of that user was saved. Erase the user here, too: "
+            "salt-call giggles.shred user_id=… with the id whose vault this is (salt-call giggles.vaults); and if there are two droplets, "
+            "stop the backup of one."
+            for vault in sorted(self._vaults.intersection((self.manifest.get(_ELSEWHERE) or "").split()).difference(self.erased()))
+        ]
 
     def _insist_on_what_waits(self) -> None:
         """See that no prune of somebody else has given up what this run refers to.
@@ -380,9 +416,18 @@ class Sync:
         records = waiting.read(self.repository, waiting.record_names(self.repository))
         if owner is not None and secrets.signer is not None and not anyway:
             self._insist_on_ours(owner.name)
+        self._ask_the_ledger()
+        elsewhere, sealed = self.manifest.get(_ELSEWHERE), self._still_sealed()
+        lying = self._lying()
         with self.manifest.change():
             self.manifest.forget_everything()
-            self._learn_newest(found, {user.vault_id: user.root_key for user in users}, synced)
+            self.manifest.put(_ELSEWHERE, elsewhere)
+            self.manifest.put(BEGUN_EMPTY, None if lying else "yes")
+            for name, by in sealed.items():
+                self.manifest.put(f"sealed:{name}", by)
+            gone = self._gone()
+            self._learn_newest(found, {user.vault_id: user.root_key for user in users if user.vault_id not in gone}, synced)
+            self._lose(self._lost(lying), lying)
             waiting.note(self.manifest, (record.name for record in records), {pack for record in records for pack in record.packs})
             self.manifest.put("learned", "yes")
 
@@ -441,8 +486,13 @@ class Sync:
             **({names.SYSTEM_KEYS + "signing": secrets.signer.private} if secrets.signer else {}),
             **{names.USER_KEYS + user.vault_id: user.root_key for user in users},
         }
-        lacking = [name for name in everything if not wanted or sealed.get(name) != wanted]
-        erased = set(self.erased()) if lacking else set()
+        erased = self._gone()
+        lacking = [name for name in everything if name.removeprefix(names.USER_KEYS) not in erased]
+        lacking = [name for name in lacking if not wanted or sealed.get(name) != wanted]
+        if lacking:
+            # Nobody's key comes back who was erased elsewhere meanwhile.
+            self._compare()
+            erased = self._gone()
         storing = {
             name: pool.submit(self.repository.store_key, name, everything[name])
             for name in lacking
@@ -450,31 +500,80 @@ class Sync:
         }
         return _Keys(self.manifest, wanted, storing)
 
-    def _see(self, numbers: Mapping[str, int]) -> None:
-        """See that the packs of this run are in the bucket as a whole, before a snapshot refers to them.
+    def _still_sealed(self) -> dict[str, str]:
+        """Return the keys that certainly lie in the bucket as this droplet has sealed them, and for which kit.
 
-        Raises:
-            DamagedError: one is not; it is forgotten, so that the next run stores again what was in it.
+        What a key is sealed for can be told by nobody here. So one counts that was there before the last snapshot of this droplet, by the
+        bucket's clock, and not written since.
         """
-        if not numbers:
-            return
-        found, erased = {entry.name: entry.size for entry in self.repository.bucket.list(names.DATA)}, set(self.erased())
-        ours = [pack for pack in self.manifest.packs() if pack.id in numbers and pack.vault not in erased]
-        lost = [pack for pack in ours if found.get(names.DATA + pack.id) != pack.size]
+        sealed, ours = self.manifest.all("sealed:"), self.manifest.get("snapshot")
+        if not sealed or not ours:
+            return {}
+        until = min((entry.modified for entry in self.repository.bucket.list(names.SNAPSHOTS + ours)), default=None)
+        if until is None:
+            # An older state of the bucket may have been put back.
+            return {}
+        there = {entry.name for entry in self.repository.bucket.list(_KEYS) if entry.modified <= until}
+        return {name: by for name, by in sealed.items() if name in there}
+
+    # --- packs that the bucket has lost ------------------------------------------------------------------------------------
+
+    def _lying(self) -> dict[str, int]:
+        return {entry.name.removeprefix(names.DATA): entry.size for entry in self.repository.bucket.list(names.DATA)}
+
+    def _lost(self, lying: Mapping[str, int]) -> list[Pack]:
+        """Return the packs that are known and not in the bucket as a whole."""
+        erased = self._gone()
+        return [pack for pack in self.manifest.packs() if lying.get(pack.id) != pack.size and pack.vault not in erased]
+
+    def _lose(self, lost: Sequence[Pack], lying: Mapping[str, int]) -> None:
+        """Refer to packs no more, so that what was in them is stored again, and tell which; within a change of the manifest."""
         if not lost:
             return
-        with self.manifest.change():
-            for pack in lost:
-                self.manifest.begin(names.DATA + pack.id, pack.vault)
-            self.manifest.forget_packs(pack.number for pack in lost)
-        name = names.DATA + lost[0].id
-        raise DamagedError(
-            name,
-            f"The bucket has confirmed {len(lost)} objects and does not have them as a whole: of {name} it has {found.get(name, 0)} "
-            f"bytes, not {lost[0].size}. What was in them is stored again by the next backup, and no snapshot refers to them. Either "
-            "somebody else removes things from this bucket, or the storage cannot be relied on: if it happens again, look who else has "
-            "a key for it, and at https://status.backblaze.com.",
+        self.manifest.lose({pack.id for pack in lost})
+        told = [f"{names.DATA}{pack.id} ({lying.get(pack.id, 0)} of {pack.size} bytes)" for pack in lost[:_TOLD]]
+        more = f", and {len(lost) - _TOLD} more" if len(lost) > _TOLD else ""
+        self._problems.append(
+            f"{len(lost)} objects are not in the bucket as this droplet has stored them: {', '.join(told)}{more}. Those clips in them that "
+            "are still on this droplet were stored again; of those that are not, only the snapshots until now tell, and salt-call "
+            "giggles.verify names what they lack. Either somebody else removes things from this bucket, or the storage cannot be relied "
+            "on: look who has a key for it, and at https://status.backblaze.com."
         )
+
+    def _see(self, numbers: Mapping[str, int], *, is_last: bool) -> set[str]:
+        """See that every pack that the next snapshot may refer to is in the bucket as a whole.
+
+        Arguments:
+            numbers: the packs that were stored a moment ago; no snapshot refers to them.
+            is_last: whether nothing more is tried if one is not.
+
+        Returns:
+            The vaults of those that are not; they are forgotten, so that what was in them is stored again.
+
+        Raises:
+            DamagedError: one is not, and it was tried often enough.
+        """
+        lying = self._lying()
+        lost = self._lost(lying)
+        if not lost:
+            return set()
+        with self.manifest.change():
+            self._lose(lost, lying)
+            for pack in lost:
+                if pack.id in numbers:
+                    # Of use for nobody.
+                    self.manifest.begin(names.DATA + pack.id, pack.vault)
+        if is_last:
+            name = names.DATA + lost[0].id
+            raise DamagedError(
+                name,
+                f"The bucket has confirmed {len(lost)} objects and does not have them as a whole: of {name} it has "
+                f"{lying.get(lost[0].id, 0)} bytes, not {lost[0].size}, and that after {_TRIES} attempts. What was in them is stored again "
+                "by the next backup, and no snapshot refers to them. Either somebody else removes things from this bucket, or the storage "
+                "cannot be relied on: look who else has a key for it, and at https://status.backblaze.com.",
+            )
+        self._tidy()
+        return {pack.vault for pack in lost}
 
     # --- one user ------------------------------------------------------------------------------------------------------------
 
@@ -549,7 +648,7 @@ class Sync:
         last = names.snapshot_name(f"{previous}.0") if previous else None
         # Names sort by time, and a clock that was put back must not make this one the older.
         name = names.new_snapshot(max(now, last.seconds + 1) if last else now)
-        erased = set(self.erased())
+        erased = self._gone()
         users = sorted((user for user in users if user.vault_id not in erased), key=lambda user: user.vault_id)
 
         def sections() -> Iterator[tuple[str, bytes, Section]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from gigglekit.backup import names, signed, waiting
 from gigglekit.backup.contents import Contents
 from gigglekit.backup.errors import DamagedError, MissingError
+from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.repository import Opened, Repository, backup_key
 from gigglekit.backup.section import NotReadableError, PackEntry, Section
@@ -49,6 +50,7 @@ def verify(
     roots: Mapping[str, bytes],
     *,
     expected: str | None = None,
+    manifest: Manifest | None = None,
     fraction: float = 0.0,
     progress: Callable[[int], None] = lambda _: None,
     chance: random.Random | None = None,
@@ -59,6 +61,8 @@ def verify(
         repository: it.
         roots: root keys of users by vault id.
         expected: the snapshot that this droplet made last; None if nobody knows.
+        manifest: this droplet's, if the caller holds the lock of the backup: packs that are missing or broken are written down there, so
+            that the next sync stores again what it still has of them.
         fraction: which part of all packs is read and decrypted, 0 to 1, and every file in these compared with its digest; the rest is
             only looked for.
         progress: told bytes read, now and then.
@@ -69,6 +73,8 @@ def verify(
     """
     found = Verified()
     erased = repository.erased(found.problems)
+    # Somebody whom another droplet has erased has no key, as it should be, whatever this one still has.
+    roots = {vault: root for vault, root in roots.items() if vault not in erased}
     snapshots = repository.snapshots()
     found.snapshots = len(snapshots)
     if expected and expected not in {name.base for name in snapshots}:
@@ -93,6 +99,7 @@ def verify(
             found.users, found.files = len(sections), sum(len(content.files) for _, content in sections)
     # After the snapshots: what a new one refers to was there before it.
     lying = {entry.name: entry.size for entry in repository.bucket.list(names.DATA)}
+    broken = {pack.id for name_, (pack, _) in used.items() if lying.get(name_) != pack.size}
     for name_, (pack, _) in used.items():
         if name_ not in lying:
             found.problems.append(f"{name_} is missing, and snapshots refer to it.")
@@ -100,18 +107,20 @@ def verify(
             found.problems.append(f"{name_} has {lying[name_]} bytes and should have {pack.size}: it was cut, or exchanged.")
     found.packs, found.size = len(used), sum(pack.size for pack, _ in used.values())
     found.unused = len(lying.keys() - used.keys())
-    _check_keys(repository, {vault for _, vault in used.values()}, found)
+    _check_keys(repository, {vault for _, vault in used.values()}, erased, found)
     _check_dumps(repository, dumps, found)
     waiting.read(repository, waiting.record_names(repository), found.problems)
     whole = [entry for name_, entry in sorted(used.items()) if lying.get(name_) == entry[0].size]
     number = len(whole) if fraction >= 1 else min(len(whole), round(len(whole) * fraction + 0.4999)) if fraction > 0 else 0
     whole_packs: set[str] = set()
     for pack, vault in (chance or random.SystemRandom()).sample(whole, number):
-        if _read_pack(repository, pack, vault, contents, found):
-            whole_packs.add(pack.id)
+        (whole_packs if _read_pack(repository, pack, vault, contents, found) else broken).add(pack.id)
         progress(found.read_size)
     if fraction > 0:
         _compare_the_rest(repository, {pack.id: pack for pack, _ in used.values()}, whole_packs, contents, found, progress)
+    if manifest is not None and broken.intersection(pack.id for pack in manifest.packs()):
+        with manifest.change():
+            manifest.lose(broken)
     return found
 
 
@@ -138,7 +147,15 @@ def _read(
     return sections, opened
 
 
-def _check_keys(repository: Repository, vaults: Collection[str], found: Verified) -> None:
+def _check_keys(repository: Repository, vaults: Collection[str], erased: Collection[str], found: Verified) -> None:
+    for entry in repository.bucket.list(names.USER_KEYS):
+        if entry.name.removeprefix(names.USER_KEYS) in erased:
+            found.problems.append(
+                f"{entry.name} is in the bucket, although that user was erased, so a recovery kit opens what copies of the bucket there "
+                "are: the erasure is not complete, or a droplet that did not know of it has stored the key again. salt-call "
+                "giggles.prune removes it. If there is a second droplet with the same keys, erase the user there, too: salt-call "
+                "giggles.shred user_id=…"
+            )
     wanted = [names.SYSTEM_KEYS + "names", names.SYSTEM_KEYS + "snapshots", names.SYSTEM_KEYS + "signing"]
     wanted += [names.USER_KEYS + vault for vault in sorted(vaults)]
     for name in wanted:

@@ -67,7 +67,12 @@ def verify(droplet: Droplet, *, fraction: float = 0.0) -> dict[str, Any]:
         # A prune in between would look like damage.
         with droplet.locked(60), droplet.manifest() as manifest:
             found = backup_verify.verify(
-                droplet.repository(), droplet.roots(), expected=manifest.get("snapshot"), fraction=fraction, progress=progress.bytes
+                droplet.repository(),
+                droplet.roots(),
+                expected=manifest.get("snapshot"),
+                manifest=manifest,
+                fraction=fraction,
+                progress=progress.bytes,
             )
         done = dataclasses.asdict(found)
         record.update({**done, "problems": len(found.problems), "ok": not found.problems})
@@ -111,7 +116,12 @@ def drill(droplet: Droplet, *, scratch: Path = _SCRATCH) -> dict[str, Any]:
         with droplet.locked(_WAIT_SECONDS), droplet.manifest() as manifest:
             # Whoever signed up since is in no snapshot that is made meanwhile.
             found = backup_verify.verify(
-                repository, droplet.roots(), expected=manifest.get("snapshot"), fraction=_DRILL_FRACTION, progress=progress.bytes
+                repository,
+                droplet.roots(),
+                expected=manifest.get("snapshot"),
+                manifest=manifest,
+                fraction=_DRILL_FRACTION,
+                progress=progress.bytes,
             )
         # Somebody may have been erased during all that.
         _insist_on_a_dump(droplet, repository, again=True)

@@ -48,7 +48,8 @@ def sync(droplet: Droplet, *, anyway: bool = False, seconds: float = 0) -> dict[
 
 
 def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
-    from gigglekit.backup.sync import Sync
+    from gigglekit.backup.erase import end_keys_of_erased
+    from gigglekit.backup.sync import BEGUN_EMPTY, Sync
 
     repository = droplet.repository()
     problems: list[str] = []
@@ -62,11 +63,15 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
         database = droplet.database() if chosen.database else None
         done = run.run(users, (lambda: _dump(droplet, repository, database.url)) if database else None, anyway=anyway)
         if manifest.get(erasing.WHOLE) is None and manifest.get("number") != "0":
-            # Begun in this run. After the first snapshot of all it knows everything, else only what the newest one had.
+            # Begun in this run, or in one that did not come to its end. If the bucket was empty then it knows everything, else only what
+            # the newest snapshot had.
             with manifest.change():
-                manifest.put(erasing.WHOLE, "yes" if manifest.get("number") == "1" else "no")
+                manifest.put(erasing.WHOLE, "yes" if manifest.get(BEGUN_EMPTY) == "yes" else "no")
         # Who was to be erased while this run was at work.
         finished += erasing.finish_pending(droplet, repository, manifest, problems)
+        if finished:
+            # While they waited, a droplet that knew nothing of them may have stored their keys again.
+            end_keys_of_erased(repository)
         erasing.store_ledger(droplet, repository, manifest)
     result = dataclasses.asdict(done)
     result["problems"] = [*problems, *done.problems]
