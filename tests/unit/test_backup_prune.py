@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import random
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from gigglekit.backup import names, waiting
+from gigglekit.backup import names, signed, waiting
 from gigglekit.backup.erase import ErasedUser, erase_user
-from gigglekit.backup.errors import RefusedError
+from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.prune import Prune, Pruned
 from gigglekit.backup.retention import kept
 from gigglekit.backup.settings import Keep
+from gigglekit.backup.snapshot import Dump
 from gigglekit.backup.sync import User
 from gigglekit.backup.verify import Verified, verify
+from gigglekit.crypto import chunked
 
 from tests.unit.b2 import Storage
+from tests.unit.backup_folder import FolderDroplet
 from tests.unit.backup_repository import Droplet, digests
 
 DAY = 86400
@@ -217,3 +221,136 @@ def test_days_weeks_and_months_are_kept_and_the_newest_always() -> None:
     assert kept(every_day, Keep(1, 0, 0)) == {every_day[-1]}
     assert kept([snapshot(2026, 1, 1, 3), snapshot(2026, 1, 1, 9)], Keep(5, 5, 5)) == {snapshot(2026, 1, 1, 9)}
     assert kept([], Keep(1, 1, 1)) == set()
+
+
+# --- dumps ----------------------------------------------------------------------------------------------------------------------------
+
+
+def plant_dump(droplet: Droplet, seconds: float) -> str:
+    """Have a snapshot of that time that names a dump, whose content is of no matter here; return the dump."""
+    dump, bucket = names.new_id(), droplet.bucket()
+    bucket.put(names.DATABASE_KEYS + dump, b"key"), bucket.put(names.DATABASE + dump, b"rows")
+    droplet.sync(**at(seconds), run={"dump": lambda: Dump(dump, 4, "0" * 64, "15.1")})
+    return dump
+
+
+def dumps_of(droplet: Droplet) -> set[str]:
+    """Return the dumps that can be opened still."""
+    return {name.removeprefix(names.DATABASE_KEYS) for name in droplet.objects(names.DATABASE_KEYS)}
+
+
+def test_a_dump_ends_with_its_days_whatever_stops_the_rest_of_a_prune(a_folder: Path) -> None:
+    def damaged_snapshot(droplet: FolderDroplet) -> None:
+        path = droplet.place / droplet.repository().choose(None).object
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    def damaged_head(droplet: FolderDroplet) -> None:
+        path = droplet.place / droplet.repository().choose(None).object
+        path.write_bytes(path.read_bytes()[:30] + b"?" + path.read_bytes()[31:])
+
+    def junk_in_the_ledger(droplet: FolderDroplet) -> None:
+        droplet.bucket().put(names.ERASED + "junk", b"junk")
+
+    def lost_key(droplet: FolderDroplet) -> None:
+        droplet.users.pop(next(iter(droplet.users)))
+
+    def newer_record(droplet: FolderDroplet) -> None:
+        name = waiting.new_name(NOW)
+        data = chunked.encrypt(droplet.snapshot_key, names.pruning_context(name), b'{"format":2}')
+        droplet.bucket().put(names.PRUNING + name, data)
+
+    for spoil in (damaged_snapshot, damaged_head, junk_in_the_ledger, lost_key, newer_record):
+        droplet = FolderDroplet.make(a_folder / spoil.__name__)
+        droplet.add(1000), droplet.add(1000)
+        plant_dump(droplet, NOW - 31 * DAY)
+        young = [plant_dump(droplet, NOW - days * DAY) for days in (29, 1)]
+        spoil(droplet)
+        with pytest.raises(BackupError):
+            prune_once(droplet, Keep(9, 9, 9))
+        assert dumps_of(droplet) == set(young), spoil.__name__
+
+
+def test_a_dump_that_no_snapshot_is_known_to_name_ends_with_its_days_too(a_folder: Path) -> None:
+    """Whose snapshot does not open is not taken for one of nobody's."""
+    droplet = FolderDroplet.make(a_folder / "droplet")
+    droplet.add(1000)
+    dump = plant_dump(droplet, NOW - DAY)
+    path = droplet.place / droplet.repository().choose(None).object
+    path.write_bytes(path.read_bytes()[:30] + b"?" + path.read_bytes()[31:])
+    for days, left in ((3, {dump}), (31, set())):
+        with pytest.raises(BackupError):
+            prune_once(droplet, now=time.time() + days * DAY)
+        assert dumps_of(droplet) == left
+
+
+@pytest.mark.parametrize(("erased", "stays"), [("2026-11-01T00:00:00Z", False), ("2020-01-01T00:00:00Z", True), (None, True)])
+def test_the_newest_dump_stays_unless_somebody_was_erased_after_it(a_folder: Path, erased: str | None, stays: bool) -> None:
+    droplet = FolderDroplet.make(a_folder / "droplet")
+    droplet.add(1000)
+    dump = plant_dump(droplet, NOW - 40 * DAY)
+    droplet.write(droplet.add(), "new.wav", b"new")
+    droplet.sync(**at(NOW - DAY))
+    if erased is not None:
+        name, data = signed.tombstone("0" * 32, erased, droplet.signer)
+        droplet.bucket().put(name, data)
+    # Its days are not over yet.
+    assert (prune_once(droplet, Keep(9, 9, 9), NOW - 11 * DAY).notes, dumps_of(droplet)) == ([], {dump})
+    done = prune_once(droplet, Keep(9, 9, 9))
+    assert dumps_of(droplet) == ({dump} if stays else set())
+    assert [note for note in done.notes if "giggles.sync" in note] == done.notes
+    assert len(done.notes) == (0 if stays else 1)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_memory_of_a_prune_does_not_grow_with_the_snapshots_it_keeps(a_folder: Path) -> None:
+    """Also where all of them are written anew."""
+    droplet = FolderDroplet.make(a_folder / "droplet", pack_bytes=100_000)
+    users = [droplet.add(*[100] * 150) for _ in range(3)]
+    peaks, made = [], 0
+    for snapshots in (4, 12):
+        while made < snapshots:
+            made += 1
+            droplet.write(users[0], "new.wav", os.urandom(100))
+            droplet.sync(**at(NOW - (20 - made) * DAY))
+        for user in users:
+            # Of what was big in a pack nothing is needed.
+            droplet.write(user, f"big-{made}.wav", os.urandom(70_000)), droplet.write(user, f"small-{made}.wav", os.urandom(100))
+        droplet.sync(**at(NOW - (20 - made) * DAY + 60))
+        for user in users:
+            (user.folder / f"clips/big-{made}.wav").unlink()
+        droplet.sync(**at(NOW - (20 - made) * DAY + 120))
+        tracemalloc.start()
+        done = prune_once(droplet, Keep(20, 0, 0))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (done.kept, done.rewritten >= len(users)) == (made, True)
+    assert check(droplet).problems == []
+    print(f"peaks: {peaks}")
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+# --- small packs ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("nights", "left"), [(8, 8), (9, 1)])
+def test_small_packs_of_many_nights_are_put_together_and_every_snapshot_follows(a_folder: Path, nights: int, left: int) -> None:
+    droplet = FolderDroplet.make(a_folder / "droplet")
+    user, other = droplet.add(), droplet.add(1000)
+    wanted = {}
+    for night in range(nights):
+        droplet.write(user, f"{night}.wav", os.urandom(1000))
+        snapshot = droplet.sync(**at(NOW - (nights - night) * DAY)).snapshot
+        wanted[snapshot] = digests(user.folder)
+    done = prune(droplet, Keep(30, 0, 0))
+    assert (done.kept, done.rewritten) == (nights, 0 if left == nights else nights)
+    assert len(droplet.objects(names.DATA)) == left + 1
+    assert check(droplet).problems == []
+    for number, (snapshot, files) in enumerate(wanted.items()):
+        droplet.restore(user, a_folder / str(number), snapshot)
+        assert digests(a_folder / str(number)) == files
+    droplet.restore(other, a_folder / "other")
+    assert digests(a_folder / "other") == digests(other.folder)
+    assert droplet.sync().snapshot == ""
+    assert prune(droplet, Keep(30, 0, 0)).rewritten == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
 import time
@@ -12,8 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gigglekit.backup import names
-from gigglekit.backup.errors import BusyError, RefusedError
+from gigglekit.backup import names, signed
+from gigglekit.backup.errors import BackupError, BusyError, RefusedError
+from gigglekit.backup.prune import Prune
+from gigglekit.backup.snapshot import Dump
+from gigglekit.operations import __main__ as backup_command
 from gigglekit.operations import checking, restoring, saving
 from gigglekit.operations import droplet as operations_droplet
 
@@ -233,6 +238,48 @@ def test_no_prune_removes_what_somebody_is_restoring_and_no_restore_waits_for_on
     assert (done["removed"], done["objects"], done["waiting"]) == (1, 1, 0)
     with pytest.raises(RefusedError, match="No snapshot"):
         droplet.restore(user=user, snapshot=old)
+
+
+@pytest.mark.parametrize(("days", "left"), [(29, 1), (31, 0)])
+def test_a_backup_that_fails_ends_dumps_all_the_same(droplet: Saved, monkeypatch: pytest.MonkeyPatch, days: int, left: int) -> None:
+    droplet.kit()
+    droplet.new_users()
+    saved = droplet.sync()["snapshot"]
+    repository, dump = droplet.operated.repository(), names.new_id()
+    repository.store_key(names.DATABASE_KEYS + dump, os.urandom(32))
+    name = repository.choose(saved)
+    head = dataclasses.replace(repository.open(name).head, dump=Dump(dump, 4, "0" * 64, "15.1"), users=())
+    later = dataclasses.replace(name, generation=1)
+    repository.bucket.put(later.object, repository.write(later, head, []))
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise BackupError("Somebody's vault is locked.")
+
+    monkeypatch.setattr(saving, "sync", failing)
+    monkeypatch.setattr(saving, "time", SimpleNamespace(time=lambda: time.time() + days * 86400, strptime=time.strptime))
+    signer = repository.secrets.signer
+    assert signer is not None
+    repository.bucket.put(*signed.tombstone("0" * 32, "2099-01-01T00:00:00Z", signer))
+    with pytest.raises(BackupError, match="locked"):
+        backup_command._sync(droplet.operated, argparse.Namespace(anyway=False))
+    assert len(droplet.versions(names.DATABASE_KEYS)) == left
+    assert len(droplet.objects(names.SNAPSHOTS)) == 2, "no snapshot goes while backups fail"
+
+
+def test_a_restore_goes_on_while_a_prune_writes_packs_anew(droplet: Saved, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    droplet.kit()
+    (user,) = droplet.new_users()
+    droplet.sync()
+    rewrite, done = Prune._rewrite, []
+
+    def rewriting(*arguments: Any) -> None:
+        done.append(droplet.restore(user=user, target=str(tmp_path)))
+        rewrite(*arguments)
+
+    monkeypatch.setattr(operations_droplet, "_PRUNE_SECONDS", 0.2)
+    monkeypatch.setattr(Prune, "_rewrite", rewriting)
+    saving.prune(droplet.operated)
+    assert [told["files"] for told in done] == [2]
 
 
 def test_records_are_of_use_and_name_nobody(droplet: Saved) -> None:

@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
+from gigglekit.backup import database as backup_database
 from gigglekit.backup import names, signed
+from gigglekit.backup import verify as backup_verify
 from gigglekit.backup.errors import RefusedError
-from gigglekit.operations import checking, restoring, saving
+from gigglekit.operations import checking, erasing, restoring, saving
 from gigglekit.vault.rows import Database
 
 from tests.unit import postgres, saved_droplet
@@ -207,6 +210,50 @@ def test_with_the_database_down_clips_are_saved_and_that_is_told(droplet: Saved,
     assert any("no dump of the database" in problem for problem in told["problems"])
     with pytest.raises(RefusedError, match="dump"):
         restoring.restore_database(droplet.operated, url=url)
+
+
+def test_who_comes_and_who_is_erased_during_a_drill_make_no_problem_of_it(
+    droplet: Saved, url: str, a_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody signs up just before it saves, and somebody is erased when it has verified; nobody prunes what it loads."""
+    droplet.kit()
+    erased, kept = droplet.new_users(2)
+    for user in (erased, kept):
+        register(droplet, url, user)
+    droplet.sync()
+    # So that it saves first.
+    droplet.erase(droplet.new_users()[0], Database(url))
+    sync, verify, load = saving.sync, backup_verify.verify, backup_database.restore
+    done = []
+
+    def syncing(*arguments: Any, **options: Any) -> Any:
+        done.append("sync")
+        if len(done) == 1:
+            register(droplet, url, *droplet.new_users())
+        return sync(*arguments, **options)
+
+    def verifying(*arguments: Any, **options: Any) -> Any:
+        found = verify(*arguments, **options)
+        done.append("verify")
+        # It holds the lock of the backup, so the bucket hears of it later.
+        monkeypatch.setattr(erasing, "_LOCK_SECONDS", 0.0)
+        assert droplet.erase(erased, Database(url)).pending
+        return found
+
+    def loading(*arguments: Any, **options: Any) -> Any:
+        with droplet.operated.alone() as is_alone:
+            done.append(f"load, pruned: {is_alone}")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(saving, "sync", syncing)
+    monkeypatch.setattr(backup_verify, "verify", verifying)
+    monkeypatch.setattr(backup_database, "restore", loading)
+    told = checking.drill(droplet.operated, scratch=a_folder)
+    assert told["problems"] == []
+    assert told["database"]["rows_without_file"] == 0
+    assert done == ["sync", "verify", "sync", "load, pruned: False"]
+    restoring.restore_database(droplet.operated, clean=True)
+    assert done[-2:] == ["load, pruned: False"] * 2
 
 
 def test_dumps_end_and_the_newest_stays(droplet: Saved, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from gigglekit.backup import names, signed
 from gigglekit.backup.errors import BackupError, RefusedError
-from gigglekit.operations import restoring
+from gigglekit.crypto import chunked, keys
+from gigglekit.operations import kits, restoring
 from gigglekit.vault import fscrypt
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import DUMPS, SNAPSHOTS, fscrypt_key
@@ -301,10 +303,29 @@ def test_after_a_rotation_everything_goes_on(old: Saved, new: Saved) -> None:
     assert {user: new.clips(user) for user in users} == {user: old.clips(user) for user in users}
 
 
+def plant_dump(droplet: Saved, *, known: bool = True) -> tuple[str, bytes]:
+    """Have a dump in the bucket, made since the last erasure or not; return its name and the key that opens it."""
+    repository, dump = droplet.operated.repository(), names.new_id()
+    key = (droplet.operated.dump_key(dump) if known else None) or keys.new()
+    repository.store_key(names.DATABASE_KEYS + dump, key)
+    repository.bucket.put(names.DATABASE + dump, chunked.encrypt(key, names.dump_context(dump), b"rows"))
+    return dump, key
+
+
+def opened_by(kit_text: str, droplet: Saved) -> dict[str, bytes]:
+    """Return the keys of dumps that a kit opens."""
+    kit, bucket, found = restoring.read_kit(kit_text), droplet.bucket(), {}
+    for name in droplet.objects(names.DATABASE_KEYS):
+        with contextlib.suppress(signed.NotReadableError):
+            found[name.removeprefix(names.DATABASE_KEYS)] = signed.unseal_key(name, bucket.get(name), kit.key, kit.signer)
+    return found
+
+
 def test_a_rotation_that_the_bucket_does_not_let_end_leaves_the_kit_of_before_in_force(old: Saved, new: Saved) -> None:
     kit = old.kit()
     users = old.new_users(3)
     old.sync()
+    dumps = dict([plant_dump(old), plant_dump(old, known=False)])
     key = old.storage.key("listBuckets", "listFiles", "readFiles")
     old.configure(key_id=key[0], application_key=key[1])
     with pytest.raises(BackupError, match=r"not replaced.*still in force.*rotate=True"):
@@ -313,26 +334,60 @@ def test_a_rotation_that_the_bucket_does_not_let_end_leaves_the_kit_of_before_in
     old.sync()
     assert new.restore(kit_text=kit)["problems"] == []
     assert {user: new.clips(user) for user in users} == {user: old.clips(user) for user in users}
+    assert opened_by(kit, old) == dumps
+
+
+def test_dumps_that_only_the_kit_of_before_opens_end_when_the_new_one_is_in_force_and_the_next_backup_sees_to_it(
+    old: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.kit()
+    old.new_users()
+    old.sync()
+    dumps = [plant_dump(old), plant_dump(old, known=False)]
+    with monkeypatch.context() as gone:
+        gone.setattr(kits, "finish", _not_now)
+        kit = old.kit(rotate=True)
+    assert len(old.versions(names.DATABASE_KEYS)) == 2, "the control"
+    assert opened_by(kit, old) == dict(dumps[:1])
+    assert old.sync()["problems"] == []
+    assert old.versions(names.DATABASE_KEYS) == [names.DATABASE_KEYS + dumps[0][0]]
+    assert opened_by(kit, old) == dict(dumps[:1])
+
+
+def _not_now(*_: object) -> None:
+    raise BackupError("The bucket does not answer.")
 
 
 def test_killed_anywhere_while_the_kit_is_replaced_one_of_the_two_opens_everything(old: Saved, b2: Storage) -> None:
+    """Dumps too: those that this droplet opens, and those that the kit alone does."""
     kit = old.kit()
     old.new_users()
     old.sync()
-    calls, ends = calls_of(lambda: old.kit(rotate=True)), []
-    for call in spread(calls, samples(4)):
+    known = dict([plant_dump(old)])
+    plant_dump(old, known=False)
+    calls, ends, others = calls_of(lambda: old.kit(rotate=True)), [], 0
+    for call in spread(calls, samples(7)):
         kit = old.kit(rotate=True)
         before = old.operated.kit_public()
+        other = dict([plant_dump(old, known=False)])
         assert killed_before(call, lambda: old.kit(rotate=True))
+        where = f"killed before call {call} of {calls}"
         if old.operated.kit_public() != before:
             # Killed between the last step and the moment when somebody reads the new one.
             ends.append(call)
             continue
+        assert not ends, where
         assert old.sync()["problems"] == []
+        assert opened_by(kit, old) == {**known, **other}, where
+        others += 1
         with saved_droplet.saved(b2) as new:
-            where = f"killed before call {call} of {calls}"
             assert new.restore(kit_text=kit, target=str(new.folder / "look"))["files"] == 2, where
-    assert ends in ([], [calls])
+    assert others
+    kit = old.kit(rotate=True)
+    assert opened_by(kit, old) == known
+    assert len(old.versions(names.DATABASE_KEYS)) == 1
+    with old.operated.manifest() as manifest:
+        assert manifest.all("dump-") == {}
 
 
 def test_on_the_same_droplet_the_kit_brings_back_nobody_whose_erasure_the_bucket_has_not_heard_of(old: Saved, new: Saved) -> None:

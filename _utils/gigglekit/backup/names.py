@@ -7,13 +7,15 @@ import re
 import time
 from dataclasses import dataclass
 
+from gigglekit.files import unfinished
+
 USER_KEYS, SYSTEM_KEYS, DATABASE_KEYS, SHARES = "keys/users/", "keys/system/", "keys/database/", "keys/shares/"
 DATA, SNAPSHOTS, DATABASE, ERASED, RECEIPTS = "data/", "snapshots/", "database/", "ledger/erased/", "ledger/receipts/"
 PRUNING = "pruning/"
 
 BACKUP_LABEL, MANIFEST_LABEL = "giggles-salt/v1/backup", "giggles-salt/v1/manifest"
 
-UNFINISHED = ".restoring-"
+UNFINISHED = unfinished.PREFIX
 """What names of files on the droplet begin with that a restore has not finished."""
 
 _ID = re.compile(r"[0-9a-f]{32}")

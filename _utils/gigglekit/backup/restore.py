@@ -21,7 +21,7 @@ from gigglekit.backup.manifest import digest_of
 from gigglekit.backup.repository import Repository, backup_key, manifest_key
 from gigglekit.backup.section import FileEntry, PackEntry, Section
 from gigglekit.crypto import chunked
-from gigglekit.files import draining, links
+from gigglekit.files import draining, links, unfinished
 
 _GAP_BYTES = 512 << 10
 """What lies between two wanted pieces is read with them if it is not more than this: a request costs about as much."""
@@ -472,9 +472,10 @@ class _Folders:
 
     def __init__(self, folder: Path, owner: Owner | None, replace: bool, done: Restored, run: str, placing: _Placing) -> None:
         self._owner, self._replace, self._done, self._placing = owner, replace, done, placing
-        # Tells what this run is writing from what one that was killed has left.
+        # Tells what this run is writing from what others are.
         self._beside = f"{names.UNFINISHED}{run}"
         self._open = {"": os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)}
+        unfinished.hold(self._open[""])
         self._paths: set[str] = set()
         self._lock = threading.Lock()
 
@@ -503,20 +504,9 @@ class _Folders:
             if self._owner is not None:
                 os.fchown(descriptor, self._owner.uid, self._owner.gid)
                 os.fchmod(descriptor, self._owner.folder_mode)
-        self._tidy(descriptor, self._beside)
+        unfinished.hold(descriptor)
         self._open[path] = descriptor
         return descriptor
-
-    @staticmethod
-    def _tidy(folder: int, ours: str) -> None:
-        """Remove what a run that was killed has left."""
-        with os.scandir(folder) as entries:
-            left = [entry.name for entry in entries if entry.name.startswith(names.UNFINISHED) and entry.is_file(follow_symlinks=False)]
-        for name in left:
-            if name.startswith(ours):
-                # Of another user, whose files go into the same folder.
-                continue
-            os.unlink(name, dir_fd=folder)
 
     def has(self, path: str) -> bool:
         """Tell whether a file was written."""

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from gigglekit.files import unfinished as restoring
 from gigglekit.files.links import move_in
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -258,7 +259,8 @@ def _copy_folder(source: int, target: int, owner: Owner, path: str, report: Drai
         if name.startswith(_UNFINISHED):
             _remove_unfinished(target, name)
     for name in _names(source):
-        if name.startswith(_UNFINISHED):
+        # What a restore is writing gets its name where it lies.
+        if name.startswith((_UNFINISHED, restoring.PREFIX)):
             continue
         if only is not None and not only(name):
             continue
@@ -404,8 +406,10 @@ def _remove_copied(source: int, path: str, once: Drained, total: Drained) -> Non
                 with contextlib.suppress(OSError):
                     os.rmdir(name, dir_fd=source)
             elif stat.S_ISREG(status.st_mode):
-                # What a killed copy has left is no file of anybody's; its original is where it was copied from.
-                if name.startswith(_UNFINISHED) or _may_go(source, name, once._copied.get(below)):
+                # What a killed copy has left is no file of anybody's; its original is where it was copied from. So is what a killed
+                # restore has left; a living one is about to give it its name.
+                is_left = name.startswith(_UNFINISHED) or (name.startswith(restoring.PREFIX) and not restoring.is_held(source))
+                if is_left or _may_go(source, name, once._copied.get(below)):
                     os.unlink(name, dir_fd=source)
                 else:
                     total.busy += 1

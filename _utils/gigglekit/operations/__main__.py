@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -17,9 +18,17 @@ from gigglekit.vault.errors import VaultError
 def _sync(droplet: Droplet, given: argparse.Namespace) -> dict[str, Any]:
     from gigglekit.operations import saving
 
-    done = saving.sync(droplet, anyway=given.anyway)
+    try:
+        done = saving.sync(droplet, anyway=given.anyway)
+    except (BackupError, VaultError, OSError):
+        if saving.is_prune_due(droplet, postponed=True):
+            # Why the backup failed is what has to be told.
+            with contextlib.suppress(BackupError, VaultError, OSError):
+                saving.end_dumps(droplet)
+        raise
     if saving.is_prune_due(droplet, postponed=bool(done["problems"])):
         done["pruned"] = saving.prune(droplet)
+        done["notes"] += done["pruned"].pop("notes")
     return done
 
 

@@ -19,6 +19,8 @@ from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 
 _DRILL_FRACTION = 0.1
+_WAIT_SECONDS = 600.0
+"""How long a drill waits for others at work on the bucket."""
 _SCRATCH = Path("/run/giggles/drill")
 """In memory: what is loaded there in the clear must not lie on a disk."""
 
@@ -110,23 +112,23 @@ def drill(droplet: Droplet, *, scratch: Path = _SCRATCH) -> dict[str, Any]:
 
     with records.recorded(droplet.records, "drill") as record, Progress("rehearsing") as progress:
         repository = droplet.repository()
-        roots = droplet.roots()
-        opened = repository.open(repository.choose(None))
-        if _is_there_a_database(droplet) and (opened.head.dump is None or _dump_key(droplet, repository, opened.head.dump) is None):
-            # An erasure has made an end of the newest dump, or the database was down, and the night that makes the next one is to come.
-            saving.sync(droplet)
-        with droplet.locked(600), droplet.manifest() as manifest:
+        _insist_on_a_dump(droplet, repository)
+        with droplet.locked(_WAIT_SECONDS), droplet.manifest() as manifest:
+            # Whoever signed up since is in no snapshot that is made meanwhile.
             found = backup_verify.verify(
                 repository,
-                roots,
+                droplet.roots(),
                 expected=manifest.get("snapshot"),
                 manifest=manifest,
                 fraction=_DRILL_FRACTION,
                 progress=progress.bytes,
             )
-        opened = repository.open(repository.choose(None))
+        # Somebody may have been erased during all that.
+        _insist_on_a_dump(droplet, repository, again=True)
         problems = list(found.problems)
-        loaded = _load_dump(droplet, repository, opened, roots, scratch, problems)
+        with droplet.reading():
+            opened = repository.open(repository.choose(None))
+            loaded = _load_dump(droplet, repository, opened, droplet.roots(), scratch, problems)
         result = {
             "snapshot": opened.name.base,
             "age": max(0, round(time.time()) - opened.name.seconds),
@@ -137,6 +139,18 @@ def drill(droplet: Droplet, *, scratch: Path = _SCRATCH) -> dict[str, Any]:
         }
         record.update({**result, "problems": len(problems), "ok": not problems})
     return {**result, "problems": problems}
+
+
+def _insist_on_a_dump(droplet: Droplet, repository: Repository, *, again: bool = False) -> None:
+    """Have a dump in the newest snapshot that this droplet opens, if that can be had.
+
+    An erasure has made an end of the one before, or the database was down, and the night that makes the next one is to come. Asked
+    `again`, it saves after an erasure only.
+    """
+    dump = repository.open(repository.choose(None)).head.dump
+    lacks = not again if dump is None else _dump_key(droplet, repository, dump) is None
+    if _is_there_a_database(droplet) and lacks:
+        saving.sync(droplet, seconds=_WAIT_SECONDS)
 
 
 def _load_dump(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Mapping
 
 from gigglekit import records
 from gigglekit.backup import kit, names
@@ -13,6 +15,9 @@ from gigglekit.backup.repository import Repository
 from gigglekit.crypto import chunked, sealing
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
+
+_SEALED, _ENDING = "dump-sealed:", "dump-ending:"
+"""Facts of the manifest, while a kit is replaced: which keys of dumps are sealed for the new one, and which end with the old one."""
 
 
 def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
@@ -47,6 +52,7 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
             try:
                 with droplet.manifest() as manifest, Progress("sealing") as progress:
                     _seal_again(droplet, repository, manifest, progress)
+                    _seal_dumps(droplet, repository, manifest)
             except BackupError as error:
                 raise BackupError(
                     f"The recovery kit was not replaced: {error} The one from before is still in force, and the next backup seals for it "
@@ -55,6 +61,10 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
         # Last: until somebody has the new one, the old one has to open everything. What a run that was killed has sealed for a kit
         # that nobody has is sealed again by the next backup.
         droplet.keep_kit(public, created)
+        if is_there:
+            # Not before: until then the kit of before is in force, and it alone opens them. The next backup goes on, if this fails.
+            with contextlib.suppress(BackupError), droplet.manifest() as manifest:
+                finish(droplet, repository, manifest)
     return kit.write(made)
 
 
@@ -76,19 +86,55 @@ def _seal_again(droplet: Droplet, repository: Repository, manifest: Manifest, pr
             repository.store_key(name, everything[name])
             with manifest.change():
                 manifest.put(f"sealed:{name}", wanted)
-    _end_dumps_of_others(droplet, repository)
 
 
-def _end_dumps_of_others(droplet: Droplet, repository: Repository) -> None:
-    """Seal the keys of dumps again. This droplet knows those since the last erasure; earlier ones end with the old kit."""
+def _seal_dumps(droplet: Droplet, repository: Repository, manifest: Manifest) -> None:
+    """Seal the keys of dumps again. This droplet knows those since the last erasure; earlier ones end when the new kit is in force."""
+    wanted = kit.fingerprint(repository.secrets.kit_public or b"")
     sizes = {entry.name.removeprefix(names.DATABASE): entry.size for entry in repository.bucket.list(names.DATABASE)}
     for entry in list(repository.bucket.list(names.DATABASE_KEYS)):
         dump = entry.name.removeprefix(names.DATABASE_KEYS)
-        key = droplet.dump_key(dump)
-        known = key is not None and dump in sizes and opens(repository, dump, sizes[dump], key)
-        repository.bucket.erase(entry.name)
-        if known and key is not None:
+        key = _known_key(droplet, repository, dump, sizes)
+        with manifest.change():
+            # Before it is done: whoever finds the kit of before in force seals for that again.
+            manifest.put(f"{_SEALED if key else _ENDING}{dump}", wanted)
+        if key is not None:
+            repository.bucket.erase(entry.name)
             repository.store_key(entry.name, key)
+
+
+def finish(droplet: Droplet, repository: Repository, manifest: Manifest) -> None:
+    """Do what a replacement of the kit has left to be done, for the kit that is in force: with nothing left, nothing is asked.
+
+    Arguments:
+        droplet: this one; the lock of the backup is held.
+        repository, manifest: open. The repository seals for the kit in force.
+
+    Raises:
+        BackupError: the bucket does not answer; the next run goes on.
+    """
+    sealed, ending = manifest.all(_SEALED), manifest.all(_ENDING)
+    if not sealed and not ending:
+        return
+    in_force = kit.fingerprint(repository.secrets.kit_public or b"")
+    others = [dump for dump, wanted in sealed.items() if wanted != in_force]
+    sizes = {entry.name.removeprefix(names.DATABASE): entry.size for entry in repository.bucket.list(names.DATABASE)} if others else {}
+    for dump in others:
+        # It was replaced for a kit that never came into force.
+        key = _known_key(droplet, repository, dump, sizes)
+        if key is not None:
+            repository.bucket.erase(names.DATABASE_KEYS + dump)
+            repository.store_key(names.DATABASE_KEYS + dump, key)
+    # All versions: they open with the kit of before.
+    repository.bucket.erase_many(names.DATABASE_KEYS + dump for dump, wanted in ending.items() if wanted == in_force)
+    with manifest.change():
+        for mark in [*(_SEALED + dump for dump in sealed), *(_ENDING + dump for dump in ending)]:
+            manifest.put(mark, None)
+
+
+def _known_key(droplet: Droplet, repository: Repository, dump: str, sizes: Mapping[str, int]) -> bytes | None:
+    key = droplet.dump_key(dump)
+    return key if key is not None and dump in sizes and opens(repository, dump, sizes[dump], key) else None
 
 
 def opens(repository: Repository, dump: str, size: int, key: bytes) -> bool:

@@ -408,7 +408,7 @@ def restore_database(
     from gigglekit.backup import database
     from gigglekit.crypto import keys
 
-    with records.recorded(droplet.records, "restore") as record, Progress("loading"):
+    with records.recorded(droplet.records, "restore") as record, Progress("loading"), droplet.reading():
         kit = read_kit(kit_text) if kit_text else None
         source = open_with_kit(droplet, kit) if kit else None
         repository = source.repository if source else droplet.repository()

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gigglekit import records
 from gigglekit.backup import names
 from gigglekit.backup.settings import Settings
-from gigglekit.operations import erasing
+from gigglekit.operations import erasing, kits
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
 
 if TYPE_CHECKING:
+    from gigglekit.backup.prune import Prune
     from gigglekit.backup.repository import Repository
     from gigglekit.backup.snapshot import Dump
 
 _SECONDS_BETWEEN_PRUNES = 7 * 86400
 
 
-def sync(droplet: Droplet, *, anyway: bool = False) -> dict[str, Any]:
+def sync(droplet: Droplet, *, anyway: bool = False, seconds: float = 0) -> dict[str, Any]:
     """Save what is new, and finish erasures that the bucket has not heard of yet.
 
     Arguments:
         droplet: this one.
         anyway: go on although the bucket holds snapshots that this droplet did not make.
+        seconds: how long to wait for somebody else who is at work on the bucket.
 
     Returns:
         What `gigglekit.backup.sync.Synced` says, `erasures` that were finished, and `notes`: what was left out rightly.
@@ -35,7 +39,7 @@ def sync(droplet: Droplet, *, anyway: bool = False) -> dict[str, Any]:
     """
     with records.recorded(droplet.records, "backup") as record:
         chosen = droplet.settings()
-        with droplet.locked():
+        with droplet.locked(seconds):
             done = _sync(droplet, chosen, anyway)
         record.update({key: value for key, value in done.items() if key not in ("problems", "notes")}, problems=len(done["problems"]))
         if done["problems"]:
@@ -51,6 +55,7 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
     problems: list[str] = []
     notes: list[str] = []
     with droplet.manifest() as manifest, Progress("saving") as progress:
+        kits.finish(droplet, repository, manifest)
         finished = erasing.finish_pending(droplet, repository, manifest, problems)
         users = droplet.users(problems, notes)
         ledger = droplet.ledger()
@@ -102,24 +107,38 @@ def prune(droplet: Droplet) -> dict[str, Any]:
     Raises:
         BackupError, VaultError: the next run goes on.
     """
+    with records.recorded(droplet.records, "prune") as record, _pruning(droplet) as run:
+        done = dataclasses.asdict(run.run())
+        record.update({key: value for key, value in done.items() if key != "notes"})
+    return done
+
+
+def end_dumps(droplet: Droplet) -> None:
+    """Make an end of dumps that are at their end, and of nothing else: where backups fail, no prune is going to.
+
+    Raises:
+        BackupError, VaultError: the next run goes on.
+    """
+    with _pruning(droplet) as run:
+        run.end_dumps()
+
+
+@contextlib.contextmanager
+def _pruning(droplet: Droplet) -> Iterator[Prune]:
     from gigglekit.backup.prune import Prune
 
-    with records.recorded(droplet.records, "prune") as record:
-        chosen = droplet.settings()
-        with droplet.locked(), droplet.alone() as is_alone, droplet.manifest() as manifest, Progress("pruning") as progress:
-            run = Prune(
-                droplet.repository(),
-                manifest,
-                droplet.roots(),
-                chosen.keep,
-                chosen.keep_dumps_days,
-                time.time(),
-                progress=progress.words,
-                removing=is_alone,
-            )
-            done = dataclasses.asdict(run.run())
-        record.update(done)
-    return done
+    chosen = droplet.settings()
+    with droplet.locked(), droplet.manifest() as manifest, Progress("pruning") as progress:
+        yield Prune(
+            droplet.repository(),
+            manifest,
+            droplet.roots(),
+            chosen.keep,
+            chosen.keep_dumps_days,
+            time.time(),
+            progress=progress.words,
+            alone=droplet.alone,
+        )
 
 
 def is_prune_due(droplet: Droplet, *, postponed: bool = False) -> bool:

@@ -1,0 +1,94 @@
+"""Two restores at once leave each other's files alone, and what a killed one has left goes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gigglekit.backup import names
+from gigglekit.backup import restore as backup_restore
+from gigglekit.files import draining
+
+from tests.unit.backup_folder import FolderDroplet
+from tests.unit.backup_repository import digests
+
+ME = draining.Owner(os.getuid(), os.getgid())
+
+
+@pytest.fixture
+def local(a_folder: Path) -> FolderDroplet:
+    """A droplet whose bucket is a folder."""
+    return FolderDroplet.make(a_folder / "droplet")
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_second_restore_into_the_same_folder_takes_nothing_from_the_first(
+    local: FolderDroplet, a_folder: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    """The second one comes when everything of the first is written and nothing of it has its name."""
+    user = local.add(3000, 4000, 5000)
+    local.sync()
+    target, second = a_folder / "back", []
+    sync = draining.sync
+
+    def syncing(folder: int) -> None:
+        if not second:
+            second.append(None)
+            assert len([path for path in target.rglob("*") if path.name.startswith(names.UNFINISHED)]) == 3
+            second.append(local.restore(user, target, replace=replace))
+        sync(folder)
+
+    with monkeypatch.context() as beside:
+        beside.setattr(backup_restore.draining, "sync", syncing)
+        first = local.restore(user, target, replace=replace)
+    assert second[1] is not None
+    assert (second[1].files, second[1].damaged) == (3, [])
+    assert (first.files, first.kept, first.damaged) == ((3, 0, []) if replace else (0, 3, []))
+    assert digests(target) == digests(user.folder)
+
+
+def test_what_a_killed_restore_has_left_goes_wherever_it_lies(local: FolderDroplet, a_folder: Path) -> None:
+    user = local.add(3000)
+    local.sync()
+    (a_folder / "back/clips").mkdir(parents=True)
+    for left in (f"{names.UNFINISHED}0123", f"clips/{names.UNFINISHED}4567"):
+        (a_folder / "back" / left).write_bytes(b"half a clip")
+    assert local.restore(user, a_folder / "back").damaged == []
+    assert digests(a_folder / "back") == digests(user.folder)
+
+
+@contextlib.contextmanager
+def opened(*paths: Path) -> Iterator[list[int]]:
+    """Have folders open."""
+    descriptors = []
+    for path in paths:
+        path.mkdir(exist_ok=True)
+        descriptors.append(os.open(path, draining.FOLDER))
+    try:
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def test_a_lobby_that_is_replaced_leaves_a_restore_its_files_and_takes_what_a_killed_one_has_left(a_folder: Path) -> None:
+    old, new = a_folder / "old", a_folder / "new"
+    with opened(old, new, old) as (source, target, restoring):
+        waiting = old / f"{names.UNFINISHED}0123"
+        waiting.write_bytes(b"a clip without its name")
+        (old / "other.wav").write_bytes(b"a clip")
+        fcntl.flock(restoring, fcntl.LOCK_SH)
+        copied = draining.copy(source, target, ME)
+        draining.settle(source, target, copied)
+        assert [path.name for path in old.iterdir()] == [waiting.name]
+        assert [path.name for path in new.iterdir()] == ["other.wav"]
+        assert not draining.drain(source, target, ME, seconds=0).complete, "the restore is still to give it its name"
+        assert waiting.exists()
+        fcntl.flock(restoring, fcntl.LOCK_UN)
+        assert draining.drain(source, target, ME, seconds=0).complete
+        assert list(old.iterdir()) == []
+        assert [path.name for path in new.iterdir()] == ["other.wav"]
