@@ -76,6 +76,15 @@ import json, pathlib, sys
 path = pathlib.Path(sys.argv[1])
 path.write_text(json.dumps({**json.loads(path.read_text()), "restless": {}}, sort_keys=True, ensure_ascii=False) + chr(10))
 """
+# A file of records is only cut where it grows past another 256 KB: one byte is left until then.
+FILL = """
+import os, sys
+left = -os.path.getsize(sys.argv[1]) % (256 << 10) or 256 << 10
+line = '{"time": "2020-01-01T00:00:00Z", "ok": true, "trigger": "planted-by-test-day", "filling": "%s"}' + chr(10)
+left -= len(line % "") + 1
+with open(sys.argv[1], "a") as file:
+    file.write(line % ("x" * (left if left >= 0 else left + (256 << 10))))
+"""
 # What an hour's script can say. Each span is one run, by systemd's own clock: from when it began to when it was over.
 WORDS = f"""
 span() {{ echo "$1 $(systemctl show -p InactiveExitTimestampMonotonic --value giggles-$1) \
@@ -218,6 +227,9 @@ def day(droplet: Droplet) -> Iterator[Day]:
         # More records than are kept, of long ago.
         old = '{\\"time\\": \\"2020-01-01T00:00:00Z\\", \\"ok\\": true, \\"trigger\\": \\"planted-by-test-day\\"}'
         droplet.shell(f'yes "{old}" | head -n {2 * KEPT_CONVERGES} | cat - {CONVERGES} > {PLACE}/many; cat {PLACE}/many > {CONVERGES}')
+        droplet.exec(["python3", "-c", FILL, CONVERGES])
+        # What tests before have changed by hand is over before the day begins.
+        droplet.converge()
         look(droplet)
         droplet.shell(f"{WORDS} nightly hang:0; rm -f {PLACE}/spans {PLACE}/pings; for _ in 1 2 3; do look; done; shown > {PLACE}/shown")
         known = {kind: len(lines(droplet, kind)) for kind in ("alerts", "backup", "nightly")}
