@@ -51,7 +51,7 @@ class Adopted:
     waiting: int = 0
     refused: int = 0
     problems: list[str] = field(default_factory=list)
-    _copied: dict[tuple[str, str], draining.Drained] = field(default_factory=dict)
+    _copied: dict[tuple[str, str], draining.Drained] = field(default_factory=dict, compare=False, repr=False)
 
 
 def link_target(vault_id: str, kind: str) -> str:
