@@ -137,7 +137,7 @@ def test_a_run_by_hand_keeps_the_service_out(droplet: Droplet) -> None:
         droplet.wait_for("the run by hand to begin", lambda: START in droplet.shell("cat /run/by-hand.log"), seconds=20)
         droplet.exec(["systemctl", "start", UNIT])
         # Whoever starts it learns that it did not run, and no alert does.
-        assert "status=75" in droplet.exec(["systemctl", "status", "--no-pager", UNIT], check=False).stdout
+        assert b"status=75" in droplet.exec(["systemctl", "status", "--no-pager", UNIT], check=False).stdout
         assert properties(droplet, UNIT, "ExecMainStatus", "ActiveState") == {"ExecMainStatus": "75", "ActiveState": "inactive"}
         assert "already running" in logged_since(droplet, before)
         assert running(droplet) == 1
