@@ -68,7 +68,14 @@ def gets_in(droplet: Droplet) -> bool:
 
 
 def assert_the_administrator_gets_in(droplet: Droplet) -> None:
-    done = ssh(droplet, "sudo -n id -u")
+    for last in (False, False, True):
+        try:
+            done = ssh(droplet, "sudo -n id -u", seconds=20)
+            break
+        except subprocess.TimeoutExpired:
+            # Who is locked out is refused, or gets no connection; one that hangs was cut off by what the test before put back.
+            if last:
+                raise
     assert (done.returncode, done.stdout.strip()) == (0, "0"), f"locked out: {done.stderr}"
 
 
