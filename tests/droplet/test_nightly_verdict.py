@@ -143,7 +143,8 @@ def test_a_refused_start_is_no_night_and_nobody_else_reads_the_records(droplet: 
     droplet.shell(f"({BY_HAND}) > /run/by-hand.log 2>&1 < /dev/null & echo $! > /run/by-hand.pid")
     try:
         droplet.wait_for("the run by hand to begin", lambda: "👥" in droplet.shell("cat /run/by-hand.log"), seconds=20)
-        assert droplet.exec(["systemctl", "start", UNIT], check=False).returncode != 0
+        droplet.exec(["systemctl", "start", UNIT])
+        assert droplet.shell(f"systemctl show -p ExecMainStatus --value {UNIT}").strip() == "75"
         assert number(droplet) == before
         assert droplet.exec(["test", "-e", NOTE], check=False).returncode != 0
     finally:
