@@ -45,7 +45,8 @@ def told(droplet: Droplet) -> Iterator[Converged]:
         look(droplet)
         yield done
     finally:
-        # Without the test's unit, since a test may have failed before it made it, the droplet is put back all the same.
+        # A test may have failed before it made its unit: then there is nothing to stop or to reset, and the droplet is put back all the
+        # same. What matters is seen after it: the settings are moved back, and applied.
         droplet.shell(
             f"systemctl stop alerts-test.service || true; mv {KEPT} {PILLAR}; mv {KEPT_BUNDLE} {BUNDLE}; "
             "rm -f /run/systemd/system/alerts-test.service /run/alerts-test-well; systemctl daemon-reload; "
