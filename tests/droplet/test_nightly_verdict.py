@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from .clips import sql
 from .conftest import Droplet
 from .load import under_load
 from .test_nightly import BEHAVIOUR, BY_HAND, LOG, UNIT, properties, told
@@ -55,10 +56,25 @@ def night(droplet: Droplet, word: str) -> dict[str, Any]:
     return newest(droplet)
 
 
+def active(droplet: Droplet, users: str, value: str) -> None:
+    """Switch users on or off; `users` are ids with commas between them."""
+    sql(
+        droplet,
+        "UPDATE public.users SET is_active = :'value' WHERE id = ANY (string_to_array(:'users', ',')::uuid[])",
+        users=users,
+        value=value,
+    )
+
+
 @pytest.fixture(scope="module", autouse=True)
 def left_as_found(droplet: Droplet) -> Iterator[None]:
-    """The job's own way to behave afterwards."""
+    """Nobody in the database whom the job that is played does not find, and the job's own way to behave afterwards."""
+    others = sql(
+        droplet, "SELECT string_agg(id::text, ',') FROM public.users WHERE is_active AND email NOT LIKE 'sample-user-_@example.org'"
+    )
+    active(droplet, others, "false")
     yield
+    active(droplet, others, "true")
     droplet.shell(f"systemctl stop {UNIT}; rm -f {BEHAVIOUR}; systemctl reset-failed {UNIT} 2>/dev/null || true")
 
 
