@@ -20,22 +20,22 @@ from gigglekit.settings import remembering
 from gigglekit.settings.machine import Machine
 
 
-def ext_pillar(minion_id, pillar):  # noqa: ARG001 (Salt's interface)
+def ext_pillar(minion_id, pillar):
     """Check the merged pillar.
 
     Args:
-        minion_id: name of the minion, not used.
+        minion_id: name of the minion, which a file of a fleet has.
         pillar: the pillar as merged from all files.
 
     Returns:
         An empty dictionary for a pillar that may be applied, else `{"_errors": [one paragraph per problem]}`. No
         paragraph holds a secret.
     """
-    files = _pillar_files()
+    files = _pillar_files(minion_id)
     machine = Machine(
         environment=__grains__.get("giggles_environment"),
         memory_mb=__grains__.get("mem_total"),
-        has_answers=any(file.name == "droplet.sls" for file in files),
+        has_answers=any(file.parent not in _committed() for file in files),
     )
     cache = Path(__opts__["cachedir"])
     mark = remembering.fingerprint(dict(pillar), machine)
@@ -52,8 +52,16 @@ def ext_pillar(minion_id, pillar):  # noqa: ARG001 (Salt's interface)
     return {}
 
 
-def _pillar_files():
+def _roots():
+    return [Path(root) for root in __opts__["pillar_roots"].get("base", [])]
+
+
+def _committed():
+    """Return the first of the pillar's roots, which is in Git; answers and secrets lie in the others."""
+    return _roots()[:1]
+
+
+def _pillar_files(minion_id):
     """Return the pillar files of this droplet that are there, those that win last."""
-    names = ["giggles.sls", f"{__grains__.get('giggles_environment')}.sls", "droplet.sls"]
-    roots = [Path(root) for root in __opts__["pillar_roots"].get("base", [])]
-    return [root / name for name in names for root in roots if (root / name).is_file()]
+    names = ["giggles.sls", f"{__grains__.get('giggles_environment')}.sls", "fleet.sls", f"droplets/{minion_id}.sls", "droplet.sls"]
+    return [root / name for name in names for root in _roots() if (root / name).is_file()]
