@@ -1,6 +1,6 @@
 """Refuse a wrong pillar before anything changes.
 
-An external pillar runs last, on the pillar that all files have been merged into. This one adds nothing to it; if a
+An external pillar runs last, on the pillar that all files have been merged into. Masterless, this one adds nothing to it; if a
 value is wrong it returns the reserved key `_errors`, and then `salt-call state.apply` prints them and exits with 5
 before the first state runs. What is right is written down in pillar/schema.yaml.
 
@@ -20,17 +20,30 @@ from gigglekit.settings import remembering
 from gigglekit.settings.machine import Machine
 
 
-def ext_pillar(minion_id, pillar):
+def ext_pillar(minion_id, pillar, tree=None):
     """Check the merged pillar.
 
     Args:
         minion_id: name of the minion, which a file of a fleet has.
         pillar: the pillar as merged from all files.
+        tree: the working tree that the states come from, where somebody else than the droplet reads it (docs/FLEET.md).
 
     Returns:
-        An empty dictionary for a pillar that may be applied, else `{"_errors": [one paragraph per problem]}`. No
-        paragraph holds a secret.
+        For a pillar that may be applied an empty dictionary, or with `tree` its commit as `giggles_pushed`; else
+        `{"_errors": [one paragraph per problem]}`. No paragraph holds a secret.
     """
+    if tree is not None:
+        # Only now, since a droplet that reads its own pillar does without.
+        from gigglekit.settings import pushing
+
+        problem = pushing.problem(Path(tree), pillar)
+        if problem:
+            return {"_errors": [problem]}
+        return {**_checked(minion_id, pillar), **pushing.told(Path(tree))}
+    return _checked(minion_id, pillar)
+
+
+def _checked(minion_id, pillar):
     files = _pillar_files(minion_id)
     machine = Machine(
         environment=__grains__.get("giggles_environment"),
