@@ -36,10 +36,11 @@ def ext_pillar(minion_id, pillar, tree=None):
         # Only now, since a droplet that reads its own pillar does without.
         from gigglekit.settings import pushing
 
-        problem = pushing.problem(Path(tree), pillar)
+        place = Path(tree).resolve()
+        problem = pushing.problem(place, pillar)
         if problem:
             return {"_errors": [problem]}
-        return {**_checked(minion_id, pillar), **pushing.told(Path(tree))}
+        return {**_checked(minion_id, pillar), **pushing.told(place)}
     return _checked(minion_id, pillar)
 
 

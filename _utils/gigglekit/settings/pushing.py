@@ -18,7 +18,7 @@ def problem(tree: Path, pillar: Mapping[str, Any]) -> str | None:
     """Return why nothing may be applied from this tree, in one paragraph; None if it may.
 
     Arguments:
-        tree: the working tree that the states come from.
+        tree: absolute path of the working tree that the states come from.
         pillar: of the droplet that they are for.
     """
     try:
@@ -27,12 +27,12 @@ def problem(tree: Path, pillar: Mapping[str, Any]) -> str | None:
         edits = None
     if edits is None or edits.code != 0 or commit_of(tree) is None:
         return (
-            f"The tree at {tree.resolve()} cannot be asked for its commit, which every droplet that is told what to be from here has to "
+            f"The tree at {tree} cannot be asked for its commit, which every droplet that is told what to be from here has to "
             "have as well. It has to be a Git clone that belongs to who runs this: look with git status there. " + _UNTOUCHED
         )
     if edits.output:
         return (
-            f"The tree at {tree.resolve()} has edits that are in no commit, so no droplet can have the same. Commit them (git status "
+            f"The tree at {tree} has edits that are in no commit, so no droplet can have the same. Commit them (git status "
             "shows them), then bring the droplets the commit and apply again (docs/FLEET.md). " + _UNTOUCHED
         )
     chosen = pillar.get("giggles")
@@ -41,8 +41,8 @@ def problem(tree: Path, pillar: Mapping[str, Any]) -> str | None:
     fetches = converge.get("pull", True) if isinstance(converge, Mapping) else True
     if fetches:
         return (
-            "The pillar is refused because of giggles:converge:pull: a droplet that is told what to be from here would also fetch commits by "
-            "itself, and keep applying them with the answers of the last time it was told. Allowed: false. Set giggles: {converge: {pull: "
+            "The pillar is refused because of giggles:converge:pull: a droplet that is told what to be from here would also fetch commits "
+            "by itself, and keep applying them with the answers of the last time it was told. Allowed: false. Set giggles: {converge: {pull: "
             "false}} in fleet.sls, which all droplets of the fleet read (docs/FLEET.md). " + _UNTOUCHED
         )
     return None
