@@ -42,8 +42,8 @@ def problem(tree: Path, pillar: Mapping[str, Any]) -> str | None:
     if fetches:
         return (
             "The pillar is refused because of giggles:converge:pull: a droplet that is told what to be from here would also fetch commits "
-            "by itself, and keep applying them with the answers of the last time it was told. Allowed: false. Set giggles: {converge: {pull: "
-            "false}} in fleet.sls, which all droplets of the fleet read (docs/FLEET.md). " + _UNTOUCHED
+            "by itself, and keep applying them with the answers of the last time it was told. Allowed: false. Set giggles: {converge: "
+            "{pull: false}} in fleet.sls, which all droplets of the fleet read (docs/FLEET.md). " + _UNTOUCHED
         )
     return None
 
