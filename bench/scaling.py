@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 KINDS = ("measured", "contract", "choice", "price", "guess")
-FREE, LIKELY, DEAR = "low", "likely", "high"
-CASES = (FREE, LIKELY, DEAR)
+CASES = ("low", "likely", "high")
 USERS = (1_000, 100_000, 10_000_000)
 GB, TB = 10**9, 10**12
 NIGHTS_A_MONTH, NIGHTS_A_YEAR = 365 / 12, 365
@@ -137,6 +136,7 @@ def needed(users: int, given: Mapping[str, float]) -> dict[str, float]:
     found = {
         "active": active,
         "nightly": nightly,
+        "nightly_even": max(1, math.ceil(active * given["seconds"] / window_s)),
         "shard": shard,
         "hours": shard * given["seconds"] / 3600,
         "web": web,
@@ -177,6 +177,7 @@ def one_droplet(given: Mapping[str, float]) -> dict[str, float]:
 ROWS = (
     ("active", "users with new audio on a night"),
     ("nightly", "nightly droplets"),
+    ("nightly_even", "… if each had the same number of users"),
     ("shard", "users of the fullest of them"),
     ("hours", "hours that its night takes"),
     ("peak", "requests a second in the busiest hour"),
@@ -209,6 +210,8 @@ def shown(value: float) -> str:
     """Return a number with two digits that say something."""
     if value == 0:
         return "0"
+    if value == round(value) and abs(value) < 100:
+        return f"{value:.0f}"
     digits = 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, digits)
     for size, name in ((10**9, "bn"), (10**6, "m"), (10**4, "k")):
@@ -220,7 +223,7 @@ def shown(value: float) -> str:
 
 def ranged(values: list[float]) -> str:
     """Return the likely value, and in brackets the lowest and the highest if they differ."""
-    low, likely, high = map(shown, (min(values), values[CASES.index(LIKELY)], max(values)))
+    low, likely, high = map(shown, (min(values), values[1], max(values)))
     return likely if low == likely == high else f"{likely} ({low} – {high})"
 
 
