@@ -58,7 +58,8 @@ ASSUMPTIONS = (
     Assumption("section_bytes", "bytes of one snapshot for each clip", 40, 50, 100, "measured", "bench/limits"),
     fixed("pack_bytes", "bytes of a full pack", 16 << 20, "choice", "docs/FORMAT.md"),
     fixed("small_packs", "packs of a user that are not full", 8, "choice", "what a prune leaves"),
-    fixed("night_requests", "requests of a droplet's backup beside one for each user with new clips", 8, "measured", "bench/sync, and the dump"),
+    fixed("night_requests", "requests of a droplet's backup beside one for each user with new clips", 8, "measured",
+          "bench/sync, and the dump"),
     fixed("snapshots", "snapshots that are kept", 22, "choice", "backup:keep, 14 + 5 + 3"),
     fixed("dumps", "dumps that are kept", 30, "choice", "backup:keep_dumps_days"),
     Assumption("row_bytes", "bytes in the database for each clip, indexes included", 300, 500, 1000, "guess", "ask the database"),
@@ -73,10 +74,14 @@ ASSUMPTIONS = (
           "16 TiB (docs.digitalocean.com, reference of volumes, 2025-10), 85 % full"),
     fixed("droplet_usd", "dollars a month for a droplet, 2 processors and 2 GB", 18, "price",
           "list of July 2022; no newer one was found: www.digitalocean.com/pricing/droplets"),
-    fixed("volume_usd", "dollars a month for a GB of volume", 0.10, "price", "from memory, not looked up: www.digitalocean.com/pricing/volumes"),
-    fixed("bucket_usd", "dollars a month for a TB at Backblaze B2", 6, "price", "leanopstech.com/blog/backblaze-b2-pricing-2026, April 2026"),
-    fixed("list_usd", "dollars for 1,000 requests of class C, 2,500 a day free", 0.004, "price", "www.backblaze.com/b2/b2-transactions-price.html"),
-    fixed("supabase_usd", "dollars a month for Supabase Pro, without a larger machine", 25, "price", "supabase.com/pricing, as quoted in 2026"),
+    fixed("volume_usd", "dollars a month for a GB of volume", 0.10, "price",
+          "from memory, not looked up: www.digitalocean.com/pricing/volumes"),
+    fixed("bucket_usd", "dollars a month for a TB at Backblaze B2", 6, "price",
+          "leanopstech.com/blog/backblaze-b2-pricing-2026, April 2026"),
+    fixed("list_usd", "dollars for 1,000 requests of class C, 2,500 a day free", 0.004, "price",
+          "www.backblaze.com/b2/b2-transactions-price.html"),
+    fixed("supabase_usd", "dollars a month for Supabase Pro, without a larger machine", 25, "price",
+          "supabase.com/pricing, as quoted in 2026"),
     fixed("database_usd", "dollars a month for a GB of database beyond 8", 0.125, "price", "Supabase's documentation, billing"),
     fixed("member_usd", "dollars a month for each user beyond 100,000", 0.00325, "price", "Supabase's documentation, billing"),
 )  # fmt: skip
@@ -230,7 +235,9 @@ def ranged(values: list[float]) -> str:
 def tables() -> str:
     """Return everything that docs/SCALING.md holds of this: assumptions, one droplet, and the three sizes."""
     lines = ["| assumption | low | likely | high | kind | source |", "|---|---|---|---|---|---|"]
-    lines += [f"| {each.what} | {plain(each.low)} | {plain(each.likely)} | {plain(each.high)} | {each.kind} | {each.source} |" for each in ASSUMPTIONS]
+    for each in ASSUMPTIONS:
+        values = " | ".join(map(plain, (each.low, each.likely, each.high)))
+        lines.append(f"| {each.what} | {values} | {each.kind} | {each.source} |")
     lines += ["", "| one droplet carries | likely (range) |", "|---|---|"]
     alone = [one_droplet(case(name)) for name in CASES]
     lines += [f"| {words} | {ranged([each[key] for each in alone])} |" for key, words in ONE]

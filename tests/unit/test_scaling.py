@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 import uuid
 from types import ModuleType
 from typing import Any
@@ -22,8 +23,6 @@ def load() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # Its dataclass asks for the module by name.
-    import sys
-
     sys.modules["scaling"] = module
     spec.loader.exec_module(module)
     return module
@@ -107,7 +106,8 @@ def test_one_droplet_is_enough_for_as_many_as_it_says_and_for_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (7, "7"), (0.0456, "0.046"), (44.6, "45"), (2412, "2,400"), (12_345, "12 k"), (43_800_000, "44 m"), (4.38e10, "44 bn")]
+    ("value", "text"),
+    [(0, "0"), (7, "7"), (0.0456, "0.046"), (44.6, "45"), (2412, "2,400"), (12_345, "12 k"), (43_800_000, "44 m"), (4.38e10, "44 bn")],
 )
 def test_numbers_are_shown_with_two_digits(value: float, text: str) -> None:
     assert scaling.shown(value) == text

@@ -161,7 +161,8 @@ def _of_app(droplet: Droplet) -> Iterator[str]:
         yield (
             f"What runs here is not the app that production would get: {live[:12] if live else 'no release'} is live here, and Git has "
             f"{ref[:12]} for production. Take giggles:app:ref out of pillar/staging.sls and of /etc/giggles/pillar/droplet.sls, so that "
-            "pillar/giggles.sls counts for both, then let that run here."
+            "pillar/giggles.sls counts for both; if a release was chosen by hand or taken back, giggles.status says so. Then let it run "
+            "here."
         )
 
 
