@@ -10,6 +10,7 @@ from typing import Any
 
 from gigglekit.health.places import Places
 
+PRODUCTION = "production"
 STARTED_BY = {"ssh.service": "ssh.socket"}
 """What need not run while this waits for somebody who needs it. Ubuntu 24.04 has its sshd so."""
 
@@ -41,6 +42,7 @@ class Expected:
         nightly_memory_mb: what the nightly job may use.
         thresholds: see there.
         second_factor: whose second factor ssh is to ask for; None if it is to ask for none.
+        environment: `production`, or which one it is.
     """
 
     roles: frozenset[str]
@@ -51,6 +53,7 @@ class Expected:
     nightly_memory_mb: int
     thresholds: Thresholds
     second_factor: str | None = None
+    environment: str = PRODUCTION
 
     def units(self) -> Iterator[tuple[str, str]]:
         """Yield units that have to be active, each with the role that brings it back."""
@@ -99,6 +102,7 @@ def of_settings(settings: Mapping[str, Any]) -> Expected:
         nightly_memory_mb=int(settings["nightly"]["memory_max_mb"]),
         thresholds=Thresholds(**{name: int(chosen[name]) for name in Thresholds.__dataclass_fields__}),
         second_factor=str(settings["admin"]["name"]) if settings["hardening"]["ssh_second_factor"] else None,
+        environment=str(settings.get("environment", PRODUCTION)),
     )
 
 
@@ -115,6 +119,7 @@ def read(path: Path) -> Expected | None:
             nightly_memory_mb=int(written["nightly_memory_mb"]),
             thresholds=Thresholds(**{name: int(written["thresholds"][name]) for name in Thresholds.__dataclass_fields__}),
             second_factor=None if written.get("second_factor") is None else str(written["second_factor"]),
+            environment=str(written.get("environment", PRODUCTION)),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
