@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--replace", action="store_true", help="a new droplet; its neighbours stay, with database and bucket")
     up.add_argument("--release", choices=RELEASES, help="Debian release of a new droplet (default: bookworm)")
     up.add_argument("--bare", action="store_true", help="only boot and copy the tree; run nothing of ours")
+    up.add_argument("--bundle", type=Path, metavar="FILE", help="have Salt from this bundle (packaging/build), and from no Python there")
     execute = command("exec", "run a command as root inside the droplet; input, output and exit code untouched")
     execute.add_argument("--role", choices=("droplet", "neighbours"), default="droplet", help="which of its machines")
     execute.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command")
@@ -85,7 +86,9 @@ def main() -> NoReturn:
 def _dispatch(arguments: argparse.Namespace) -> int:
     name: str = getattr(arguments, "name", "")
     if arguments.command == "up":
-        code = trial.up(name, arguments.release, fresh=arguments.fresh, replace=arguments.replace, bare=arguments.bare)
+        code = trial.up(
+            name, arguments.release, fresh=arguments.fresh, replace=arguments.replace, bare=arguments.bare, bundle=arguments.bundle
+        )
         if code == 0:
             _show_where_to_look(trial.describe(name), bare=arguments.bare)
         return code

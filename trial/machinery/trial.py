@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,7 @@ from .settings import (
 )
 from .steps import run, step
 
+_BUNDLE = "/root/giggles-bundle.tar.gz"
 _TIMER_STAMPS = ("apt-daily", "apt-daily-upgrade", "fstrim", "e2scrub_all", "dpkg-db-backup", "logrotate")
 
 
@@ -46,7 +49,9 @@ def _trial_lock(name: str) -> str:
     return f"trial-{name}"
 
 
-def up(name: str, release: str | None, *, fresh: bool = False, replace: bool = False, bare: bool = False) -> int:
+def up(
+    name: str, release: str | None, *, fresh: bool = False, replace: bool = False, bare: bool = False, bundle: Path | None = None
+) -> int:
     """Have the droplet booted, with the working tree on it and, unless `bare`, converged by bootstrap.
 
     Arguments:
@@ -55,6 +60,7 @@ def up(name: str, release: str | None, *, fresh: bool = False, replace: bool = F
         fresh: begin again from the base image.
         replace: the same for the droplet alone, as after its loss: database, bucket and everything else around it stay.
         bare: stop before anything of the project runs.
+        bundle: what bootstrap installs Salt from; None for the lock file, or for what the droplet has already.
 
     Returns:
         bootstrap's exit code; 0 for a bare one.
@@ -62,6 +68,8 @@ def up(name: str, release: str | None, *, fresh: bool = False, replace: bool = F
     Raises:
         TrialError: the machine cannot be had.
     """
+    if bundle is not None and not bundle.is_file():
+        raise TrialError(f"There is no bundle at {bundle}. Build one with packaging/build, which says where it lies.")
     host.install_packages()
     images_directory().mkdir(parents=True, exist_ok=True)
     with held(_trial_lock(name)):
@@ -86,7 +94,7 @@ def up(name: str, release: str | None, *, fresh: bool = False, replace: bool = F
             tree.copy_project(trial.place, droplet(trial).root)
         if bare:
             return 0
-        code = _bootstrap(trial)
+        code = _bootstrap(trial, bundle)
         record.require(name).with_bootstrapped(code == 0)
         return code
 
@@ -147,7 +155,7 @@ def _furnish_droplet(trial: Record, root: Path) -> None:
         image.write_file(root, f"/var/lib/systemd/timers/stamp-{timer}.timer", "")
 
 
-def _bootstrap(trial: Record) -> int:
+def _bootstrap(trial: Record, bundle: Path | None) -> int:
     machine = droplet(trial)
     script = machine.root / TREE.lstrip("/") / "bootstrap.sh"
     if not script.exists():
@@ -156,8 +164,12 @@ def _bootstrap(trial: Record) -> int:
             "Use --bare to have the machine alone."
         )
     image.write_file(machine.root, answers.PATH, answers.text(trial), 0o600)
+    options = ["--non-interactive", "--answers", answers.PATH]
+    if bundle is not None:
+        shutil.copyfile(bundle, machine.root / _BUNDLE.lstrip("/"))
+        options += ["--bundle", _BUNDLE, "--sha256", hashlib.sha256(bundle.read_bytes()).hexdigest()]
     done = subprocess.run(
-        [*machine.entrance, f"{TREE}/bootstrap.sh", "--non-interactive", "--answers", answers.PATH],
+        [*machine.entrance, f"{TREE}/bootstrap.sh", *options],
         stdin=subprocess.DEVNULL,
         check=False,
     )  # fmt: skip

@@ -93,11 +93,15 @@ class Upgrade:
                 before = None
             lock = building.lock_of(self.tree)
             wanted = bundle or named_bundle(self.tree)
-            after = self._bundle(wanted, lock, before) if wanted else None
-            if after is None and only_bundle:
+            try:
+                after = self._bundle(wanted, lock, before) if wanted else None
+                if after is None and only_bundle:
+                    return self._result(before, before)
+                return self._result(before, after or self._from_lock(lock, before))
+            except Undecided as error:
+                # What keeps Salt from rendering anything is told by the run that comes next.
+                self._notes.append(str(error))
                 return self._result(before, before)
-            after = after or self._from_lock(lock, before)
-            return self._result(before, after)
 
     def back(self) -> Upgraded:
         """Put the runtime into force that was before this one.
