@@ -122,6 +122,7 @@ def heed(flags: set[str], warned: list[str], environment: MutableMapping[str, st
     if filters:
         import warnings
 
+        sys.warnoptions.extend(filters)
         warnings._processoptions(filters)  # type: ignore[attr-defined]
     if "u" in flags or told.get("PYTHONUNBUFFERED"):
         for stream in (sys.stdout, sys.stderr):
