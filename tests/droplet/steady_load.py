@@ -25,7 +25,7 @@ _PATIENCE_S = 90
 """How long a visitor waits for one answer: longer than any start of the app takes."""
 _IDLE_S = 15
 """How long a visitor keeps a connection that is not used: half of what nginx does."""
-_ADDRESSES = 8
+_ADDRESSES = 16
 """nginx lets an address have 200 requests under way; those who wait for a restart must not be turned away for that."""
 
 
@@ -90,7 +90,17 @@ class Visits:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.due = 0
-        self.under_way = 0
+        self.most_at_once = 0
+        self._stop = threading.Event()
+
+    def enough(self) -> None:
+        """Send nothing more."""
+        self._stop.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._stop.is_set()
 
     def since(self, moment: float) -> list[Answer]:
         """Return what was sent at or after a moment of `time.monotonic`."""
@@ -116,7 +126,6 @@ class _Visitors:
     def __init__(self, droplet: Droplet, rate: float, visits: Visits, token: str) -> None:
         self._domain, self._ip, self._tls = droplet.info["domain"], droplet.info["ip"], droplet.tls()
         self._interval, self._visits, self._token = 1 / rate, visits, token
-        self._stop = threading.Event()
         self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._thread = threading.Thread(target=lambda: asyncio.run(self._come()), daemon=True)
 
@@ -125,20 +134,21 @@ class _Visitors:
 
     def stop(self) -> None:
         """Send nothing more, and wait for the answers to what was sent."""
-        self._stop.set()
+        self._visits.enough()
         self._thread.join(_PATIENCE_S + 30)
         assert not self._thread.is_alive(), "visitors wait for ever"
 
     async def _come(self) -> None:
         began, waiting = time.monotonic(), set()
         requests = zip(itertools.count(), itertools.cycle(ROUND), strict=False)
-        while not self._stop.is_set():
+        while not self._visits.over:
             while began + self._visits.due * self._interval <= time.monotonic():
                 number, asked = next(requests)
                 self._visits.due += 1
                 task = asyncio.create_task(self._visit(number, asked))
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
+            self._visits.most_at_once = max(self._visits.most_at_once, len(waiting))
             await asyncio.sleep(self._interval / 2)
         if waiting:
             await asyncio.wait(waiting)
@@ -147,7 +157,6 @@ class _Visitors:
 
     async def _visit(self, number: int, asked: Asked) -> None:
         sent, failure, app = time.monotonic(), "", ""
-        self._visits.under_way += 1
         try:
             status, body = await asyncio.wait_for(self._ask(number, asked), _PATIENCE_S)
             if status != asked.status or asked.holds not in body:
@@ -158,7 +167,6 @@ class _Visitors:
             failure = f"no answer within {_PATIENCE_S} s"
         except (OSError, EOFError, ValueError) as error:
             failure = repr(error)
-        self._visits.under_way -= 1
         self._visits.answers.append(Answer(asked.name, sent, time.monotonic() - sent, failure, app))
 
     async def _ask(self, number: int, asked: Asked) -> tuple[int, bytes]:
