@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from gigglekit.vault import adopt, holders
 
-from tests.unit import postgres, vault_volume
+from tests.unit import postgres, release_droplet, vault_volume
 from tests.unit.b2 import b2, b2_locked, b2_server  # noqa: F401 (fixtures for every test here)
 
 
@@ -88,3 +88,17 @@ def cluster() -> Iterator[postgres.Cluster]:
     """A PostgreSQL server; each test makes databases of its own in it."""
     with postgres.cluster() as made:
         yield made
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> release_droplet.Upstream:
+    """A repository of the app that tests commit to."""
+    return release_droplet.Upstream(tmp_path / "upstream")
+
+
+@pytest.fixture
+def releasing(tmp_path: Path, upstream: release_droplet.Upstream) -> Iterator[release_droplet.Droplet]:
+    """A droplet that releases the app of `upstream`."""
+    made = release_droplet.Droplet(tmp_path, upstream)
+    yield made
+    made.close()
