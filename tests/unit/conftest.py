@@ -11,7 +11,7 @@ import pytest
 from gigglekit.files import draining
 from gigglekit.vault import adopt, holders
 
-from tests.unit import postgres, vault_volume
+from tests.unit import postgres, release_droplet, vault_volume
 from tests.unit.b2 import b2, b2_locked, b2_server  # noqa: F401 (fixtures for every test here)
 
 
@@ -95,3 +95,17 @@ def cluster() -> Iterator[postgres.Cluster]:
     """A PostgreSQL server; each test makes databases of its own in it."""
     with postgres.cluster() as made:
         yield made
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> release_droplet.Upstream:
+    """A repository of the app that tests commit to."""
+    return release_droplet.Upstream(tmp_path / "upstream")
+
+
+@pytest.fixture
+def releasing(tmp_path: Path, upstream: release_droplet.Upstream) -> Iterator[release_droplet.Droplet]:
+    """A droplet that releases the app of `upstream`."""
+    made = release_droplet.Droplet(tmp_path, upstream)
+    yield made
+    made.close()

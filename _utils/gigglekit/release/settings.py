@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +28,10 @@ class Settings:
         constraints: further constraints, used when the requirements file has no hashes.
         module: what uvicorn serves, for example "src.main:app".
         keep: how many releases to keep, the live one included; at least 2.
+        trial: whether a release is started beside the running one, and judged there, before it gets any request.
+        gate_seconds: how long it is judged, there and again once it is live.
+        migration: command that changes the database for a release, run once for each commit; "" for none.
+        migration_dump: whether a dump of the database has to be in the bucket before that.
 
     Raises:
         ReleaseError: a value cannot be right; the message says which and why.
@@ -40,6 +45,10 @@ class Settings:
     constraints: tuple[str, ...]
     module: str
     keep: int
+    trial: bool = True
+    gate_seconds: float = 0.0
+    migration: str = ""
+    migration_dump: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what git, uv or the file system would misunderstand."""
@@ -71,6 +80,13 @@ class Settings:
             raise ReleaseError(
                 f"giggles:app:keep_releases is {self.keep}; going back needs the live release and the one before. Set it to 2 or more."
             )
+
+        try:
+            shlex.split(self.migration)
+        except ValueError as error:
+            raise ReleaseError(
+                f"giggles:app:migration cannot be split into a program and its arguments ({error}). Close the quotes, or leave it empty."
+            ) from error
 
     @property
     def names_commit(self) -> bool:
@@ -127,6 +143,21 @@ class Layout:
     def environment(self) -> Path:
         """The app's .env."""
         return self.root / ".env"
+
+    @property
+    def pin(self) -> Path:
+        """Note on a release that was chosen by hand."""
+        return self.root / "pin.json"
+
+    @property
+    def journal(self) -> Path:
+        """Note on a switch that has begun and is not judged yet."""
+        return self.root / "switch.json"
+
+    @property
+    def migrated(self) -> Path:
+        """Note on the commits whose migration has run."""
+        return self.root / "migrated.json"
 
     def release(self, commit: str) -> Path:
         """Folder of a complete release."""

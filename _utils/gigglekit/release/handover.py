@@ -1,0 +1,57 @@
+"""Lends the app's public socket to a second process, so that requests are answered while the service itself starts anew.
+
+A UNIX socket is found by its name, and a name can be given to another socket in one step. Whoever has connected already stays with whom it
+has; whoever connects from then on reaches the other one. systemd keeps its own socket meanwhile, under a second name.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def own_name(public: Path) -> Path:
+    """Return the name under which the service's own socket is reached while the public one is lent."""
+    return public.with_name(f"{public.stem}-own.sock")
+
+
+def lend(public: Path, candidate: Path) -> Path:
+    """Have whoever connects to `public` from now on reach the process at `candidate`.
+
+    Arguments:
+        public: name of the service's socket.
+        candidate: name of another one in the same folder, which it loses by this.
+
+    Returns:
+        The second name of the service's own socket.
+
+    Raises:
+        OSError: one of them is not there.
+    """
+    own = own_name(public)
+    own.unlink(missing_ok=True)
+    os.link(public, own, follow_symlinks=False)
+    candidate.rename(public)
+    return own
+
+
+def give_back(public: Path) -> bool:
+    """Have whoever connects to `public` reach the service's own socket again.
+
+    Returns:
+        Whether it was lent.
+    """
+    own = own_name(public)
+    try:
+        # Two names of one socket: a rename would leave both (rename(2)).
+        if os.path.samestat(own.lstat(), public.lstat()):
+            own.unlink()
+            return False
+    except FileNotFoundError:
+        if not os.path.lexists(own):
+            return False
+    with suppress(FileNotFoundError):
+        own.rename(public)
+        return True
+    return False
