@@ -6,7 +6,10 @@ keys may have saved or pruned there, an older state of it may have been put back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from gigglekit.backup import names, signed, waiting
 from gigglekit.backup.clips import User
@@ -17,6 +20,9 @@ from gigglekit.backup.repository import Repository, manifest_key
 from gigglekit.backup.section import NotReadableError, Section
 from gigglekit.backup.snapshot import Part
 
+T = TypeVar("T")
+
+_QUESTIONS = 5
 _TOLD = 5
 """So many objects are named in a message; verify names all."""
 _KEYS = "keys/"
@@ -24,6 +30,13 @@ _ELSEWHERE = "elsewhere"
 """A fact of the manifest: vault ids of users of this droplet that the bucket knows to be erased."""
 BEGUN_EMPTY = "begun empty"
 """A fact of the manifest: "yes" if no data lay in the bucket when it was begun, so that it knows all there is."""
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[Callable[[Callable[[], T]], Future[T]]]:
+    """Ask several things at the same time: one round trip, and connections for what comes after it."""
+    with ThreadPoolExecutor(_QUESTIONS, thread_name_prefix="ask") as pool:
+        yield pool.submit
 
 
 class OthersError(Exception):
@@ -70,9 +83,11 @@ class Knowledge:
         if self._is_compared:
             return
         self._is_compared = True
-        self._insist_on_what_waits()
-        self._ask_the_ledger()
-        ours, found = self.manifest.get("snapshot") or "", [name.base for name in self.repository.snapshots()]
+        with _asking() as ask:
+            records, erased, snapshots = ask(self._records), ask(self._erased_there), ask(self.repository.snapshots)
+            self._insist_on_what_waits(records.result())
+            self._note_erased(erased.result())
+            ours, found = self.manifest.get("snapshot") or "", [name.base for name in snapshots.result()]
         if ours == (found[-1] if found else ""):
             return
         if ours in found or not ours:
@@ -91,9 +106,12 @@ class Knowledge:
         """Return who is not to be saved, as far as this droplet or the bucket knows."""
         return {*self._erased(), *(self.manifest.get(_ELSEWHERE) or "").split()}
 
-    def _ask_the_ledger(self) -> None:
-        """Learn who was erased elsewhere, before anything of them is stored again; one that is no tombstone leaves nobody out."""
-        found = self.repository.erased(self._problems, self._vaults - set(self._erased()))
+    def _erased_there(self) -> Collection[str]:
+        """Return who was erased elsewhere, as the bucket's ledger says; one that is no tombstone leaves nobody out."""
+        return self.repository.erased(self._problems, self._vaults - set(self._erased()))
+
+    def _note_erased(self, found: Collection[str]) -> None:
+        """Know who was erased elsewhere, before anything of them is stored again."""
         with self.manifest.change():
             self.manifest.put(_ELSEWHERE, " ".join(sorted(found)) or None)
 
@@ -106,14 +124,18 @@ class Knowledge:
             for vault in sorted(self._vaults.intersection((self.manifest.get(_ELSEWHERE) or "").split()).difference(self._erased()))
         ]
 
-    def _insist_on_what_waits(self) -> None:
+    def _records(self) -> list[str]:
+        """Return the names of what prunes have given up, and note when that was asked."""
+        self._looked = self._elapsed()
+        return waiting.record_names(self.repository)
+
+    def _insist_on_what_waits(self, records: list[str]) -> None:
         """See that no prune of somebody else has given up what this run refers to.
 
         Raises:
             OthersError: one may have.
         """
-        self._looked = self._elapsed()
-        if not waiting.known(self.manifest).issuperset(waiting.record_names(self.repository)):
+        if not waiting.known(self.manifest).issuperset(records):
             raise OthersError(
                 "The bucket was pruned, and not by this droplet: another droplet with the same keys works there too, or this one's disk "
                 "was put back to an earlier state. What the bucket has was read again, and nothing is lost. If there are two droplets, "
@@ -127,7 +149,7 @@ class Knowledge:
             OthersError: one may have.
         """
         if self._elapsed() - self._looked > waiting.KNOWN_SECONDS:
-            self._insist_on_what_waits()
+            self._insist_on_what_waits(self._records())
 
     def learn(self, *, anyway: bool) -> None:
         """Know what is in the bucket, by the manifest or, if that is new, by the newest snapshot.
@@ -138,16 +160,19 @@ class Knowledge:
         if self.manifest.get("learned") == "yes":
             return
         secrets = self.repository.secrets
-        owner = next(iter(self.repository.bucket.list(names.SYSTEM_KEYS + "signing")), None)
-        found = self.repository.snapshots()
         self._is_compared = True
-        self._looked = self._elapsed()
-        records = waiting.read(self.repository, waiting.record_names(self.repository))
-        if owner is not None and secrets.signer is not None and not anyway:
-            self._insist_on_ours(owner.name)
-        self._ask_the_ledger()
-        elsewhere, sealed = self.manifest.get(_ELSEWHERE), self._still_sealed()
-        lying = self._lying()
+        with _asking() as ask:
+            signing = ask(lambda: list(self.repository.bucket.list(names.SYSTEM_KEYS + "signing")))
+            snapshots, waits, erased, data = ask(self.repository.snapshots), ask(self._records), ask(self._erased_there), ask(self._lying)
+            found = snapshots.result()
+            records = waiting.read(self.repository, waits.result())
+            for owner in signing.result():
+                if secrets.signer is not None and not anyway:
+                    self._insist_on_ours(owner.name)
+            self._note_erased(erased.result())
+            elsewhere, sealed = self.manifest.get(_ELSEWHERE), self._still_sealed()
+            # Of packs to which a snapshot refers, only a listing that was asked for after it can tell that they are lost.
+            lying = self._lying() if found else data.result()
         with self.manifest.change():
             self.manifest.forget_everything()
             self.manifest.put(_ELSEWHERE, elsewhere)

@@ -57,6 +57,15 @@ class Keys:
     storing: dict[str, Future[None]]
     is_settled: bool = False
 
+    def insist(self) -> None:
+        """Wait until all are there; several threads may.
+
+        Raises:
+            BackupError: one could not be stored.
+        """
+        for future in self.storing.values():
+            future.result()
+
     def settle(self) -> None:
         """Wait until all are there, and write down which are; the second time there is nothing to do.
 
@@ -71,5 +80,4 @@ class Keys:
             for name, future in self.storing.items():
                 if future.exception() is None:
                     self.manifest.put(f"sealed:{name}", self.kit)
-        for future in self.storing.values():
-            future.result()
+        self.insist()

@@ -58,7 +58,7 @@ class Storing:
     Arguments:
         repository, manifest, threads, synced: of the run.
         pool: what stores them.
-        ready: waits until they may be stored.
+        ready: waits, in the thread of each pack, until packs may be stored at all.
     """
 
     repository: Repository
@@ -74,16 +74,18 @@ class Storing:
 
     def store(self, vault: str, pack: Finished) -> None:
         """Store a pack; waits while as many as may are under way."""
-        self.ready()
         done = self._settled() if len(self.running) >= self.threads else ()
         name = names.DATA + pack.id
         # By one transaction, since each waits for the disk.
         self._write_down(done, (name, vault))
         for future in done:
             future.result()
+        self.running[self.pool.submit(self._put, name, pack.body)] = (vault, pack)
+
+    def _put(self, name: str, body: memoryview) -> None:
+        self.ready()
         # Whether all of it is there is seen in a listing at the end: an MD5 takes longer than all that is done with the bytes before.
-        future = self.pool.submit(self.repository.bucket.put, name, pack.body, locked=True, confirmed=False)
-        self.running[future] = (vault, pack)
+        self.repository.bucket.put(name, body, locked=True, confirmed=False)
 
     def _settled(self) -> Collection[Future[None]]:
         """Wait for a pack, and return all that were stored or failed by then."""

@@ -83,13 +83,13 @@ class Sync:
         self._known.learn(anyway=anyway)
         present: dict[str, list[str]] = {}
         with ThreadPoolExecutor(2 * self.threads, thread_name_prefix="store") as pool:
-            # They are small, and travel while the first clips are read.
+            # They are small, and travel while the first clips are read and encrypted.
             keys = self._store_keys(users, pool)
             # A run that failed may have stored what no snapshot refers to yet.
             new = bool(keys.storing) or self.manifest.get("unsaved") == "yes"
             wanted: Sequence[User] = users
             for left in reversed(range(_TRIES)):
-                storing = Storing(self.repository, self.manifest, self.threads, synced, pool, keys.settle)
+                storing = Storing(self.repository, self.manifest, self.threads, synced, pool, keys.insist)
                 try:
                     for user in wanted:
                         if user.vault_id not in self._known.gone():
