@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from gigglekit.backup import names, signed, waiting
 from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.clips import User
 from gigglekit.backup.erase import end_keys_of_erased
 from gigglekit.backup.errors import BackupError, UnreachableError
 from gigglekit.backup.names import new_id
 from gigglekit.backup.prune import Prune
 from gigglekit.backup.settings import Keep
-from gigglekit.backup.sync import User
 from gigglekit.backup.verify import verify
 from gigglekit.crypto import chunked
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from gigglekit.backup import names, signed, waiting
+from gigglekit.backup.clips import User
 from gigglekit.backup.erase import ErasedUser, erase_user
 from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.backup.names import SnapshotName
@@ -17,7 +18,6 @@ from gigglekit.backup.prune import Prune, Pruned
 from gigglekit.backup.retention import kept
 from gigglekit.backup.settings import Keep
 from gigglekit.backup.snapshot import Dump
-from gigglekit.backup.sync import User
 from gigglekit.backup.verify import Verified, verify
 from gigglekit.crypto import chunked
 

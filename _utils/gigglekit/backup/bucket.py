@@ -273,6 +273,14 @@ class Bucket:
         """
         return self._eraser.erase_many(names)
 
+    def keep_one(self, name: str, *, newest: bool) -> Erased:
+        """Delete the versions and markers of exactly this name but one: the newest, or the oldest. No error if there is none.
+
+        Raises:
+            BackupError: as `erase`.
+        """
+        return self._eraser.keep_one(name, newest=newest)
+
     def abort(self, upload: Upload) -> None:
         """Throw away the parts of an upload that was not ended; no error if it is gone already."""
         try:

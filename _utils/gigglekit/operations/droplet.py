@@ -26,10 +26,10 @@ from gigglekit.vault.receipt import Receipts
 
 if TYPE_CHECKING:
     from gigglekit.backup.bucket import Bucket
+    from gigglekit.backup.clips import User
     from gigglekit.backup.manifest import Manifest
     from gigglekit.backup.repository import Repository
     from gigglekit.backup.sending import Patience
-    from gigglekit.backup.sync import User
     from gigglekit.vault.rows import Database
 
 _KIT = "kit.json"
@@ -322,7 +322,7 @@ class Droplet:
         return found
 
     def _encrypted_users(self, ids: Mapping[str, str]) -> dict[str, User]:
-        from gigglekit.backup.sync import User
+        from gigglekit.backup.clips import User
         from gigglekit.vault import fscrypt
         from gigglekit.vault.keyring import fscrypt_key
         from gigglekit.vault.volume import mounted
@@ -351,7 +351,7 @@ class Droplet:
         return {vault: User(vault, ids.get(vault, ""), root, self.places.uploads / VAULTS / vault) for vault, root in roots.items()}
 
     def _plain_users(self, ids: Mapping[str, str]) -> dict[str, User]:
-        from gigglekit.backup.sync import User
+        from gigglekit.backup.clips import User
 
         erased, keyring = set(self.ledger().tombstones()), self.keyring()
         return {
@@ -385,7 +385,7 @@ class Droplet:
         """Give clips that lie directly below `clips/` to the users whose rows name them."""
         from dataclasses import replace as changed
 
-        from gigglekit.backup.sync import User
+        from gigglekit.backup.clips import User
 
         clips = self.places.uploads / "clips"
         keyring, erased = self.keyring(), set(self.ledger().tombstones())
