@@ -54,10 +54,8 @@ class Operator:
 
     def list_droplets(self, users: dict[str, str]) -> None:
         """Write the roster, with who logs in where."""
-        entries = {
-            name: {"host": one.info["ip"], "user": users[name], "priv": one.info["ssh"]["private_key"]}
-            for name, one in self.droplets.items()
-        }
+        key = next(iter(self.droplets.values())).info["ssh"]["private_key"]
+        entries = {name: {"host": one.info["ip"], "user": users[name], "priv": key} for name, one in self.droplets.items()}
         (self.private / "roster").write_text(yaml.safe_dump(entries))
 
     def choose(self, name: str, settings: dict[str, Any]) -> None:
