@@ -90,7 +90,7 @@ def test_each_does_its_work_and_no_other(first: dict[str, Converged], operator: 
         "backup": "/etc/systemd/system/giggles-backup.timer",
     }
     for name, one in operator.droplets.items():
-        there = one.shell(f"ls {' '.join(traces.values())} 2>/dev/null || true").split()
+        there = one.shell(f"cd /etc && ls {' '.join(traces.values())} 2>/dev/null || true").split()
         assert there == sorted(trace for role, trace in traces.items() if role in ROLES[name]), name
     for name in ("night", "store"):
         ports = (
