@@ -35,6 +35,18 @@ environment-kept:
     - makedirs: True
     - follow_symlinks: False
 
+# By itself it would go by its host name, which need not be the name that its fleet knows it by.
+name-kept:
+  file.managed:
+    - name: /etc/salt/minion_id
+    - contents: {{ grains.id | tojson }}
+    - contents_newline: False
+    - user: root
+    - group: root
+    - mode: '0644'
+    - makedirs: True
+    - follow_symlinks: False
+
 # Without this file salt-call complains.
 minion-file-present:
   file.managed:
