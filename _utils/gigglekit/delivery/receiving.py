@@ -88,9 +88,10 @@ def _store(clips: Path, clip: Clip, ident: str) -> bool:
     except FileExistsError:
         return False  # a link that leads nowhere
     with contextlib.closing(_Folder(folder)) as place:
-        if place.is_there(clip):
-            return True
-        place.write(clip, f".{ident}")
+        # What one that was killed has left.
+        place.remove(f".{ident}")
+        if not place.is_there(clip):
+            place.write(clip, f".{ident}")
     return True
 
 
@@ -117,9 +118,11 @@ class _Folder:
             return False
         raise FileExistsError(clip.name)
 
-    def write(self, clip: Clip, aside: str) -> None:
+    def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside, dir_fd=self._descriptor)
+            os.unlink(name, dir_fd=self._descriptor)
+
+    def write(self, clip: Clip, aside: str) -> None:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640, dir_fd=self._descriptor)
         try:
             with open(descriptor, "wb") as file:
@@ -129,6 +132,5 @@ class _Folder:
                 os.fsync(file.fileno())
             os.link(aside, clip.name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor, follow_symlinks=False)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside, dir_fd=self._descriptor)
+            self.remove(aside)
         os.fsync(self._descriptor)
