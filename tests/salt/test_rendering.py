@@ -45,6 +45,8 @@ def chunks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if much:
         settings["backup"] = BUCKET
         settings["secrets"]["backup"] = APPLICATION_KEY
+        settings["delivery"] = {"mode": "receive"}
+        settings["secrets"]["delivery"] = {"key": "0a" * 32}
         settings["hardening"] = {"ssh_second_factor": True}
         (folder / "modules/_modules").mkdir(parents=True)
         (folder / "modules/_modules/file.py").write_text(HAS_EVERY_FILE)
