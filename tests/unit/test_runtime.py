@@ -185,6 +185,8 @@ def test_a_bundle_takes_its_place_and_stays_while_it_fits_the_lock_file(there: R
     assert not there.ensure().switched
     two = there.lock("two\n")
     assert there.ensure().name == two
+    there.lock("one\n")
+    assert (there.ensure().name, there.built()) == (done.name, 1), "it is there, and fits"
 
 
 def test_a_bundle_with_another_sum_is_not_unpacked(there: Runtimes) -> None:

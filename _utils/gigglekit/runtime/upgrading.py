@@ -145,8 +145,15 @@ class Upgrade:
         python, version = building.system_python()
         name = environment_name(lock, version)
         made_from_lock = hashlib.sha256(lock).hexdigest()
-        if before is not None and (before.name == name or (before.kind == "bundle" and before.lock == made_from_lock)):
+
+        def is_bundle_of_it(runtime: Runtime | None) -> bool:
+            return runtime is not None and runtime.kind == "bundle" and runtime.lock == made_from_lock
+
+        if before is not None and (before.name == name or is_bundle_of_it(before)):
             return before
+        previous = self.home.previous
+        if previous is not None and is_bundle_of_it(previous):
+            return self._taken(previous.name, before, lambda: previous)
         path = self.tree / building.LOCK
         return self._taken(name, before, lambda: building.environment(self.home, name, path, python, self.uv))
 
