@@ -39,6 +39,8 @@ Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (a
   --skip-dns-check        go on although the domain does not point here yet (HTTPS then starts with a placeholder)
   --check                 only check, change nothing
   --no-apply              install Salt and keep the answers, but converge nothing: for a look with test=True first
+  --runtime-only          install what a droplet needs that is told what to be from elsewhere (docs/FLEET.md): this repository
+                          and Salt, no answers; converge nothing
   --non-interactive       never ask; what is missing is an error
   --help
 
@@ -83,7 +85,7 @@ step() {
 # --- what was asked ----------------------------------------------------------------------------------------------------
 
 domain=${GIGGLES_DOMAIN:-} admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
-skip_dns=no shred_answers=no check_only=no apply=yes interactive=yes
+skip_dns=no shred_answers=no check_only=no apply=yes runtime_only=no interactive=yes
 settings=()
 # Looked at here, and handed on as they turn out: a key may be named by its file.
 unset GIGGLES_DOMAIN GIGGLES_ADMIN_KEY GIGGLES_ENVIRONMENT
@@ -117,6 +119,7 @@ while [ "$#" -gt 0 ]; do
     --skip-dns-check) skip_dns=yes ;;
     --check) check_only=yes ;;
     --no-apply) apply=no ;;
+    --runtime-only) runtime_only=yes ;;
     --non-interactive) interactive=no ;;
     --help|-h) usage; exit 0 ;;
     *) usage >&2; die "The option '$1' is not known. The ones above are." ;;
@@ -493,10 +496,12 @@ main() {
   [ -n "$environment" ] || environment=$(look_up environment)
   check_system
   report_problems
-  check_admin_key
-  check_domain
+  if [ "$runtime_only" = no ]; then
+    check_admin_key
+    check_domain
+  fi
   check_package_lists
-  check_clock_and_acme
+  [ "$runtime_only" = yes ] || check_clock_and_acme
   report_problems
   [ "$check_only" = no ] || { say "Everything that can be checked beforehand is in order."; exit 0; }
 
@@ -507,6 +512,10 @@ main() {
   step "repository in $HOME_OF_TREE" "The repository could not be copied to $HOME_OF_TREE; the reason is above. Nothing else was changed." lay_tree
   step "tools (uv)" "The tools that Salt is installed with could not be installed; the reason is above. Mostly it is the network: run this again when it is back, it goes on where it stopped." install_tools
   step "salt-call" "Salt could not be installed into $SALT_HOME; the reason is above. An earlier version that was there still works. Run this again when the cause is gone." install_salt
+  if [ "$runtime_only" = yes ]; then
+    say "Ready to be told what to be: docs/FLEET.md."
+    exit 0
+  fi
   keep_answers || die "The answers could not be taken over; the reason is above. Correct them and run this again."
   step "minion configuration" "The configuration in /etc/salt could not be written; the reason is above." configure_minion
   settings_of_droplet --check || die "Nothing on the server was changed, because the settings above are not complete or not right. Correct them and run this again."

@@ -12,6 +12,9 @@ import pytest
 from gigglekit.fleet.errors import LeaseError, LostError, UnreachableError
 from gigglekit.fleet.lease import AWAITED_SECONDS, ROUND_HOURS, Holder, Lease, Leases, Share
 from gigglekit.fleet.sharding import shards
+from gigglekit.health import nightly_database
+from gigglekit.health.nightly import Database as Seen
+from gigglekit.vault import rows as rows_of_users
 
 from .postgres import Cluster, cluster, execute, fill, rows, user_id
 
@@ -334,3 +337,23 @@ def test_what_the_database_says_no_to_is_told_without_its_words(night: Night, wh
     assert "giggles:secrets:app:DATABASE_URL" in told
     assert "://" not in told
     assert caught.value.__cause__ is None
+
+
+def test_an_erasure_reaches_what_is_written_down_here(night: Night) -> None:
+    leases, lease, share = night.begin("night1")
+    user = share.users[0]
+    database = rows_of_users.Database(night.url)
+    assert database.count(user)["giggles_salt.nightly_users"] == 1
+    assert database.delete(user)["giggles_salt.nightly_users"] == 1
+    assert rows(night.url, f"SELECT count(*) FROM giggles_salt.nightly_users WHERE user_id = '{user}'") == [(0,)]  # noqa: S608
+    assert leases.claim(lease, NAMES).users == ()
+
+
+def test_the_verdict_is_checked_with_the_users_of_this_droplet_alone(night: Night) -> None:
+    _, lease, share = night.begin("night1")
+    _, other, theirs = night.begin("night2")
+    night.logged(list(share.users[1:]))
+    night.logged([share.users[0], *theirs.users], "failed")
+    assert nightly_database.look(night.url, 600, lease.token) == Seen(len(share.users), len(share.users) - 1, 1, 0)
+    assert nightly_database.look(night.url, 600, other.token) == Seen(len(theirs.users), 0, len(theirs.users), 0)
+    assert nightly_database.look(night.url, 600).failed == 1 + len(theirs.users)

@@ -1,0 +1,118 @@
+"""The nightly job on two droplets with one database: each has its users, and when one dies in the run the other does the rest.
+
+The second droplet is set up beside the first one for this, and is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from gigglekit.fleet.sharding import shards
+
+from .clips import new_users, sql
+from .conftest import Droplet
+from .test_nightly import BEHAVIOUR, UNIT, properties, running, told
+from .test_nightly_verdict import active, newest, number
+
+PILLAR = "/etc/giggles/pillar/droplet.sls"
+ROLES = "vault,app,nightly"
+# Users with a key from long ago, as the app has them after a registration.
+_USERS = """
+INSERT INTO auth.users (id, email) SELECT id, id || '@example.com' FROM unnest(string_to_array(:'users', ',')::uuid[]) AS id;
+INSERT INTO public.limitless_keys (user_id, encrypted_api_key, created_at)
+SELECT id, 'sample', now() - interval '1 day' FROM unnest(string_to_array(:'users', ',')::uuid[]) AS id
+"""
+_DONE = """
+SELECT coalesce(json_object_agg(user_id, number), '{}') FROM (
+    SELECT user_id, count(*) AS number FROM public.processing_logs
+    WHERE user_id = ANY (string_to_array(:'users', ',')::uuid[]) AND status = 'completed' AND trigger_type <> 'manual' GROUP BY 1) AS done
+"""
+
+
+@pytest.fixture(scope="module")
+def other(droplet: Droplet) -> Iterator[Droplet]:
+    """A droplet for the nightly job alone, with the database of the first one."""
+    one = Droplet(f"{droplet.name}-night")
+    up = one.driver("up", "--beside", droplet.name, "--roles", ROLES, check=False)
+    assert up.returncode == 0, up.stderr.decode(errors="replace")
+    yield one
+    one.driver("down", "--purge", check=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fleet:
+    """Two droplets that know each other's names.
+
+    Arguments:
+        first, second: the droplets.
+        names: theirs, as Salt has them.
+    """
+
+    first: Droplet
+    second: Droplet
+    names: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def fleet(droplet: Droplet, other: Droplet) -> Iterator[Fleet]:
+    """Have both share the nightly job."""
+    before = droplet.shell(f"cat {PILLAR}")
+    first, second = (one.shell("salt-call --local --out=newline_values_only grains.get id").strip() for one in (droplet, other))
+    for one in (droplet, other):
+        one.shell(f"echo '  nightly: {{droplets: [{first}, {second}]}}' >> {PILLAR}")
+        assert one.apply("nightly").failed == {}
+    yield Fleet(droplet, other, (first, second))
+    droplet.write(PILLAR, before, "0600")
+    droplet.shell(f"systemctl stop {UNIT}; rm -f {BEHAVIOUR}")
+    assert droplet.apply("nightly").failed == {}
+
+
+@pytest.fixture
+def users(fleet: Fleet) -> Iterator[dict[str, list[str]]]:
+    """The only active users: six of each droplet, by its name."""
+    drawn = shards(fleet.names, new_users(200))
+    made = {name: drawn[name][:6] for name in fleet.names}
+    everybody = ",".join(user for part in made.values() for user in part)
+    others = sql(fleet.first, "SELECT string_agg(id::text, ',') FROM public.users WHERE is_active")
+    active(fleet.first, others, "false")
+    sql(fleet.first, _USERS, users=everybody)
+    yield made
+    active(fleet.first, everybody, "false")
+    active(fleet.first, others, "true")
+
+
+def done(droplet: Droplet, users: list[str]) -> dict[str, int]:
+    """Return how often each user was processed."""
+    return dict(json.loads(sql(droplet, _DONE, users=",".join(users))))
+
+
+def lease_over(droplet: Droplet, name: str) -> None:
+    """Have the minutes pass after which a droplet counts as dead."""
+    sql(droplet, "UPDATE giggles_salt.nightly_leases SET expires = clock_timestamp() WHERE droplet = :'name'", name=name)
+
+
+def test_a_nightly_droplet_dies_in_the_run_and_another_does_its_users_and_nobody_twice(fleet: Fleet, users: dict[str, list[str]]) -> None:
+    droplet, (own, theirs) = fleet.first, users.values()
+    everybody = [*own, *theirs]
+    told(fleet.second, "stall:600")
+    told(droplet, "ok")
+    records = number(droplet)
+    for one in (droplet, fleet.second):
+        one.shell(f"systemctl start --no-block {UNIT}")
+    droplet.wait_for("both to have done all but one user", lambda: len(done(droplet, everybody)) == len(everybody) - 1, seconds=120)
+    assert set(own) <= set(done(droplet, everybody))
+    os.kill(json.loads(fleet.second.driver("info", "--json").stdout)["leader_pid"], signal.SIGKILL)
+    # The first one waits for the other, and takes nothing while that may be at work.
+    droplet.wait_for("the first one to wait", lambda: not running(droplet), seconds=60)
+    assert properties(droplet, UNIT, "ActiveState")["ActiveState"] == "activating"
+    assert len(done(droplet, everybody)) == len(everybody) - 1
+    lease_over(droplet, fleet.names[1])
+    droplet.wait_for("the night to be recorded", lambda: number(droplet) > records, seconds=120)
+    assert done(droplet, everybody) == dict.fromkeys(everybody, 1)
+    one = newest(droplet)
+    assert (one["verdict"], one["users_completed"], one["users_elsewhere"]) == ("ok", len(own) + 1, len(theirs) - 1), one
