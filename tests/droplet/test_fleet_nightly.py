@@ -50,7 +50,7 @@ class Fleet:
 
     Arguments:
         first, second: the droplets.
-        names: theirs, as Salt has them.
+        names: theirs.
     """
 
     first: Droplet
@@ -62,14 +62,17 @@ class Fleet:
 def fleet(droplet: Droplet, other: Droplet) -> Iterator[Fleet]:
     """Have both share the nightly job."""
     before = droplet.shell(f"cat {PILLAR}")
-    first, second = (one.shell("salt-call --local --out=newline_values_only grains.get id").strip() for one in (droplet, other))
+    # A droplet's minion id is the name that the trial gave it.
+    names = (droplet.name, other.name)
     for one in (droplet, other):
-        one.shell(f"echo '  nightly: {{droplets: [{first}, {second}]}}' >> {PILLAR}")
-        assert one.apply("nightly").failed == {}
-    yield Fleet(droplet, other, (first, second))
+        one.shell(f"echo '  nightly: {{droplets: {json.dumps(names)}}}' >> {PILLAR}")
+        applied = one.apply("nightly")
+        assert applied.code == 0, applied.text
+    yield Fleet(droplet, other, names)
     droplet.write(PILLAR, before, "0600")
     droplet.shell(f"systemctl stop {UNIT}; rm -f {BEHAVIOUR}")
-    assert droplet.apply("nightly").failed == {}
+    applied = droplet.apply("nightly")
+    assert applied.code == 0, applied.text
 
 
 @pytest.fixture
