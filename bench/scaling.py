@@ -60,6 +60,8 @@ ASSUMPTIONS = (
     fixed("small_packs", "packs of a user that are not full", 8, "choice", "what a prune leaves"),
     fixed("night_requests", "requests of a droplet's backup beside one for each user with new clips", 8, "measured",
           "bench/sync, and the dump"),
+    fixed("deliveries", "requests each of upload, download and class C for a clip that another droplet made", 2, "choice",
+          "gigglekit/delivery: a parcel and its receipt, each written, read and erased once"),
     fixed("snapshots", "snapshots that are kept", 22, "choice", "backup:keep, 14 + 5 + 3"),
     fixed("dumps", "dumps that are kept", 30, "choice", "backup:keep_dumps_days"),
     Assumption("row_bytes", "bytes in the database for each clip, indexes included", 300, 500, 1000, "guess", "ask the database"),
@@ -80,6 +82,7 @@ ASSUMPTIONS = (
           "leanopstech.com/blog/backblaze-b2-pricing-2026, April 2026"),
     fixed("list_usd", "dollars for 1,000 requests of class C, 2,500 a day free", 0.004, "price",
           "www.backblaze.com/b2/b2-transactions-price.html"),
+    fixed("download_usd", "dollars for 1,000 downloads (class B), 2,500 a day free", 0.0004, "price", "as above"),
     fixed("supabase_usd", "dollars a month for Supabase Pro, without a larger machine", 25, "price",
           "supabase.com/pricing, as quoted in 2026"),
     fixed("database_usd", "dollars a month for a GB of database beyond 8", 0.125, "price", "Supabase's documentation, billing"),
@@ -137,7 +140,8 @@ def needed(users: int, given: Mapping[str, float]) -> dict[str, float]:
     database = clips * given["row_bytes"]
     bucket = clips * (given["clip_bytes"] + given["section_bytes"] * given["snapshots"]) + database * given["dump_share"] * given["dumps"]
     packs = clips * given["clip_bytes"] / given["pack_bytes"] + users * given["small_packs"]
-    lists = packs / 1000
+    delivered = active * given["clips"] * given["deliveries"] if droplets > 1 else 0.0
+    lists = packs / 1000 + delivered
     found = {
         "active": active,
         "nightly": nightly,
@@ -150,14 +154,16 @@ def needed(users: int, given: Mapping[str, float]) -> dict[str, float]:
         "clips": clips,
         "disk_tb": clip_bytes / TB,
         "bucket_tb": bucket / TB,
-        "uploads": active + droplets * given["night_requests"],
+        "uploads": active + web * given["night_requests"] + delivered,
+        "downloads": delivered,
         "lists": lists,
         "backup_minutes": clips / web * given["clip_us"] / 1e6 / 60,
         "unlock_seconds": users / web * given["unlock_ms"] / 1000,
         "database_gb": database / GB,
         "usd_droplets": droplets * given["droplet_usd"],
         "usd_volumes": clip_bytes / GB * given["volume_usd"] if clip_bytes / GB > given["local_gb"] * web else 0.0,
-        "usd_bucket": bucket / TB * given["bucket_usd"] + max(0.0, lists - 2500) * NIGHTS_A_MONTH / 1000 * given["list_usd"],
+        "usd_bucket": bucket / TB * given["bucket_usd"]
+        + NIGHTS_A_MONTH / 1000 * (max(0.0, lists - 2500) * given["list_usd"] + max(0.0, delivered - 2500) * given["download_usd"]),
         "usd_database": given["supabase_usd"]
         + max(0.0, database / GB - 8) * given["database_usd"]
         + max(0, users - 100_000) * given["member_usd"],
@@ -193,7 +199,8 @@ ROWS = (
     ("bucket_tb", "TB in the bucket then"),
     ("database_gb", "GB in the database then"),
     ("uploads", "uploads to the bucket each night"),
-    ("lists", "listings of the bucket each night"),
+    ("downloads", "downloads from it"),
+    ("lists", "requests of class C (listings, also of what is to be erased)"),
     ("backup_minutes", "processor minutes of a web droplet to see what is new"),
     ("unlock_seconds", "processor seconds of its start to unlock all vaults"),
     ("usd_droplets", "dollars a month: droplets"),

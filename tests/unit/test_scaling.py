@@ -96,6 +96,14 @@ def test_the_fullest_shard_is_what_hashing_really_gives(droplets: int) -> None:
     assert len(users) / droplets <= fullest <= scaling.largest_shard(len(users), droplets) * 1.02
 
 
+def test_clips_travel_only_between_droplets() -> None:
+    chosen = scaling.case("likely")
+    users = scaling.one_droplet(chosen)["users"]
+    assert scaling.needed(users, chosen)["downloads"] == 0
+    many = scaling.needed(10 * users, chosen)
+    assert many["downloads"] == many["active"] * chosen["clips"] * chosen["deliveries"]
+
+
 def test_one_droplet_is_enough_for_as_many_as_it_says_and_for_no_more() -> None:
     for name in scaling.CASES:
         chosen = scaling.case(name)
