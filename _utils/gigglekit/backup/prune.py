@@ -61,6 +61,7 @@ class Pruned:
         freed: bytes of what was removed, less what was written anew.
         locked_until: when the last of those can go that are still locked; "" if none is.
         notes: what somebody may want to know: one paragraph each.
+        problems: what is damaged, so that it was left as it is: one paragraph each.
     """
 
     kept: int = 0
@@ -71,6 +72,7 @@ class Pruned:
     freed: int = 0
     locked_until: str = ""
     notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -385,7 +387,7 @@ class Prune:
         with self.manifest.change():
             # If this is killed, some snapshots name the new packs and some the old: the next sync reads what holds then.
             self.manifest.put("learned", None)
-        old = {pack.entry.id for packs in group.values() for pack in packs}
+        old = {pack for pack, _, _ in moved}
         for snapshot in kept:
             if snapshot.packs & old:
                 self._rename(snapshot, moved)
@@ -413,7 +415,12 @@ class Prune:
 
         for needed in packs:
             pack = needed.entry
-            plain = self._plain(pack, key)
+            try:
+                plain = self._plain(pack, key)
+            except (DamagedError, MissingError) as error:
+                # One that is broken keeps no other from being written anew.
+                self.done.problems.append(str(error))
+                continue
             for offset, length in needed.pieces():
                 if builder is None or builder.room < length:
                     store()
@@ -430,10 +437,10 @@ class Prune:
         except chunked.DamagedError as error:
             raise DamagedError(
                 name,
-                f"{name} in the bucket is not as it was written ({error}), so what is still needed of it cannot be moved, and nothing more "
-                "was removed. salt-call giggles.verify read_data=all tells what else is damaged, and the next salt-call giggles.sync then "
-                "stores again those clips in it that are still on this droplet. The snapshots until now go on naming it: once that is "
-                "done, remove the object in the web UI of Backblaze in all versions, and the next prune goes on without it.",
+                f"{name} in the bucket is not as it was written ({error}), so what is still needed of it was not moved, and it stays as it "
+                "is; all others were dealt with. salt-call giggles.verify read_data=all tells which clips that concerns and what else is "
+                "damaged, and the next salt-call giggles.sync then stores again those that are still on this droplet. The snapshots until "
+                "now go on naming it until they end.",
             ) from None
 
     def _rename(self, snapshot: _Kept, moved: Mapping[_Piece, tuple[PackEntry, int]]) -> None:
