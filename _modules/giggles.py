@@ -583,7 +583,7 @@ def prune():
     from gigglekit.operations import saving
 
     with _errors():
-        return saving.prune(_droplet())
+        return _with_exit_code(saving.prune(_droplet()))
 
 
 def drill():

@@ -105,6 +105,10 @@ class Manifest:
             self._connection = sqlite3.connect(path, isolation_level=None)
             try:
                 self._prepare()
+            except UnicodeDecodeError:
+                # From SQLite's own message, which quotes what is damaged.
+                self._connection.close()
+                raise sqlite3.DatabaseError("a name in it is no text") from None
             except BaseException:
                 self._connection.close()
                 raise
@@ -116,19 +120,15 @@ class Manifest:
         self._connection.execute("PRAGMA foreign_keys = ON")
         # Nobody else has it open. So a change waits for the disk once, where a rollback journal waits four times.
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._connection.execute("PRAGMA journal_mode = WAL")
         # A power cut must not leave a manifest that knows of packs which are not there; the other way round is mended.
         self._connection.execute("PRAGMA synchronous = FULL")
-        try:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            if self._connection.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
-                raise sqlite3.DatabaseError("of another version")
-            with self.change():
-                for statement in _SCHEMA.split(";"):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {_VERSION}")
-        except UnicodeDecodeError:
-            # From SQLite's own message, which quotes what is damaged.
-            raise sqlite3.DatabaseError("a name in it is no text") from None
+        if self._connection.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
+            raise sqlite3.DatabaseError("of another version")
+        with self.change():
+            for statement in _SCHEMA.split(";"):
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Close the file."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gigglekit.backup import names, settings
+from gigglekit.backup import checked, names, settings
 from gigglekit.backup.errors import BackupError, BusyError, RefusedError
 from gigglekit.backup.settings import Settings
 from gigglekit.crypto import keys
@@ -201,9 +201,13 @@ class Droplet:
 
     def bucket(self) -> Bucket:
         """Open the bucket."""
+        return self._bucket(self.settings(), None)
+
+    def _bucket(self, chosen: Settings, patience: Patience | None) -> Bucket:
         from gigglekit.backup.bucket import Bucket
 
-        return Bucket(self.settings())
+        found = checked.last(checked.UNCOMPARED, self.settings_path, notes=self.folder / checked.NOTES.name)
+        return Bucket(chosen, patience=patience, compares=found.time is None)
 
     # --- keys ------------------------------------------------------------------------------------------------------------
 
@@ -264,12 +268,7 @@ class Droplet:
             keyring.keep_secret(DUMPS, keys.new())
         signer = Signer(Ed25519PrivateKey.from_private_bytes(Receipts(self.places).signing_key()))
 
-        def bucket() -> Bucket:
-            from gigglekit.backup.bucket import Bucket
-
-            return Bucket(chosen, patience=patience)
-
-        return Repository(bucket, Secrets(snapshots, keyring.names_key(), signer, signer.public, public))
+        return Repository(lambda: self._bucket(chosen, patience), Secrets(snapshots, keyring.names_key(), signer, signer.public, public))
 
     def dump_key(self, dump_id: str) -> bytes | None:
         """Return the key of a dump that this droplet made since the last erasure; another one opens nothing."""

@@ -110,7 +110,9 @@ def prune(droplet: Droplet) -> dict[str, Any]:
     """
     with records.recorded(droplet.records, "prune") as record, _pruning(droplet) as run:
         done = dataclasses.asdict(run.run())
-        record.update({key: value for key, value in done.items() if key != "notes"})
+        record.update({key: value for key, value in done.items() if key not in ("problems", "notes")}, problems=len(done["problems"]))
+        if done["problems"]:
+            record.update(ok=False, reason=" ".join(done["problems"]))
     return done
 
 
