@@ -187,7 +187,7 @@ class Droplet:
         while not ready():
             if time.monotonic() > end:
                 pytest.fail(f"waited {seconds:.0f} s in vain for {what}")
-            time.sleep(0.5)
+            time.sleep(0.2)
 
     def healthy(self) -> bool:
         """Tell whether the app answers through nginx over HTTPS."""
