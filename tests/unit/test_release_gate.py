@@ -101,6 +101,8 @@ WHOLE = {"/static/a.css": Answer(200, b"body {}")}
         ({"/": Answer(0, b"", "the connection failed (reset)")}, r"first page \(/\) could not be asked through nginx"),
         ({"/": Answer(404, b"")}, r"first page \(/\) answered 404"),
         ({"/": Answer(302, b"")}, ""),
+        ({"/": Answer(200, b'<link href="/static/a.css?v=1">')}, ""),
+        ({"/": Answer(200, b'<script src="/static/js/gone.js">')}, "asks for /static/js/gone.js, and the release has no such file"),
         ({"/static/a.css": Answer(404, b"")}, "/static/a.css answered 404 through nginx, and not what lies in the release"),
         ({"/static/a.css": Answer(200, b"body {color")}, "not what lies in the release"),
     ],
