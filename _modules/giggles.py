@@ -51,9 +51,10 @@ def deploy(ref=None, wait=600):
     """
     from gigglekit.release import deploying
 
+    seconds = _seconds(wait)
     return _released(
         lambda settings, surroundings: deploying.deploy(
-            settings, Layout(), surroundings, ref=_text(ref), busy=_nightly_at_work, wait=_seconds(wait)
+            settings, Layout(), surroundings, ref=_text(ref), busy=_nightly_at_work, wait=seconds
         )
     )
 
@@ -77,9 +78,10 @@ def rollback(to=None, wait=600):
     """
     from gigglekit.release import deploying
 
+    seconds = _seconds(wait)
     return _released(
         lambda settings, surroundings: deploying.rollback(
-            settings, Layout(), surroundings, to=_text(to), busy=_nightly_at_work, wait=_seconds(wait)
+            settings, Layout(), surroundings, to=_text(to), busy=_nightly_at_work, wait=seconds
         )
     )
 
@@ -104,7 +106,7 @@ def _released(act):
         )
         with records.recorded(records.FOLDER, "release") as record:
             done = act(settings, surroundings).as_dict()
-            record.update(done)
+            record.update({key: value for key, value in done.items() if key != "seconds"}, steps=done["seconds"])
     except ReleaseError as error:
         raise CommandExecutionError(str(error)) from None
     except OSError as error:

@@ -30,6 +30,7 @@ from gigglekit.files import tree as files_tree
 from gigglekit.release import droplet, live, pin
 from gigglekit.release.errors import ReleaseError
 from gigglekit.release.settings import Layout, Settings
+from gigglekit.release.switching import Course
 from salt.exceptions import SaltInvocationError
 
 __virtualname__ = "giggles"
@@ -310,40 +311,47 @@ def release(
             migration=migration or "",
             migration_dump=bool(migration_dump),
         )
-        settings, chosen = pin.wanted(settings, layout)
+        wanted, chosen = pin.wanted(settings, layout)
         if test and shutil.which("git") is None:
             # A bare machine: what is to come is known, and there is nothing yet to ask the repository with.
             ret["result"] = None
             ret["changes"] = {"release": {"old": layout.live(), "new": settings.ref}}
             ret["comment"] = f"The release {settings.ref} would be built and made live."
             return ret
-        plan = live.examine(settings, layout, surroundings)
+        plan = looked = live.examine(wanted, layout, surroundings)
         if plan.unchanged:
             ret["comment"] = f"The release {plan.commit} is live and as it was built{_instead(chosen)}."
             if chosen is None and not test:
                 # It was for another ref than the one that the pillar names now.
                 pin.store(layout, None)
             return ret
-        changes = {"because": list(plan.reasons)}
-        if plan.switch:
-            changes["release"] = {"old": plan.live, "new": plan.commit}
-        if plan.drift:
-            changes["repaired"] = list(plan.drift)
         if test:
             ret["result"] = None
-            ret["changes"] = changes
+            ret["changes"] = _release_changes(plan)
             ret["comment"] = f"The release {plan.commit} would be made live."
             return ret
         if chosen is None:
             pin.store(layout, None)
-        course = live.apply(plan, settings, layout, surroundings)
+        course = Course()
+        plan = live.apply(settings, layout, surroundings, course=course)
+        _, chosen = pin.wanted(settings, layout)
     except ReleaseError as error:
         ret["result"] = False
         ret["comment"] = str(error)
         return ret
-    ret["changes"] = changes
+    if course.seconds or course.notes:
+        ret["changes"] = _release_changes(looked if plan.unchanged else plan)
     ret["comment"] = " ".join([f"The release {plan.commit} is live and answers{_instead(chosen)}.", *course.notes])
     return ret
+
+
+def _release_changes(plan):
+    changes = {"because": list(plan.reasons)}
+    if plan.switch:
+        changes["release"] = {"old": plan.live, "new": plan.commit}
+    if plan.drift:
+        changes["repaired"] = list(plan.drift)
+    return changes
 
 
 def _instead(chosen):

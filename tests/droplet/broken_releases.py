@@ -21,13 +21,13 @@ class Broken:
         name: what is wrong with it, in words.
         changes: what makes it of the sample, see `release_repository.commit`.
         told: patterns, without regard to case, of what the refusal has to say of it.
-        judged_s: for how long it has to be looked at to see it.
+        patience: what the pillar has to say of a start and of the judgement, so that it is seen, and soon.
     """
 
     name: str
     changes: Mapping[str, Change]
     told: tuple[str, ...]
-    judged_s: float = 1
+    patience: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _at_start(line: str) -> Mapping[str, Change]:
@@ -62,7 +62,7 @@ BROKEN = (
         "dies after five seconds",
         _at_start("import threading; threading.Timer(5, os._exit, (3,)).start()"),
         (r"\b(?:end(?:s|ed)|died|exited)\b", r"\b3\b"),
-        judged_s=7,
+        patience={"gate_seconds": 7},
     ),
     Broken(
         "answers 500 to the question whether it is well",
@@ -70,18 +70,24 @@ BROKEN = (
         (r"/api/health", r"\b500\b"),
     ),
     Broken("answers 500 to the page alone", _with("src/main.py", _PAGE, "raise RuntimeError"), (r"\bpage\b| / |'/'", r"\b500\b")),
-    Broken("hangs at its start", _at_start("import asyncio; await asyncio.sleep(3600)"), (r"did not (?:answer|start)",)),
+    Broken(
+        "hangs at its start",
+        _at_start("import asyncio; await asyncio.sleep(3600)"),
+        (r"did not (?:answer|start)",),
+        patience={"start_seconds": 10},
+    ),
     Broken(
         "hangs on requests",
         _with("src/main.py", "    response = await call_next(request)\n", "import asyncio; await asyncio.sleep(3600)"),
         (r"did not answer",),
+        patience={"start_seconds": 10},
     ),
     Broken("takes all memory at its start", _at_start(_GREEDY), ("memory",)),
     Broken(
         "takes all memory after three seconds",
         _at_start(f'import threading; threading.Timer(3, exec, ("{_GREEDY}",)).start()'),
         ("memory",),
-        judged_s=5,
+        patience={"gate_seconds": 5},
     ),
     Broken(
         "lacks its static files",

@@ -42,8 +42,8 @@ def wav() -> bytes:
 
 @contextmanager
 def chosen(droplet: Droplet, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
-    """Let this deployment choose something else during the block."""
-    kept = "/etc/giggles/kept.sls"
+    """Let this deployment choose something else during the block, in which there may be another one."""
+    kept = f"/etc/giggles/kept-{uuid.uuid4().hex}.sls"
     pillar = yaml.safe_load(droplet.exec(["cat", DROPLET_PILLAR]).stdout)
     change(pillar["giggles"])
     droplet.exec(

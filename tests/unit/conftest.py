@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gigglekit.files import draining
+from gigglekit.release import handover, health, switching
 from gigglekit.vault import adopt, holders
 
 from tests.unit import postgres, release_droplet, vault_volume
@@ -104,8 +105,12 @@ def upstream(tmp_path: Path) -> release_droplet.Upstream:
 
 
 @pytest.fixture
-def releasing(tmp_path: Path, upstream: release_droplet.Upstream) -> Iterator[release_droplet.Droplet]:
+def releasing(tmp_path: Path, upstream: release_droplet.Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[release_droplet.Droplet]:
     """A droplet that releases the app of `upstream`."""
+    # A child that is forked here to be killed has this process's connections open as well, and would wait for itself.
+    monkeypatch.setattr(switching, "_DRAIN_SECONDS", 1.0)
+    monkeypatch.setattr(handover, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(health, "_PAUSE", 0.02)
     made = release_droplet.Droplet(tmp_path, upstream)
     yield made
     made.close()

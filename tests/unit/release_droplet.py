@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +54,17 @@ class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class App:
-    """A server at a UNIX socket that answers as the release says that it runs.
+    """A server at a UNIX socket that answers as the release says whose folder a note names.
 
     A release's file `app/health` has the status of /api/health, `app/page` that of the first page, and `app/body` what it says of its
-    health; `app/lives` has how many questions it answers before its process ends.
+    health; `app/lives` has how many questions it answers before its process ends. Files whose names begin with `live-` count before
+    these where the release is live.
     """
 
-    def __init__(self, socket: Path) -> None:
-        self.folder = ""
+    def __init__(self, socket: Path, note: Path, *, live: bool, behaviour: Mapping[str, str] | None = None) -> None:
+        self._behaviour = behaviour if behaviour is not None else {}
+        self._note = note
+        self._live = live
         self.asked = 0
         outer = self
 
@@ -67,7 +72,7 @@ class App:
             def do_GET(self) -> None:
                 outer.asked += 1
                 page = "page" if self.path == "/" else "health"
-                self.send_response(outer.said(page, 200) if self.headers["Host"] == "localhost" else 400)
+                self.send_response(int(outer.text(page, "200")) if self.headers["Host"] == "localhost" and outer.folder else 503)
                 self.end_headers()
                 self.wfile.write(outer.text("body", '{"status": "healthy"}').encode())
 
@@ -78,23 +83,34 @@ class App:
                 return ""
 
         self._server = _UnixServer(str(socket), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def folder(self) -> str:
+        """The app's folder in the release that it runs, "" if it does not run."""
+        try:
+            return self._note.read_text()
+        except OSError:
+            return ""
+
+    def run(self, folder: str) -> None:
+        """Run a release from now on, or nothing."""
+        self._note.write_text(folder)
+        self.asked = 0
 
     def text(self, name: str, default: str) -> str:
         """Return what a file of the release says."""
-        try:
-            return Path(self.folder, name).read_text()
-        except OSError:
-            return default
-
-    def said(self, name: str, default: int) -> int:
-        """Return the number in a file of the release."""
-        return int(self.text(name, str(default))) if self.folder else 503
+        if name in self._behaviour:
+            return self._behaviour[name]
+        for file in (*([f"live-{name}"] if self._live else []), name):
+            with contextlib.suppress(OSError):
+                return Path(self.folder, file).read_text()
+        return default
 
     @property
     def dead(self) -> bool:
         """Whether its process has answered as much as it lives for."""
-        return self.asked > self.said("lives", 1 << 30)
+        return self.asked > int(self.text("lives", str(1 << 30)))
 
     def close(self) -> None:
         """End it."""
@@ -103,14 +119,15 @@ class App:
 
 
 class FakeService:
-    """Runs "the app" from the live release."""
+    """Runs "the app" from the live release. What it runs is noted in a file, so that it outlives a process that is killed."""
 
     def __init__(self, layout: Layout, socket: Path) -> None:
         self.layout = layout
         self.restarts = 0
         self.started = 0.0
         self.stopped = False
-        self.app = App(socket)
+        self.start_seconds = 0.0
+        self.app = App(socket, socket.with_name("runs"), live=True)
 
     @property
     def folder(self) -> str:
@@ -124,13 +141,14 @@ class FakeService:
 
     def restart(self) -> None:
         self.restarts += 1
-        self.app.folder = os.path.realpath(self.layout.current / "app")
-        self.app.asked = 0
+        self.app.run("")
+        time.sleep(self.start_seconds)
+        self.app.run(os.path.realpath(self.layout.current / "app"))
         self.started = time.time()
 
     def stop(self) -> None:
         self.stopped = True
-        self.app.folder = ""
+        self.app.run("")
 
 
 class FakeCandidate:
@@ -139,14 +157,14 @@ class FakeCandidate:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.started: list[str] = []
-        self.answered = 0
+        self.behaviour: dict[str, str] = {}
         self._app: App | None = None
 
     def start(self, release: Path, module: str) -> None:
         self.stop()
         assert module == "src.main:app"
-        self._app = App(self.socket)
-        self._app.folder = str(release / "app")
+        self._app = App(self.socket, self.socket.with_name("tried"), live=False, behaviour=self.behaviour)
+        self._app.run(str(release / "app"))
         self.started.append(release.name)
 
     def trouble(self) -> str:
@@ -154,7 +172,6 @@ class FakeCandidate:
 
     def stop(self) -> None:
         if self._app is not None:
-            self.answered = self._app.asked
             self._app.close()
             self._app = None
         self.socket.unlink(missing_ok=True)
@@ -239,7 +256,7 @@ class Droplet:
         """Do as the state does."""
         plan = self.plan(ref, **changes)
         if not plan.unchanged:
-            live.apply(plan, self.settings(ref, **changes), self.layout, self.surroundings)
+            live.apply(self.settings(ref, **changes), self.layout, self.surroundings)
         return plan
 
     def deploy(self, pillar: str, ref: str | None = None, **changes: object) -> deploying.Deployed:
@@ -249,6 +266,14 @@ class Droplet:
     def rollback(self, pillar: str, to: str | None = None, **changes: object) -> deploying.Deployed:
         """Do as giggles.rollback does where the pillar names `pillar`."""
         return deploying.rollback(self.settings(pillar, **changes), self.layout, self.surroundings, to=to, busy=lambda: self.busy, wait=0)
+
+    @contextlib.contextmanager
+    def altered(self, commit: str, name: str, text: str) -> Iterator[None]:
+        """Have a finished release behave in another way, though it is as it was built."""
+        behaviour = self.candidate.behaviour
+        behaviour[name.removeprefix("app/")] = text
+        yield
+        behaviour.clear()
 
     @property
     def releases(self) -> list[str]:

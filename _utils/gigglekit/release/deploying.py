@@ -13,6 +13,7 @@ from gigglekit.release import live, manifest, migration, pin
 from gigglekit.release.errors import ReleaseError
 from gigglekit.release.live import Repin
 from gigglekit.release.plan import Surroundings
+from gigglekit.release.repository import Repository
 from gigglekit.release.settings import COMMIT, Layout, Settings
 from gigglekit.release.switching import Course
 
@@ -73,9 +74,10 @@ def deploy(settings: Settings, layout: Layout, surroundings: Surroundings, *, re
     wanted = settings if ref is None else replace(settings, ref=_whole(ref, layout))
     _wait(busy, wait)
     before = layout.live()
-    plan = live.examine(wanted, layout, surroundings)
-    pinned = None if wanted.ref == settings.ref else _pin(plan.commit, settings, "deploy")
-    course = live.apply(plan, wanted, layout, surroundings, repin=Repin(pinned))
+    commit = Repository(wanted, layout).resolve()
+    pinned = None if wanted.ref == settings.ref else _pin(commit, settings, "deploy")
+    course = Course()
+    plan = live.apply(wanted, layout, surroundings, repin=Repin(pinned), commit=commit, course=course)
     return Deployed(layout.live(), before, "already live" if plan.unchanged else "deployed", pinned, course)
 
 

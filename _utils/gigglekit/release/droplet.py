@@ -24,8 +24,8 @@ def surroundings(*, domain: str | None, gate_seconds: float, dump: Dump | None, 
         dump: see `migration.migrate`.
         health_seconds: how long a start may take.
     """
-    # The trial, the start of the service, and what comes in between.
-    longest = 2 * (health_seconds + gate_seconds) + 300
+    # The trial, the start of the service, and twice the longest request.
+    longest = 2 * (health_seconds + gate_seconds) + 1500
     return Surroundings(
         service=SystemdService(),
         socket=_SOCKET,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from gigglekit.release import health
 from gigglekit.release.front import Front, Traffic
@@ -19,6 +20,7 @@ _PAUSE = 0.5
 _FEWEST_FAILED, _FAILED_SHARE = 3, 0.05
 """So many requests of users, and such a part of them, have to fail before a release is blamed: some pages fail in each."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_NAMED = re.compile(r"""(?:src|href)=["']/static/([A-Za-z0-9._/%-]+)""")
 _MOST_STATIC = 1 << 20
 
 Ask = Callable[[str, float], Answer]
@@ -90,6 +92,10 @@ def _look(asked: Asked, static: Path | None) -> str:
         return reason
     if answer.status >= 400:
         return f"its first page (/) answered {answer.status} {asked.where}"
+    for name in _NAMED.findall(answer.body.decode(errors="replace")):
+        # nginx serves these from the release, so that they lie there is all it takes.
+        if not (asked.app / "static" / unquote(name)).is_file():
+            return f"its first page (/) asks for /static/{name}, and the release has no such file"
     if static is None:
         return ""
     page = f"/static/{static.name}"

@@ -13,7 +13,7 @@ HEALTH = "/api/health"
 AGENT = "giggles-gate"
 """By this our own questions are told from those of users in nginx's log."""
 _ANSWERED = "it answered "
-_WRONG_SECONDS = 10.0
+_WRONG_SECONDS, _PAUSE = 10.0, 0.25
 _MOST = 4 << 20
 
 
@@ -120,4 +120,4 @@ def wait(path: Path, seconds: float, given_up: Callable[[], str]) -> str:
             return ended
         if end - time.monotonic() <= 0:
             return f"{reason} within {seconds:.0f} s"
-        time.sleep(0.25)
+        time.sleep(_PAUSE)

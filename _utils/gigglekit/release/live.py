@@ -18,12 +18,12 @@ from gigglekit.release.errors import ReleaseError, UnhealthyError
 from gigglekit.release.journal import Entry
 from gigglekit.release.plan import SURROUNDINGS, Plan, Surroundings, examine
 from gigglekit.release.repository import Repository
-from gigglekit.release.settings import COMMIT, Layout, Settings
+from gigglekit.release.settings import BUILDING, COMMIT, Layout, Settings
 from gigglekit.release.switching import Course, Switch, settle
 
 __all__ = ["Plan", "Repin", "Surroundings", "apply", "examine", "only_one_run", "prune", "rollback", "secret_values"]
 
-_LOCK_SECONDS = 5.0
+_LOCK_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -34,49 +34,53 @@ class Repin:
 
 
 def apply(
-    plan: Plan,
     settings: Settings,
     layout: Layout,
     surroundings: Surroundings,
     *,
     repin: Repin | None = None,
+    commit: str | None = None,
     course: Course | None = None,
-) -> Course:
-    """Carry out a plan.
+) -> Plan:
+    """Look, and do what is to be done.
 
     Arguments:
-        plan: what `examine` has found.
-        settings, layout, surroundings: as there.
+        settings: what shall be live; without `repin`, a pin that is in force counts instead.
+        layout, surroundings: as for `examine`.
         repin: what becomes of the pin; None leaves it as it is.
+        commit: what the ref stands for, if that is known.
         course: filled in on the way, also if this fails.
 
     Returns:
-        What it took.
+        What was found, once nobody else was at work, and was done.
 
     Raises:
         ReleaseError: the wanted release is not live. Unless the message says otherwise, the one before still is.
     """
-    course = course or Course()
+    course = course if course is not None else Course()
     with only_one_run(layout):
         try:
-            settled = settle(settings, layout, surroundings, course)
+            settle(settings, layout, surroundings, course)
         except UnhealthyError as error:
             # What was live before is again; what is wanted now may well be something else.
             course.notes.append(str(error))
-            settled = True
-        if settled:
-            plan = examine(settings, layout, surroundings, plan.commit)
-        if plan.unchanged:
-            if repin is not None:
-                pin.store(layout, repin.pin)
-        else:
+        if repin is None:
+            # Only now: whoever was at work until now may have chosen another one.
+            settings, _ = pin.wanted(settings, layout)
+        plan = examine(settings, layout, surroundings, commit)
+        if not plan.unchanged:
             _carry_out(plan, settings, layout, surroundings, repin, course)
+        elif repin is not None:
+            pin.store(layout, repin.pin)
         prune(layout, settings.keep)
-    return course
+    return plan
 
 
 def rollback(commit: str, settings: Settings, layout: Layout, surroundings: Surroundings, repin: Repin, course: Course) -> None:
-    """Switch to a release that is on this droplet, as it lies there: no network, no build, no trial.
+    """Switch to a release that is on this droplet, as it lies there: no network, no build, and no trial but one look.
+
+    While what is live is well, the other one is started beside it, so that no request waits for its start. Otherwise it is switched to
+    at once.
 
     Arguments:
         commit: of a finished release.
@@ -100,7 +104,14 @@ def rollback(commit: str, settings: Settings, layout: Layout, surroundings: Surr
                 f"changed. Have it built anew: salt-call giggles.deploy ref={commit}."
             )
         entry = _entry(Plan(commit, layout.live(), False, True, False, (), ()), None, layout, repin)
-        Switch(settings, layout, surroundings, entry, course).go(None, beside=False)
+        journal.write(layout, entry)
+        switch = Switch(settings, layout, surroundings, entry, course)
+        try:
+            beside = switch.is_live_well() and switch.try_beside(layout.release(commit), 0)
+        except BaseException:
+            journal.end(layout)
+            raise
+        switch.go(None, beside=beside)
 
 
 def _carry_out(plan: Plan, settings: Settings, layout: Layout, surroundings: Surroundings, repin: Repin | None, course: Course) -> None:
@@ -128,7 +139,7 @@ def _carry_out(plan: Plan, settings: Settings, layout: Layout, surroundings: Sur
             done = migration.migrate(settings, layout, folder, plan.commit, surroundings.unit, secrets, surroundings.dump)
             course.took("migrated", began)
             course.notes.append(f"The migration has run{_saved(done)}.")
-        beside = switch.try_beside(folder)
+        beside = switch.try_beside(folder, settings.gate_seconds)
     except BaseException:
         if entry.built:
             shutil.rmtree(target, ignore_errors=True)
@@ -181,7 +192,7 @@ def prune(layout: Layout, keep: int) -> list[str]:
     for folder in layout.releases.iterdir():
         if COMMIT.fullmatch(folder.name):
             complete.append((folder.lstat().st_mtime, folder.name))
-        elif folder.name.endswith(".building"):
+        elif folder.name.endswith(BUILDING):
             shutil.rmtree(folder, ignore_errors=True)
     spare = [name for _, name in sorted(complete, reverse=True) if name not in kept]
     removed = spare[max(0, keep - len([name for _, name in complete if name in kept])) :]
@@ -198,12 +209,11 @@ def only_one_run(layout: Layout) -> Iterator[None]:
     """Be the only run that changes what is live, for as long as the block lasts."""
     layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
     with only_one(
-        layout.root / "release.lock",
+        layout.lock,
         seconds=_LOCK_SECONDS,
         pause=0.2,
         busy=lambda: ReleaseError(
-            "Another run is making a release live right now. Wait for it to end, then apply again; "
-            f"fuser {layout.root}/release.lock names it."
+            f"Another run is making a release live right now. Wait for it to end, then apply again; fuser {layout.lock} names it."
         ),
     ):
         yield

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gigglekit.files.locking import is_locked
 from gigglekit.release import journal, manifest, migration, preflight
 from gigglekit.release.build import MakeVenv, ingredients
 from gigglekit.release.candidate import Candidate
 from gigglekit.release.front import Front
 from gigglekit.release.repository import Repository
 from gigglekit.release.service import Service
-from gigglekit.release.settings import Layout, Settings
+from gigglekit.release.settings import BUILDING, Layout, Settings
 
 SURROUNDINGS = (".env", "process.env")
 """Files of the layout's root that a process reads as it starts."""
@@ -31,7 +33,7 @@ class Plan:
         restart: the service must be restarted although nothing else changes.
         reasons: why, one line each; empty means that nothing is to be done.
         drift: what was found changed inside the release, at most 20 lines.
-        unsettled: a run before this one was killed before it had judged what it switched to.
+        unsettled: a run before this one was killed, and has left something half done.
     """
 
     commit: str
@@ -104,10 +106,21 @@ def examine(settings: Settings, layout: Layout, surroundings: Surroundings, comm
         reasons.append(f"current {_describe(layout, live)}")
     why_restart = _why_restart(layout, surroundings, target)
     reasons += why_restart
-    unsettled = journal.load(layout) is not None
-    if unsettled:
-        reasons.append("a run before this one was ended before it had judged what it switched to")
-    return Plan(commit, live, must_build, must_switch, bool(why_restart), tuple(reasons), tuple(changed[:20]), unsettled)
+    left = "" if is_locked(layout.lock) else _left_behind(layout)
+    if left:
+        reasons.append(left)
+    return Plan(commit, live, must_build, must_switch, bool(why_restart), tuple(reasons), tuple(changed[:20]), bool(left))
+
+
+def _left_behind(layout: Layout) -> str:
+    """Return what a run has left that was killed, unless one is at work now."""
+    if journal.load(layout) is not None:
+        return "a run before this one was ended before it had judged what it switched to"
+    try:
+        begun = [name for name in os.listdir(layout.releases) if name.endswith(BUILDING)]
+    except OSError:
+        return ""
+    return f"a run before this one was ended while it built {begun[0][:12]}" if begun else ""
 
 
 def _describe(layout: Layout, live: str | None) -> str:

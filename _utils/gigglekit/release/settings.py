@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from gigglekit.release.errors import ReleaseError
 
+BUILDING = ".building"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -155,6 +156,11 @@ class Layout:
         return self.root / "switch.json"
 
     @property
+    def lock(self) -> Path:
+        """Locked by whoever changes what is live."""
+        return self.root / "release.lock"
+
+    @property
     def migrated(self) -> Path:
         """Note on the commits whose migration has run."""
         return self.root / "migrated.json"
@@ -165,7 +171,7 @@ class Layout:
 
     def building(self, commit: str) -> Path:
         """Folder of a release that is not complete yet."""
-        return self.releases / f"{commit}.building"
+        return self.releases / f"{commit}{BUILDING}"
 
     def live(self) -> str | None:
         """Return the commit `current` names, or None if it names no release folder of ours."""

@@ -16,10 +16,10 @@ from gigglekit.release.front import Front, Traffic
 from gigglekit.release.journal import Entry
 from gigglekit.release.plan import Surroundings
 from gigglekit.release.service import State, how_it_ended
-from gigglekit.release.settings import Layout, Settings
+from gigglekit.release.settings import BUILDING, Layout, Settings
 
-_DRAIN_SECONDS = 0.5
-"""From when a socket has lost its name until nobody can be on the way into it any more."""
+_DRAIN_SECONDS, _SHORT_DRAIN_SECONDS = 600.0, 5.0
+"""How long is waited for requests that are under way: the longest that one is known to take, or little where the app is not well."""
 
 
 @dataclass
@@ -70,8 +70,12 @@ class Switch:
     def _app(self) -> Path:
         return self._layout.current / self._settings.subdirectory
 
-    def try_beside(self, folder: Path) -> bool:
+    def try_beside(self, folder: Path, seconds: float) -> bool:
         """Start the release that lies at `folder` beside the live one, and judge it there.
+
+        Arguments:
+            folder: the release.
+            seconds: how long it has to be well; 0 for one look.
 
         Returns:
             Whether it runs now; False if there is nothing that it could run beside, or nothing was wanted.
@@ -88,7 +92,7 @@ class Switch:
             reason = health.wait(candidate.socket, self._surroundings.health_seconds, candidate.trouble)
             if not reason:
                 asked = gate.at_socket(candidate.socket, folder / self._settings.subdirectory)
-                reason = gate.judge(asked, self._settings.gate_seconds, candidate.trouble)
+                reason = gate.judge(asked, seconds, candidate.trouble)
         except BaseException:
             candidate.stop()
             raise
@@ -101,6 +105,11 @@ class Switch:
                 "giggles:app:ref in the pillar, then deploy again."
             )
         return True
+
+    def is_live_well(self) -> bool:
+        """Tell whether what is live answers as it should, so that nobody is helped by ending it before another one answers."""
+        service = self._surroundings.service
+        return service.state().active and not gate.judge(gate.at_socket(self._surroundings.socket, self._app), 0, lambda: "")
 
     def go(self, staged: Path | None, *, beside: bool) -> None:
         """Switch to the release, judge it, and end what runs beside.
@@ -132,7 +141,7 @@ class Switch:
                 reason = self._start()
                 self._course.took("switched", began)
                 if not reason:
-                    self._take_over()
+                    self._take_over(_DRAIN_SECONDS)
                     reason = self._judge(front)
                 if reason:
                     self._take_back(reason)
@@ -198,15 +207,17 @@ class Switch:
         candidate = self._surroundings.candidate
         if candidate is None or not self._surroundings.socket.exists():
             return
+        seconds = _DRAIN_SECONDS if self.is_live_well() else _SHORT_DRAIN_SECONDS
         self._lent = handover.lend(self._surroundings.socket, candidate.socket)
-        time.sleep(_DRAIN_SECONDS)
+        handover.drain(self._surroundings.socket, seconds)
 
-    def _take_over(self) -> None:
+    def _take_over(self, seconds: float = _SHORT_DRAIN_SECONDS) -> None:
         """Have the service answer again, and end what answered in its place once it has no more to answer."""
         if self._lent is not None:
             handover.give_back(self._surroundings.socket)
             self._lent = None
-            time.sleep(_DRAIN_SECONDS)
+            if self._surroundings.candidate is not None:
+                handover.drain(self._surroundings.candidate.socket, seconds)
         self._stop_beside()
 
     def _stop_beside(self) -> None:
@@ -317,11 +328,8 @@ class Switch:
         shutil.rmtree(self._layout.building(self._entry.commit), ignore_errors=True)
 
 
-def settle(settings: Settings, layout: Layout, surroundings: Surroundings, course: Course) -> bool:
-    """End what a killed run has begun, if one has.
-
-    Returns:
-        Whether one had. What was done is told in the course's notes.
+def settle(settings: Settings, layout: Layout, surroundings: Surroundings, course: Course) -> None:
+    """End what a killed run has begun, if one has. What was done is told in the course's notes.
 
     Raises:
         UnhealthyError: as `Switch.settle`.
@@ -329,9 +337,12 @@ def settle(settings: Settings, layout: Layout, surroundings: Surroundings, cours
     entry = journal.load(layout)
     if entry is None:
         journal.end(layout)
-        return handover.give_back(surroundings.socket)
+        handover.give_back(surroundings.socket)
+        for left in sorted(layout.releases.glob(f"*{BUILDING}")):
+            shutil.rmtree(left, ignore_errors=True)
+            course.notes.append(f"A run before this one was ended while it built {left.name[:12]}; what it left was removed.")
+        return
     course.notes.append(Switch(settings, layout, surroundings, entry, course).settle())
-    return True
 
 
 def clear(link: Path) -> None:
