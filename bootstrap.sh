@@ -360,9 +360,11 @@ lay_uv_of_bundle() {
 # _utils/gigglekit/runtime builds beside what runs, tries it, and has it take its place only when it works.
 runtime_says() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$runtime_said" "$1" | grep . || true; }
 
+runtime() { PYTHONPATH=$HOME_OF_TREE/_utils PYTHONDONTWRITEBYTECODE=1 python3 -s -m gigglekit.runtime --home "$SALT_HOME" "$@"; }
+
 ensure_runtime() {
   # It answers with exit code 1 and a paragraph, which is shown.
-  PYTHONPATH=$HOME_OF_TREE/_utils PYTHONDONTWRITEBYTECODE=1 python3 -s -m gigglekit.runtime --home "$SALT_HOME" ensure --tree "$HOME_OF_TREE" --again "$@" > "$runtime_said" ||
+  runtime ensure --tree "$HOME_OF_TREE" --again "$@" > "$runtime_said" ||
     { runtime_says problem >&2; return 1; }
 }
 
@@ -607,6 +609,8 @@ main() {
   local code=0
   # Warnings of Salt's own modules about coming Pythons are nothing to act on.
   PYTHONWARNINGS=ignore::DeprecationWarning "$SALT_HOME/current/bin/salt-call" --local --retcode-passthrough --log-level=error --state-output=mixed state.apply </dev/null || code=$?
+  # With failed states too, Salt has applied them: that of this run need not give way to the one before.
+  case $code in 0|2) runtime proven >/dev/null ;; esac
   report
   if [ "$code" != 0 ]; then
     printf '\nbootstrap: %s\n' "Not everything converged (exit code $code). Each state that failed says above what happened and what to do; the rest is in place. Correct it and run: sudo salt-call state.apply" | fold -s -w 110 >&2

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import tarfile
+import zipfile
 from pathlib import Path
 
 
@@ -32,6 +33,19 @@ def pack(folder: Path, archive: Path, moment: int) -> str:
         for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
             _add(tar, path, folder, moment)
     return digest(archive)
+
+
+def sort(path: Path) -> None:
+    """Put the files in a zip archive in order: PyInstaller writes them as it comes upon them.
+
+    Arguments:
+        path: the archive, which is replaced.
+    """
+    with zipfile.ZipFile(path) as old:
+        content = {entry.filename: old.read(entry) for entry in old.infolist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name in sorted(content):
+            new.writestr(zipfile.ZipInfo(name), content[name])
 
 
 def digest(path: Path) -> str:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import glibc, library, sbom
+from . import archive, glibc, library, sbom
 
 PROGRAMS = ("python", "python3", "salt-call")
 """What the one frozen program is called by."""
@@ -34,6 +34,7 @@ def assemble(target: Path, frozen: Path, environment: Path, uv: Path, locks: Pat
         What bundle.json says.
     """
     shutil.copytree(frozen, target / "frozen", symlinks=True)
+    archive.sort(target / "frozen" / "_internal" / "base_library.zip")
     (target / "bin").mkdir()
     for name in PROGRAMS:
         (target / "bin" / name).symlink_to("../frozen/python")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,19 @@ def test_the_same_content_gives_the_same_archive(folder: Path, tmp_path: Path) -
     assert archive.pack(other, tmp_path / "2.tar.gz", 1000) == first
     (other / "a").write_text("2")
     assert archive.pack(other, tmp_path / "2.tar.gz", 1000) != first
+
+
+def test_the_order_in_which_something_was_put_into_a_zip_archive_is_not_seen(tmp_path: Path) -> None:
+    made = []
+    for names in (["b/c", "a"], ["a", "b/c"]):
+        with zipfile.ZipFile(tmp_path / "zip", "w") as file:
+            for name in names:
+                file.writestr(name, f"content of {name}")
+        archive.sort(tmp_path / "zip")
+        made.append((tmp_path / "zip").read_bytes())
+    assert made[0] == made[1]
+    with zipfile.ZipFile(tmp_path / "zip") as file:
+        assert {name: file.read(name) for name in file.namelist()} == {"a": b"content of a", "b/c": b"content of b/c"}
 
 
 def test_what_is_unpacked_is_what_was_packed(folder: Path, tmp_path: Path) -> None:
