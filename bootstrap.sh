@@ -522,18 +522,12 @@ converge_row() {
   fi
 }
 
-# A role that was left out is no line of the table.
-has_role() { settings_of_droplet --get roles | grep -q "\"$1\""; }
-
-report() {
-  local admin certificate issuer
-  admin=$(settings_of_droplet --get admin.name)
-  echo
-  service_row ssh ssh "ssh $admin@$domain (root and passwords are refused)"
-  if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited), 80, 443"; else row firewall DOWN "ufw status verbose"; fi
-  service_row bans fail2ban "fail2ban-client status sshd"
-  service_row web nginx "https://$domain"
+app_row() {
   service_row app giggles "$(basename "$(readlink /opt/giggles/current 2>/dev/null || echo none)")" "tail -n 50 /var/log/giggles/web.log"
+}
+
+certificate_row() {
+  local certificate issuer
   certificate=/etc/nginx/tls/current/fullchain.pem
   if [ -r "$certificate" ]; then
     issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /')
@@ -544,6 +538,9 @@ report() {
   else
     row certificate MISSING "salt-call state.apply web"
   fi
+}
+
+clips_row() {
   if grep -qs '"mode": "plain"' /etc/giggles/vault.json; then
     row clips PLAIN "not encrypted: this kernel cannot. Erasing a user overwrites files instead"
   elif findmnt --noheadings /var/lib/giggles/uploads >/dev/null; then
@@ -551,13 +548,36 @@ report() {
   else
     row clips MISSING "salt-call state.apply vault"
   fi
+}
+
+nightly_row() {
   if [ -e /etc/cron.d/giggles-nightly ]; then row nightly up "/etc/cron.d/giggles-nightly; log in /var/log/giggles"; else row nightly MISSING "salt-call state.apply nightly"; fi
-  backup_row
+}
+
+# A role that was left out is no line of the table.
+has_role() { case $roles in *"\"$1\""*) return 0 ;; *) return 1 ;; esac; }
+
+report() {
+  local admin roles
+  admin=$(settings_of_droplet --get admin.name)
+  roles=$(settings_of_droplet --get roles)
+  echo
+  if has_role hardening; then
+    service_row ssh ssh "ssh $admin@$domain (root and passwords are refused)"
+    if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited)$(if has_role web; then echo ', 80, 443'; fi)"; else row firewall DOWN "ufw status verbose"; fi
+    service_row bans fail2ban "fail2ban-client status sshd"
+  fi
+  if has_role web; then service_row web nginx "https://$domain"; fi
+  if has_role app; then app_row; fi
+  if has_role web; then certificate_row; fi
+  if has_role vault; then clips_row; fi
+  if has_role nightly; then nightly_row; fi
+  if has_role backup; then backup_row; fi
   if has_role monitoring; then alerts_row; fi
   if has_role converge; then converge_row; fi
   echo
   say "Next: put the generated ENCRYPTION_KEY and SECRET_KEY of $DROPLET_PILLAR into your password manager;"
-  say "what is lost with this droplet otherwise is lost for good. Then open https://$domain and sign up."
+  say "what is lost with this droplet otherwise is lost for good.$(if has_role web; then echo " Then open https://$domain and sign up."; fi)"
   say "Converge again at any time: sudo salt-call state.apply"
 }
 

@@ -6,7 +6,7 @@ include:
   - common.minion
 
 tree-is-the-same:
-  tree.at:
+  commit.at:
     - name: /srv/giggles-salt
     - commit: {{ pushed.commit | tojson }}
     - order: first
