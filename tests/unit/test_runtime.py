@@ -18,7 +18,6 @@ from gigglekit.runtime.upgrading import Wanted, named_bundle
 from .killing import calls_of, killed_before
 from .runtimes import Runtimes
 
-
 UTILS = Path(runtime_home.__file__).parents[2]
 
 
