@@ -3,5 +3,6 @@ include:
   - common.validate
   - common.minion
   - common.pushed
+  - common.without
   - common.expected
   - common.failures

@@ -6,7 +6,7 @@ include:
   - common.minion
 
 tree-is-the-same:
-  tree.at:
+  commit.at:
     - name: /srv/giggles-salt
     - commit: {{ pushed.commit | tojson }}
     - order: first
@@ -29,6 +29,18 @@ environment-kept:
   file.managed:
     - name: /etc/salt/grains
     - contents: {{ ("giggles_environment: " ~ grains.giggles_environment) | tojson }}
+    - user: root
+    - group: root
+    - mode: '0644'
+    - makedirs: True
+    - follow_symlinks: False
+
+# By itself it would go by its host name, which need not be the name that its fleet knows it by.
+name-kept:
+  file.managed:
+    - name: /etc/salt/minion_id
+    - contents: {{ grains.id | tojson }}
+    - contents_newline: False
     - user: root
     - group: root
     - mode: '0644'

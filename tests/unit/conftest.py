@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gigglekit.files import draining
 from gigglekit.vault import adopt, holders
 
 from tests.unit import postgres, vault_volume
@@ -42,6 +43,12 @@ class _OwnProcesses:
 def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare hundreds of erasures a look at what every process of this machine has open; nobody else has files of these tests."""
     monkeypatch.setattr(holders.of_path, "__defaults__", (_OwnProcesses(),))
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare hundreds of killed runs the wait for their disk: what was written outlives a kill without it."""
+    monkeypatch.setattr(draining, "sync", lambda _: None)
 
 
 @pytest.fixture

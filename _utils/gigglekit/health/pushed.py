@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from gigglekit.settings.schema import defaults
 
 FUNCTION = "state.pkg"
 _MOST_BYTES = 8 << 20
@@ -24,6 +21,9 @@ def archive(function: object, arguments: Sequence[object]) -> Path | None:
 
 def pillar(path: Path) -> dict[str, Any]:
     """Return the pillar in an archive; an empty one if there is none that can be read."""
+    # Only now, as below: every run of states loads this module, and few come over salt-ssh.
+    import tarfile
+
     with contextlib.suppress(OSError, tarfile.TarError, ValueError, EOFError, KeyError), tarfile.open(path, "r:gz") as packed:
         member = packed.getmember("pillar.json")
         file = packed.extractfile(member) if member.size <= _MOST_BYTES else None
@@ -47,6 +47,8 @@ def is_whole(returned: object, pillar: Mapping[str, Any]) -> bool:
     if not isinstance(returned, Mapping):
         return False
     ran = {str(state.get("__sls__", "")).partition(".")[0] for state in returned.values() if isinstance(state, Mapping)}
+    from gigglekit.settings.schema import defaults
+
     chosen = pillar.get("giggles")
     roles = chosen.get("roles") if isinstance(chosen, Mapping) else None
     return {"common", *map(str, roles or defaults()["roles"])} <= ran

@@ -6,14 +6,15 @@ from gigglekit.health.basis import commit_of
 
 
 def __virtual__():
-    return "tree"
+    return "commit"
 
 
 def at(name, commit):
     """Fail unless a working tree is at a commit. It changes nothing, and under ``test=True`` it does the same.
 
     What states import, and what timers run, lies in the tree of the droplet, while the states themselves come from whoever applies
-    them. With ``order: first`` and ``failhard: True`` nothing else runs on a mixture.
+    them. With ``order: first`` and ``failhard: True`` nothing else runs on a mixture; of several first ones Salt begins with the one
+    whose module comes first in the alphabet.
 
     name
         The tree on the droplet.
@@ -23,7 +24,7 @@ def at(name, commit):
     .. code-block:: yaml
 
         tree-is-the-same:
-          tree.at:
+          commit.at:
             - name: /srv/giggles-salt
             - commit: 0123456789abcdef0123456789abcdef01234567
             - order: first

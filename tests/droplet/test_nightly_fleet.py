@@ -1,6 +1,7 @@
-"""The nightly job on two droplets with one database: each has its users, and when one dies in the run the other does the rest.
+"""The nightly job on two droplets with one database: each has its users, the clips come to the one that serves them, and when one
+dies in the run the other does the rest.
 
-The second droplet is set up beside the first one for this, and is gone afterwards.
+The second droplet stands beside the first one, and is killed in the end. The first one is as it was then.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 
 import pytest
 from gigglekit.fleet.sharding import shards
 
-from .clips import new_users, sql
+from .clips import UPLOADS, new_users, sql
 from .conftest import Droplet
 from .test_nightly import BEHAVIOUR, UNIT, properties, running, told
 from .test_nightly_verdict import active, newest, number
@@ -33,15 +35,20 @@ SELECT coalesce(json_object_agg(user_id, number), '{}') FROM (
     WHERE user_id = ANY (string_to_array(:'users', ',')::uuid[]) AND status = 'completed' AND trigger_type <> 'manual' GROUP BY 1) AS done
 """
 
+_PATHS = """
+SELECT string_agg(clip_path, ',' ORDER BY clip_path) FROM public.laughter_detections
+WHERE user_id = ANY (string_to_array(:'users', ',')::uuid[])
+"""
+DELIVERY = "giggles-delivery.service"
+
 
 @pytest.fixture(scope="module")
-def other(droplet: Droplet) -> Iterator[Droplet]:
-    """A droplet for the nightly job alone, with the database of the first one."""
-    one = Droplet(f"{droplet.name}-night")
-    up = one.driver("up", "--beside", droplet.name, "--roles", ROLES, check=False)
-    assert up.returncode == 0, up.stderr.decode(errors="replace")
-    yield one
-    one.driver("down", "--purge", check=False)
+def other(droplet: Droplet, beside: Droplet) -> Droplet:
+    """Return a droplet that runs the nightly job with the database of the first one; one that was moved to does as well."""
+    if beside.driver("info", "--json", check=False).returncode != 0:
+        up = beside.driver("up", "--beside", droplet.name, "--roles", ROLES, check=False)
+        assert up.returncode == 0, up.stderr.decode(errors="replace")
+    return beside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +71,16 @@ def fleet(droplet: Droplet, other: Droplet) -> Iterator[Fleet]:
     before = droplet.shell(f"cat {PILLAR}")
     # A droplet's minion id is the name that the trial gave it.
     names = (droplet.name, other.name)
-    for one in (droplet, other):
-        one.shell(f"echo '  nightly: {{droplets: {json.dumps(names)}}}' >> {PILLAR}")
-        applied = one.apply("nightly")
+    key = secrets.token_hex(32)
+    for one, mode in ((droplet, "receive"), (other, "send")):
+        one.shell(f"sed -i 's/^  secrets:$/&\\n    delivery: {{key: \"{key}\"}}/' {PILLAR}")
+        one.shell(f"echo '  nightly: {{droplets: {json.dumps(names)}}}\n  delivery: {{mode: {mode}}}' >> {PILLAR}")
+        applied = one.apply("nightly,delivery")
         assert applied.code == 0, applied.text
     yield Fleet(droplet, other, names)
     droplet.write(PILLAR, before, "0600")
     droplet.shell(f"systemctl stop {UNIT}; rm -f {BEHAVIOUR}")
-    applied = droplet.apply("nightly")
+    applied = droplet.apply("nightly,delivery")
     assert applied.code == 0, applied.text
 
 
@@ -97,6 +106,30 @@ def done(droplet: Droplet, users: list[str]) -> dict[str, int]:
 def lease_over(droplet: Droplet, name: str) -> None:
     """Have the minutes pass after which a droplet counts as dead."""
     sql(droplet, "UPDATE giggles_salt.nightly_leases SET expires = clock_timestamp() WHERE droplet = :'name'", name=name)
+
+
+def test_clips_come_to_the_droplet_that_serves_them_and_stay_nowhere_else(fleet: Fleet, users: dict[str, list[str]]) -> None:
+    (own, theirs), records = users.values(), number(fleet.second)
+    for one in (fleet.first, fleet.second):
+        told(one, "ok")
+        one.shell(f"systemctl start --no-block {UNIT}")
+    fleet.second.wait_for("the night to be recorded", lambda: number(fleet.second) > records, seconds=120)
+    assert newest(fleet.second)["users_completed"] == len(theirs)
+    paths = sql(fleet.first, _PATHS, users=",".join(theirs)).split(",")
+    assert len(paths) == 2 * len(theirs)
+    made = fleet.second.shell(f"cd / && sha256sum {' '.join(paths)}")
+    # What is sent is at rest for a while.
+    fleet.second.shell(f"touch -h -d '1 hour ago' {' '.join(paths)}; systemctl start {DELIVERY}")
+    fleet.first.shell(f"systemctl start {DELIVERY}")
+    assert fleet.first.shell(f"cd / && sha256sum {' '.join(paths)}") == made
+    assert set(fleet.first.shell(f"stat -c '%U:%G %a' {' '.join(paths)}").splitlines()) == {"giggles:giggles 640"}
+    fleet.first.wait_for(
+        "new users to be adopted", lambda: fleet.first.shell(f"find {UPLOADS}/clips -mindepth 1 -maxdepth 1 -type d") == "", seconds=60
+    )
+    fleet.second.shell(f"systemctl start {DELIVERY}")
+    assert fleet.second.shell(f"for path in {' '.join(paths)}; do if test -e $path; then echo $path; fi; done") == ""
+    assert fleet.first.shell(f"cd / && sha256sum {' '.join(paths)}") == made
+    assert done(fleet.first, [*own, *theirs]) == dict.fromkeys([*own, *theirs], 1)
 
 
 def test_a_nightly_droplet_dies_in_the_run_and_another_does_its_users_and_nobody_twice(fleet: Fleet, users: dict[str, list[str]]) -> None:
