@@ -76,7 +76,7 @@ def move(droplet: Droplet, beside: Droplet) -> Iterator[Move]:
         up = new.driver("up", "--beside", droplet.name, "--bare", check=False)
         assert up.returncode == 0, up.stderr.decode(errors="replace")
         # Before.
-        new.write(ANSWERS, with_roles(pillar, "hardening, vault, app"), "0600")
+        new.write(ANSWERS, with_roles(pillar, "hardening, vault, app, backup"), "0600")
         new.exec(["/srv/giggles-salt/bootstrap.sh", "--non-interactive", "--answers", ANSWERS, "--shred-answers", "--skip-dns-check"])
         new.write(KIT, kit.returned, "0600")
         succeeded(new, "restore", f"kit={KIT}")

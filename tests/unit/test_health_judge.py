@@ -62,7 +62,9 @@ def test_a_nightly_verdict_that_is_not_ok_is_open_with_its_reasons(verdict: str)
 def test_nobody_to_process_is_only_told_where_there_was_somebody_before() -> None:
     nobody = run(verdict="nothing-to-do", users_found=0)
     assert keys(nightly=[nobody]) == {}
-    assert set(keys(nightly=[nobody, run(90000, verdict="ok", users_found=2)])) == {"nightly"}
+    before = run(90000, verdict="ok", users_found=2)
+    assert set(keys(nightly=[nobody, before])) == {"nightly"}
+    assert keys(nightly=[run(verdict="nothing-to-do", users_found=None, users_elsewhere=2), before]) == {}, "another droplet did them"
 
 
 @pytest.mark.parametrize(("kind", "longest"), [("nightly", 26 * HOUR), ("backup", 30 * HOUR), ("drill", 9 * DAY), ("converge", 3 * HOUR)])
