@@ -18,7 +18,8 @@ from .conftest import REPOSITORY, Minion
 from .test_rendering import APPLICATION_KEY, BUCKET, GRAINS, found, references
 
 SITE = "web/files/etc/nginx/sites-available/giggles"
-SERVICE = "converge/files/etc/systemd/system/giggles-converge.service"
+NIGHTLY = "nightly/files/etc/systemd/system/giggles-nightly.service"
+CONVERGE = "converge/files/etc/systemd/system/giggles-converge.service"
 # As Salt renders: none of it is HTML.
 JINJA = jinja2.Environment(keep_trailing_newline=True)  # noqa: S701
 Low = list[dict[str, Any]]
@@ -65,11 +66,11 @@ def site(low: Low) -> str:
     return template.render(state(low, "nginx-site-giggles")["context"])
 
 
-def service(branch: str | None) -> str:
-    chosen = defaults()
-    chosen["converge"]["branch"] = branch
-    text = (REPOSITORY / "salt" / SERVICE).read_text(encoding="utf-8").partition("\n")[2]
-    return JINJA.from_string(text).render(giggles=chosen)
+def commands(service: str, chosen: dict[str, Any]) -> list[str]:
+    """What a unit starts as its main program, as it is written on the droplet."""
+    text = (REPOSITORY / "salt" / service).read_text(encoding="utf-8").partition("\n")[2].partition("{% include")[0]
+    written = JINJA.from_string(text).render(giggles=chosen, grains={"id": "night1"}).replace("\\\n", "")
+    return [line for line in written.splitlines() if line.startswith("ExecStart=")]
 
 
 def test_every_requisite_of_a_staging_droplet_names_a_state_of_the_run(low: dict[str, Low]) -> None:
@@ -122,8 +123,16 @@ def test_status_and_alerts_know_that_it_is_staging(low: dict[str, Low]) -> None:
 
 @pytest.mark.parametrize("branch", [None, "production"])
 def test_the_self_converge_follows_the_branch_that_was_chosen(branch: str | None) -> None:
-    (command,) = [line for line in service(branch).splitlines() if line.startswith("ExecStart=")]
+    chosen = defaults()
+    chosen["converge"]["branch"] = branch
+    (command,) = commands(CONVERGE, chosen)
     assert command.endswith("converge_run --pull" + (" --branch production" if branch else ""))
+
+
+@pytest.mark.parametrize("environment", ["production", "staging"])
+def test_the_nightly_job_says_whose_database_it_expects(environment: str) -> None:
+    (command,) = commands(NIGHTLY, defaults() | {"environment": environment})
+    assert command.endswith(f" --environment={environment}")
 
 
 def test_staging_with_productions_place_in_the_bucket_is_refused(tmp_path: Path) -> None:
