@@ -76,11 +76,11 @@ class Filling:
         before = os.fstat(descriptor)
         data = clips.read_small(descriptor, before.st_size) if before.st_size <= _SMALL else None
         sha256 = hashlib.sha256(data).hexdigest() if data is not None else clips.hash_of(descriptor, before.st_size)
-        if State.of(os.fstat(descriptor)) != State.of(before):
+        state = State.of(before)
+        if State.of(os.fstat(descriptor)) != state:
             raise ChangedError
         digest = digest_of(self.key, sha256)
         vault = self.user.vault_id
-        state = State.of(before)
         if self.known is None:
             self.known = self.manifest.contents(vault)
         content = self.known.get(digest)

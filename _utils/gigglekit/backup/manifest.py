@@ -201,10 +201,12 @@ class Manifest:
 
     def add_content(self, vault: str, digest: str, size: int, extents: Iterable[tuple[int, int, int]]) -> int:
         """Write down a content, or find it; return its number."""
-        self._connection.execute(
+        cursor = self._connection.execute(
             "INSERT OR IGNORE INTO contents (vault, digest, size, extents) VALUES (?, ?, ?, ?)",
             (vault, digest, size, json.dumps(list(extents), separators=(",", ":"))),
         )
+        if cursor.rowcount == 1:
+            return int(cursor.lastrowid or 0)
         row = self._connection.execute("SELECT number FROM contents WHERE vault = ? AND digest = ?", (vault, digest)).fetchone()
         return int(row[0])
 
