@@ -1,6 +1,6 @@
 """Refuse a wrong pillar before anything changes.
 
-An external pillar runs last, on the pillar that all files have been merged into. This one adds nothing to it; if a
+An external pillar runs last, on the pillar that all files have been merged into. Masterless, this one adds nothing to it; if a
 value is wrong it returns the reserved key `_errors`, and then `salt-call state.apply` prints them and exits with 5
 before the first state runs. What is right is written down in pillar/schema.yaml.
 
@@ -20,22 +20,36 @@ from gigglekit.settings import remembering
 from gigglekit.settings.machine import Machine
 
 
-def ext_pillar(minion_id, pillar):  # noqa: ARG001 (Salt's interface)
+def ext_pillar(minion_id, pillar, tree=None):
     """Check the merged pillar.
 
     Args:
-        minion_id: name of the minion, not used.
+        minion_id: name of the minion, which a file of a fleet has.
         pillar: the pillar as merged from all files.
+        tree: the working tree that the states come from, where somebody else than the droplet reads it (docs/FLEET.md).
 
     Returns:
-        An empty dictionary for a pillar that may be applied, else `{"_errors": [one paragraph per problem]}`. No
-        paragraph holds a secret.
+        For a pillar that may be applied an empty dictionary, or with `tree` its commit as `giggles_pushed`; else
+        `{"_errors": [one paragraph per problem]}`. No paragraph holds a secret.
     """
-    files = _pillar_files()
+    if tree is not None:
+        # Only now, since a droplet that reads its own pillar does without.
+        from gigglekit.settings import pushing
+
+        place = Path(tree).resolve()
+        problem = pushing.problem(place, pillar)
+        if problem:
+            return {"_errors": [problem]}
+        return {**_checked(minion_id, pillar), **pushing.told(place)}
+    return _checked(minion_id, pillar)
+
+
+def _checked(minion_id, pillar):
+    files = _pillar_files(minion_id)
     machine = Machine(
         environment=__grains__.get("giggles_environment"),
         memory_mb=__grains__.get("mem_total"),
-        has_answers=any(file.name == "droplet.sls" for file in files),
+        has_answers=any(file.parent not in _committed() for file in files),
     )
     cache = Path(__opts__["cachedir"])
     mark = remembering.fingerprint(dict(pillar), machine)
@@ -52,8 +66,16 @@ def ext_pillar(minion_id, pillar):  # noqa: ARG001 (Salt's interface)
     return {}
 
 
-def _pillar_files():
+def _roots():
+    return [Path(root) for root in __opts__["pillar_roots"].get("base", [])]
+
+
+def _committed():
+    """Return the first of the pillar's roots, which is in Git; answers and secrets lie in the others."""
+    return _roots()[:1]
+
+
+def _pillar_files(minion_id):
     """Return the pillar files of this droplet that are there, those that win last."""
-    names = ["giggles.sls", f"{__grains__.get('giggles_environment')}.sls", "droplet.sls"]
-    roots = [Path(root) for root in __opts__["pillar_roots"].get("base", [])]
-    return [root / name for name in names for root in roots if (root / name).is_file()]
+    names = ["giggles.sls", f"{__grains__.get('giggles_environment')}.sls", "fleet.sls", f"droplets/{minion_id}.sls", "droplet.sls"]
+    return [root / name for name in names for root in _roots() if (root / name).is_file()]

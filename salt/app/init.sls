@@ -9,3 +9,4 @@ include:
   - app.release
   - app.running
   - app.second_factor
+  - delivery

@@ -10,8 +10,10 @@ firewall-exact:
   ufw.exactly:
     - rules:
       - {action: limit, port: 22, proto: tcp, comment: ssh}
+{%- if "web" in giggles.roles %}
       - {action: allow, port: 80, proto: tcp, comment: http}
       - {action: allow, port: 443, proto: tcp, comment: https}
+{%- endif %}
     - require:
       - pkg: firewall-installed
 

@@ -204,3 +204,11 @@ def droplet() -> Iterator[Droplet]:
     if one.driver("info", "--json", check=False).returncode != 0:
         pytest.fail(f"There is no trial droplet '{NAME}'. Bring it up with: ./bootstrap.sh --trial --name {NAME}", pytrace=False)
     return one
+
+
+@pytest.fixture(scope="session")
+def beside(droplet: Droplet) -> Iterator[Droplet]:
+    """Return another droplet, with the neighbours of the first one: whoever needs it brings it up. It is gone at the end."""
+    one = Droplet(f"{droplet.name}-new")
+    yield one
+    one.driver("down", "--purge", check=False)

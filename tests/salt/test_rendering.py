@@ -45,6 +45,8 @@ def chunks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if much:
         settings["backup"] = BUCKET
         settings["secrets"]["backup"] = APPLICATION_KEY
+        settings["delivery"] = {"mode": "receive"}
+        settings["secrets"]["delivery"] = {"key": bytes(range(32)).hex()}
         settings["hardening"] = {"ssh_second_factor": True}
         (folder / "modules/_modules").mkdir(parents=True)
         (folder / "modules/_modules/file.py").write_text(HAS_EVERY_FILE)
@@ -83,7 +85,7 @@ def found(low: list[dict[str, Any]], kind: str, name: str) -> bool:
 
 def test_the_highstate_compiles_and_holds_every_concern(chunks: list[dict[str, Any]]) -> None:
     concerns = {chunk["__sls__"].split(".")[0] for chunk in chunks}
-    assert concerns == {"common", "hardening", "vault", "app", "web", "nightly", "backup", "monitoring", "converge"}
+    assert concerns == {"common", "hardening", "vault", "app", "delivery", "web", "nightly", "backup", "monitoring", "converge"}
 
 
 def test_without_a_mail_address_the_droplet_looks_at_itself_all_the_same(chunks: list[dict[str, Any]]) -> None:

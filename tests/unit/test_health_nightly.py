@@ -362,7 +362,7 @@ def places(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nightl
         path.write_bytes(b"")
         os.utime(path, (1, 1))
     (tmp_path / "uploads/clips/link").symlink_to("/")
-    monkeypatch.setattr(nightly_database, "ask", lambda seconds: None)
+    monkeypatch.setattr(nightly_database, "ask", lambda seconds, lease: None)
     return nightly_record.Places(
         tmp_path / "records", tmp_path / "begun.json", log, tmp_path / "uploads", tmp_path / "groups", tmp_path / "proc"
     )
@@ -395,6 +395,7 @@ def test_a_night_is_recorded_once_with_all_of_it(places: nightly_record.Places) 
     assert "not cross-checked" in one.pop("reasons")[1]
     assert one == {
         "verdict": "ok", "users_found": 2, "users_completed": 2, "users_failed": 0, "clips_found": 2, "peak_mb": 1500, "result": "success",
+        "users_elsewhere": None,
     }  # fmt: skip
     assert not places.note.exists()
     assert USER not in (places.records / "nightly.jsonl").read_text()

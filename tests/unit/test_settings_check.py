@@ -192,6 +192,14 @@ def test_without_the_role_a_bucket_needs_nothing(right: Settings) -> None:
     assert told({"giggles": right | {"roles": roles, "backup": BUCKET | {"drill_at": "Sat 05:50"}}}) == ""
 
 
+def test_a_backup_without_the_vault_is_refused_since_its_keys_are_there(right: Settings) -> None:
+    right["secrets"]["backup"] = BUCKET_KEY
+    said = told({"giggles": right | {"roles": ["hardening", "backup"], "backup": BUCKET}})
+    assert "giggles:roles: backup is among them and vault is not" in said
+    assert told({"giggles": right | {"roles": ["vault", "backup"], "backup": BUCKET}}) == ""
+    assert told({"giggles": right | {"roles": ["hardening", "backup"]}}) == ""
+
+
 def test_every_rule_is_stated_for_the_docs() -> None:
     assert all(rule.statement.endswith(".") and rule.reads for rule in RULES)
 

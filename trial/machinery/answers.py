@@ -24,10 +24,11 @@ def pillar(trial: Record) -> dict[str, Any]:
     return {
         "giggles": {
             "environment": "production",
+            **({"roles": list(trial.roles)} if trial.roles else {}),
             "domain": trial.domain,
             "admin": {
                 "name": "operator",
-                "ssh_keys": [trial.place.private_key.with_suffix(".pub").read_text().strip()],
+                "ssh_keys": [trial.home_place.private_key.with_suffix(".pub").read_text().strip()],
             },
             "vault": {"size_mb": VOLUME_MB},
             # By its timer it would come in between the tests, and fetching puts away what a working tree has not committed. The

@@ -29,6 +29,10 @@ def _name(text: str) -> str:
     return text
 
 
+def _roles(text: str) -> tuple[str, ...]:
+    return tuple(role for role in text.split(",") if role)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trial/droplet", description="Throwaway droplets on this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -44,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--fresh", action="store_true", help="begin again from the base image")
     again.add_argument("--replace", action="store_true", help="a new droplet; its neighbours stay, with database and bucket")
     up.add_argument("--release", choices=RELEASES, help="Debian release of a new droplet (default: bookworm)")
+    up.add_argument("--beside", type=_name, metavar="N", help="let it have the neighbours of the droplet N instead of its own")
+    up.add_argument("--roles", type=_roles, metavar="A,B", help="what the droplet is for (default: everything)")
     up.add_argument("--bare", action="store_true", help="only boot and copy the tree; run nothing of ours")
+    up.add_argument("--bundle", type=Path, metavar="FILE", help="have Salt from this bundle (packaging/build), and from no Python there")
     execute = command("exec", "run a command as root inside the droplet; input, output and exit code untouched")
     execute.add_argument("--role", choices=("droplet", "neighbours"), default="droplet", help="which of its machines")
     execute.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command")
@@ -56,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     answer = dns.add_mutually_exclusive_group(required=True)
     answer.add_argument("--answer", metavar="IP", help="this address instead of the droplet's; `none`: no such name")
     answer.add_argument("--reset", action="store_true", help="the droplet's own address again")
-    down = command("down", "stop the droplet and its neighbours")
+    down = command("down", "stop the droplet and its neighbours, and the droplets beside it")
     down.add_argument("--purge", action="store_true", help="and remove everything of them")
     down.add_argument("--images", action="store_true", help="with --purge: remove the cached base images too")
     return parser
@@ -85,7 +92,16 @@ def main() -> NoReturn:
 def _dispatch(arguments: argparse.Namespace) -> int:
     name: str = getattr(arguments, "name", "")
     if arguments.command == "up":
-        code = trial.up(name, arguments.release, fresh=arguments.fresh, replace=arguments.replace, bare=arguments.bare)
+        wish = trial.Wish(
+            release=arguments.release,
+            beside=arguments.beside,
+            roles=arguments.roles,
+            fresh=arguments.fresh,
+            replace=arguments.replace,
+            bare=arguments.bare,
+            bundle=arguments.bundle,
+        )
+        code = trial.up(name, wish)
         if code == 0:
             _show_where_to_look(trial.describe(name), bare=arguments.bare)
         return code

@@ -43,7 +43,6 @@ _MAIL = "var/mail/sink"
 _MAIL_LOGIN = {"user": "giggles", "password": "sink's \"pass#word \\"}
 """With what programs that read settings stumble over."""
 _REPOSITORY = "srv/git/giggles-app.git"
-_DNS_ANSWER = "/etc/dnsmasq.d/answer.conf"
 _DATABASE = "giggles"
 _SCHEMAS = ("trial/sample-app/laughter-detector/setup_database.sql", "trial/sample-app/schema.sql")
 
@@ -63,7 +62,7 @@ def describe(trial: Record, machine: Machine) -> dict[str, Any]:
             "netns": trial.neighbours_port.namespace,
             "rootfs": str(machine.root),
         },
-        "acme": {"directory": ACME_DIRECTORY, "ca_bundle": str(trial.place.acme_ca)},
+        "acme": {"directory": ACME_DIRECTORY, "ca_bundle": str(trial.home_place.acme_ca)},
         "s3": {
             "endpoint": f"http://{address}:{_PORTS['S3']}",
             "tls_endpoint": bucket(trial).endpoint,
@@ -110,7 +109,7 @@ def _s3_control(trial: Record) -> str:
 
 def _buckets(trial: Record) -> tuple[str, str]:
     """Return the names of the bucket without Object Lock and of the one with it."""
-    return f"giggles-{trial.name}", f"giggles-{trial.name}-locked"
+    return f"giggles-{trial.home}", f"giggles-{trial.home}-locked"
 
 
 def database_url(trial: Record) -> str:
@@ -130,12 +129,12 @@ def app_ref(trial: Record) -> str | None:
 
 
 def _repository_path(trial: Record) -> Path:
-    return trial.place.folder / "neighbours" / _REPOSITORY
+    return trial.home_place.folder / "neighbours" / _REPOSITORY
 
 
 def furnish(trial: Record, root: Path) -> None:
     """Write what makes this trial's neighbours its own, into their machine's tree before it boots."""
-    authority = trial.place.acme_ca
+    authority = trial.home_place.acme_ca
     write_file(root, "/etc/neighbours/acme.pem", (authority.with_name("acme-server.pem")).read_text())
     write_file(root, "/etc/neighbours/acme.key", (authority.with_name("acme-server.key")).read_text(), 0o600)
     key = {trial.s3_access_key: {"secret": trial.s3_secret_key, "capabilities": "all"}}
@@ -154,7 +153,7 @@ def furnish(trial: Record, root: Path) -> None:
         # No cache: a changed answer must be the next answer.
         f"no-resolv\nno-hosts\ncache-size=0\nbind-dynamic\nlocal=/{ZONE}/\n{names}{upstream}",
     )
-    write_file(root, _DNS_ANSWER, _answer(trial, trial.droplet_port.address))
+    write_file(root, _dns_answer(trial), _answer(trial, trial.droplet_port.address))
     access = root / "etc/postgresql/15/main/pg_hba.conf"
     with access.open("a") as file:
         file.write(f"host all all {NETWORK_PREFIX}.0/24 scram-sha-256\n")
@@ -166,7 +165,7 @@ def make_authority(trial: Record) -> None:
     Raises:
         TrialError: openssl fails.
     """
-    authority = trial.place.acme_ca
+    authority = trial.home_place.acme_ca
     server = authority.with_name("acme-server.pem")
     if server.exists():
         return
@@ -185,6 +184,17 @@ def make_authority(trial: Record) -> None:
     for command in commands:
         run(command, why="The ACME directory's certificate could not be made", remedy="Check that openssl works here.")
     fresh.rename(server)
+
+
+def welcome(trial: Record, machine: Machine) -> None:
+    """Tell the neighbours of a droplet that comes to stand beside another one: its name resolves."""
+    _answer_with(trial, machine, _answer(trial, trial.droplet_port.address))
+
+
+def forget(trial: Record, machine: Machine) -> None:
+    """Take what `welcome` told back; neighbours that are not running are fine."""
+    if machine.leader() is not None:
+        _answer_with(trial, machine, None)
 
 
 def prepare(trial: Record, machine: Machine) -> None:
@@ -256,10 +266,10 @@ def fetch_issuing_root(trial: Record, machine: Machine) -> Path:
 
     With the neighbours stopped it is the last one known.
     """
-    target = trial.place.acme_root
-    if machine.leader() is None or not trial.place.acme_ca.exists():
+    target = trial.home_place.acme_root
+    if machine.leader() is None or not trial.home_place.acme_ca.exists():
         return target
-    context = ssl.create_default_context(cafile=str(trial.place.acme_ca))
+    context = ssl.create_default_context(cafile=str(trial.home_place.acme_ca))
     address = f"https://{trial.neighbours_port.address}:{_ACME_MANAGEMENT_PORT}/roots/0"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
@@ -268,12 +278,17 @@ def fetch_issuing_root(trial: Record, machine: Machine) -> Path:
     except OSError as error:
         raise TrialError(
             f"The ACME neighbour does not hand out its root certificate ({error}). See its journal: `trial/droplet "
-            f"exec --name {trial.name} --role neighbours -- journalctl -u neighbour-acme`."
+            f"exec --name {trial.home} --role neighbours -- journalctl -u neighbour-acme`."
         ) from error
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     fresh.write_text(text)
     fresh.rename(target)
     return target
+
+
+def _dns_answer(trial: Record) -> str:
+    """Return the name server's file about the droplet's domain: each droplet has one."""
+    return f"/etc/dnsmasq.d/answer-{trial.name}.conf"
 
 
 def _answer(trial: Record, address: str | None) -> str:
@@ -298,7 +313,14 @@ def answer_dns(trial: Record, machine: Machine, address: str | None) -> None:
         except OSError as error:
             raise TrialError(f"{address!r} is not an IPv4 address; give one, or `none` for no such name.") from error
     wanted = trial.droplet_port.address if address is None else (None if address == "none" else address)
-    write_file(machine.root, _DNS_ANSWER, _answer(trial, wanted))
+    _answer_with(trial, machine, _answer(trial, wanted))
+
+
+def _answer_with(trial: Record, machine: Machine, answer: str | None) -> None:
+    if answer is None:
+        (machine.root / _dns_answer(trial).lstrip("/")).unlink(missing_ok=True)
+    else:
+        write_file(machine.root, _dns_answer(trial), answer)
     # Six changes in ten seconds are no sign that something is wrong with it.
     machine.tell("systemctl", "reset-failed", "dnsmasq.service")
     machine.tell("systemctl", "restart", "dnsmasq.service")

@@ -68,6 +68,11 @@ class Place:
         return self.folder / "trial.json"
 
     @property
+    def part(self) -> Path:
+        """The part that the droplet plays among others: beside whom it stands, and its roles."""
+        return self.folder / "part.json"
+
+    @property
     def private_key(self) -> Path:
         """The SSH key of whoever operates the droplet."""
         return self.folder / "id_ed25519"

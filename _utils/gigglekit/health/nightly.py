@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from gigglekit.fleet import lines as fleet_lines
+from gigglekit.health.nightly_told import Told, observe
+
+__all__ = ["Database", "Ending", "Night", "Seen", "Told", "judge", "observe"]
 
 OK, PARTIAL, FAILED, KILLED, SILENT, NOTHING = "ok", "partial", "failed", "killed", "silent-failure", "nothing-to-do"
 VERDICTS = (OK, PARTIAL, FAILED, KILLED, SILENT, NOTHING)
@@ -23,62 +27,7 @@ VERDICTS = (OK, PARTIAL, FAILED, KILLED, SILENT, NOTHING)
 _BUSY = 75
 """How a start ends that finds the job's lock held (gigglekit.release.single_run)."""
 
-# The icons are not looked at, since editors and terminals rewrite them; a logger may put a time and a level in front.
-_START = r"[^A-Za-z]*(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b[^A-Za-z]*)?"
-_FOUND = re.compile(_START + r"Found ([0-9]{1,7}) active users?\b")
-_SUMMARY = re.compile(_START + r"Total: ([0-9]{1,7}) users? processed successfully, ([0-9]{1,7}) failed\s*")
-_END = re.compile(_START + r"Nightly processing completed successfully\s*")
-_FATAL = re.compile(_START + r"Fatal error in nightly processing")
-_NO_USERS = re.compile(_START + r"No active users found")
-_NO_DATABASE = re.compile(_START + r"Error getting active users")
-_USER_ERROR = re.compile(_START + r"Error processing user ")
-_SEGMENTS = re.compile(_START + r"Processed ([0-9]{1,7}) segment\(s\)")
-_MEMORY = re.compile(_START + r"Memory after user cleanup: ([0-9]{1,7}(?:\.[0-9]{1,3})?) MB")
-_LOCK_LINE = re.compile(r"The lock \S+ of the nightly job cannot be opened")
-_FLAGS = {"no_users": _NO_USERS, "no_database": _NO_DATABASE, "fatal": _FATAL, "no_lock": _LOCK_LINE}
-# What the job prints and then counts as success.
-_SIGNS = {
-    "key": re.compile(_START + r"Failed to load Limitless API key"),
-    "no-key": re.compile(_START + r"No Limitless API key found for user"),
-    "range": re.compile(_START + r"Error processing date range"),
-    # Within the line: what answered stands before it.
-    "skipped": re.compile(r"after [0-9]+ retries - skipping this chunk"),
-}
 _CRASHES = {"SEGV", "ABRT", "BUS", "FPE", "ILL", "SYS", "TRAP"}
-_LONGEST_LINE = 4096
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the log of one run says.
-
-    Arguments:
-        found: users that it set out with; None if it does not say.
-        completed: users of the summary that went well; None without a summary.
-        failed: users of the summary that did not.
-        ended: whether the end line stands after the summary, or after the word that there are no users.
-        no_users: whether it says that there are none.
-        no_database: whether it could not ask for the users.
-        fatal: whether it says that an error ended it.
-        user_errors: users whose processing it says failed.
-        signs: how often it says each thing that it then counts as success.
-        segments: recordings that it says it processed.
-        memory_mb: the most memory that it says it had, MB.
-        no_lock: whether it could not look at the lock.
-    """
-
-    found: int | None = None
-    completed: int | None = None
-    failed: int | None = None
-    ended: bool = False
-    no_users: bool = False
-    no_database: bool = False
-    fatal: bool = False
-    user_errors: int = 0
-    signs: Mapping[str, int] = field(default_factory=dict)
-    segments: int = 0
-    memory_mb: float | None = None
-    no_lock: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +96,7 @@ class Night:
         clips_found: clips that were written; None if nobody could count.
         peak_mb: the most memory that it had, MB.
         result: how systemd says that it ended.
+        users_elsewhere: users of the night whom other droplets did; None if there was no lease.
     """
 
     verdict: str
@@ -157,44 +107,11 @@ class Night:
     clips_found: int | None = None
     peak_mb: int | None = None
     result: str | None = None
+    users_elsewhere: int | None = None
 
     def record(self) -> dict[str, Any]:
         """Return it as it is recorded, without the times."""
         return {**dataclasses.asdict(self), "reasons": list(self.reasons)}
-
-
-def observe(lines: Iterable[str]) -> Told:
-    """Read what the job printed in one run; takes any text.
-
-    Arguments:
-        lines: without their ends, the oldest first; the last one may be cut.
-    """
-    numbers: dict[str, Any] = {}
-    signs: dict[str, int] = {}
-    user_errors = segments = 0
-    for whole_line in lines:
-        line = whole_line[:_LONGEST_LINE]
-        if match := _FOUND.match(line):
-            # A run begins: nothing that was said before is about it.
-            numbers.update(found=int(match[1]), completed=None, failed=None, ended=False)
-        elif match := _SUMMARY.fullmatch(line):
-            numbers.update(completed=int(match[1]), failed=int(match[2]), ended=False)
-        elif _END.fullmatch(line):
-            numbers["ended"] = numbers.get("completed") is not None or numbers.get("no_users", False)
-        elif match := _SEGMENTS.match(line):
-            segments += int(match[1])
-        elif match := _MEMORY.match(line):
-            numbers["memory_mb"] = max(numbers.get("memory_mb") or 0.0, float(match[1]))
-        elif _USER_ERROR.match(line):
-            user_errors += 1
-        else:
-            for name, flag in _FLAGS.items():
-                if flag.match(line):
-                    numbers[name] = True
-        for sign, pattern in _SIGNS.items():
-            if pattern.search(line) if sign == "skipped" else pattern.match(line):
-                signs[sign] = signs.get(sign, 0) + 1
-    return Told(**numbers, user_errors=user_errors, signs=signs, segments=segments)
 
 
 def judge(told: Told, ending: Ending, seen: Seen) -> Night | None:
@@ -218,6 +135,7 @@ def judge(told: Told, ending: Ending, seen: Seen) -> Night | None:
         clips_found=seen.clips,
         peak_mb=max(peak, default=None),
         result=ending.result if ending.result and re.fullmatch(r"[a-z-]{1,30}", ending.result) else None,
+        users_elsewhere=told.number(fleet_lines.ELSEWHERE) if fleet_lines.ELSEWHERE in told.fleet else None,
     )
 
 
@@ -225,6 +143,8 @@ def _verdict(told: Told, ending: Ending, seen: Seen) -> tuple[str, list[str]]:
     stopped = _stopped(told, ending)
     if stopped is not None:
         return stopped[0], [stopped[1], *_progress(told)]
+    if told.nothing_here:
+        return _nothing_here(told)
     silent = _silent(told, seen)
     if told.no_users and not told.found and not silent:
         unchecked = [_UNCHECKED] if seen.database is None else []
@@ -241,7 +161,39 @@ def _verdict(told: Told, ending: Ending, seen: Seen) -> tuple[str, list[str]]:
         return PARTIAL, left_out
     if not seen.whole:
         return PARTIAL, ["A part of this night's log is missing, so nobody can say that all went well."]
-    return OK, [f"All of {_users(told.completed or 0)} went well.", *_notes(seen)]
+    if told.number(fleet_lines.GIVEN_UP):
+        return PARTIAL, [_given_up(told)]
+    return OK, [f"All of {_users(told.completed or 0)} went well.", *_notes(seen), *_of_the_fleet(told)]
+
+
+def _nothing_here(told: Told) -> tuple[str, list[str]]:
+    if told.number(fleet_lines.GIVEN_UP):
+        return PARTIAL, [_given_up(told)]
+    elsewhere = told.number(fleet_lines.ELSEWHERE)
+    done = f"other droplets have processed {_users(elsewhere)} of this night" if elsewhere else "all users are other droplets'"
+    return NOTHING, [f"There was nothing to do here: {done}.", *_of_the_fleet(told)]
+
+
+def _given_up(told: Told) -> str:
+    return (
+        f"{_users(told.number(fleet_lines.GIVEN_UP))} of this night ended up without being processed, since the job that had them did not "
+        f"come to its end, twice. They are tried again tomorrow. {_SEE_LOG}"
+    )
+
+
+def _of_the_fleet(told: Told) -> list[str]:
+    """Return what is to be known of other droplets, though it is no failure of this one."""
+    notes = []
+    if fleet_lines.UNLEASED in told.fleet:
+        notes.append(
+            "It ran without a lease, since the database gave none (the log says why): another droplet on the same database would not "
+            "have been noticed."
+        )
+    if left := told.number(fleet_lines.OPEN):
+        notes.append(f"Other droplets had not done {_users(left)} when this one stopped waiting for them; look at theirs.")
+    if fleet_lines.UNLISTED in told.fleet:
+        notes.append("This droplet's name is not in giggles:nightly:droplets; add it there, on every droplet.")
+    return notes
 
 
 _UNCHECKED = "This is what the log says; it was not cross-checked with the database."
@@ -266,6 +218,16 @@ def _stopped(told: Told, ending: Ending) -> tuple[str, str] | None:
                 "journalctl -k around that time."
             )
         return KILLED, f"It was stopped in the middle (signal {signal}), by hand or because the droplet was shut down."
+    if fleet_lines.LOST in told.fleet:
+        return KILLED, (
+            "It was stopped because the app's database could not be reached until the lease of this droplet was nearly over, and another "
+            "droplet may take its users then. Whom no other droplet did is done by the next run."
+        )
+    if fleet_lines.REFUSED in told.fleet:
+        return FAILED, (
+            "It did not begin: the app's database gave no lease (the log says why), and without one two droplets could process the same "
+            "users. When the database is back: systemctl start giggles-nightly."
+        )
     if told.no_lock:
         return FAILED, "The job's lock could not be opened, so it did not begin. salt-call state.apply nightly puts it back."
     if told.fatal:
@@ -323,10 +285,11 @@ def _silent(told: Told, seen: Seen) -> list[str]:
 
 def _left_out(told: Told, seen: Seen) -> list[str]:
     """Return what the database has that the summary does not account for. The other way round nothing is said: who left is in the log."""
-    database = seen.database
+    database, reasons = seen.database, []
+    if told.given is not None and told.found is not None and told.given > told.found:
+        reasons.append(f"It was given {_users(told.given)} and found {told.found}, so the others were not processed.")
     if database is None or not told.found or told.completed is None:
-        return []
-    reasons = []
+        return reasons
     if database.active_users is not None and database.active_users > told.found:
         reasons.append(
             f"It found {_users(told.found)}, but the database has {database.active_users} who are active and had a key when it began, so "

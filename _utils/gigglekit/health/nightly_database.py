@@ -1,6 +1,6 @@
 """What the app's database says of one run: numbers of users, and never which.
 
-It is asked in a process of its own (`python -m gigglekit.health.nightly_database SECONDS`), since neither the search for a
+It is asked in a process of its own (`python -m gigglekit.health.nightly_database SECONDS [LEASE]`), since neither the search for a
 server's address nor a server that says nothing has an end by itself. The database's own clock decides what belongs to the run:
 that of the droplet may be another.
 """
@@ -42,6 +42,9 @@ WHERE u.is_active AND EXISTS (
     WHERE k.user_id = u.id AND k.is_active AND k.created_at < now() - make_interval(secs => %s)
 )
 """
+# Of a run with a lease: whom it had, and nobody else's.
+_ITS_OWN = " AND user_id IN (SELECT user_id FROM giggles_salt.nightly_users WHERE token = %s)"
+_CLAIMED = "SELECT count(*) FROM giggles_salt.nightly_users WHERE token = %s"
 # Row level security hides rows without a word.
 _HIDDEN = """
 SELECT count(*) FROM unnest(ARRAY['public.processing_logs', 'public.users', 'public.limitless_keys']) AS t(name)
@@ -49,13 +52,14 @@ WHERE row_security_active(t.name)
 """
 
 
-def ask(seconds: float) -> Database | None:
+def ask(seconds: float, lease: int | None = None) -> Database | None:
     """Return what the database says of the last seconds; None if none is configured, or it does not answer, or not of that.
 
     Arguments:
         seconds: since the run began.
+        lease: the number of its lease; None if it had none, and then every user counts.
     """
-    argv = [sys.executable, "-s", "-m", "gigglekit.health.nightly_database", str(round(seconds))]
+    argv = [sys.executable, "-s", "-m", "gigglekit.health.nightly_database", str(round(seconds)), *([str(lease)] if lease else [])]
     environment = {"PATH": SYSTEM_PATH, "PYTHONPATH": str(Path(gigglekit.__path__[0]).parent), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         outcome = run(argv, seconds=_ALL_SECONDS, environment=environment)
@@ -65,12 +69,13 @@ def ask(seconds: float) -> Database | None:
         return None
 
 
-def look(url: str, seconds: float) -> Database:
+def look(url: str, seconds: float, lease: int | None = None) -> Database:
     """Ask the database.
 
     Arguments:
         url: `postgresql://…`; it holds a password.
         seconds: since the run began.
+        lease: the number of its lease; None if it had none.
 
     Raises:
         psycopg.Error: it does not answer, or not of that.
@@ -85,6 +90,9 @@ def look(url: str, seconds: float) -> Database:
         (hidden,) = _row(connection, _HIDDEN)
         if hidden:
             raise PermissionError("row level security hides rows from this account")
+        if lease is not None:
+            (active,) = _row(connection, _CLAIMED, lease)
+            return Database(active, *_row(connection, _ENTRIES + _ITS_OWN, seconds, lease))
         completed, failed, unfinished = _row(connection, _ENTRIES, seconds)
         try:
             (active,) = _row(connection, _ACTIVE, seconds)
@@ -110,7 +118,7 @@ def main() -> int:
         url = read_back(ENVIRONMENT.read_text()).get("DATABASE_URL")
         if not url:
             return 1
-        print(json.dumps(dataclasses.asdict(look(url, float(sys.argv[1])))))
+        print(json.dumps(dataclasses.asdict(look(url, float(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else None))))
     except (OSError, ValueError, psycopg.Error):
         return 1
     return 0

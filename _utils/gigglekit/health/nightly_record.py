@@ -129,7 +129,7 @@ class Recorder:
             clips=None if moment is None else nightly_files.clips_since(self.places.uploads, moment),
             erased=None if left is None or begun.recordings is None else max(0, begun.recordings - left),
             peak_mb=_peak_mb(self.places),
-            database=None if seconds is None else nightly_database.ask(seconds + 2),
+            database=None if seconds is None else nightly_database.ask(seconds + 2, told.lease),
             usually_clips=self._usually_clips(),
             whole=part.whole,
         )

@@ -14,12 +14,12 @@ from typing import Any
 
 from gigglekit import records
 from gigglekit.files.replacing import replace
-from gigglekit.health import basis, converge
+from gigglekit.health import basis, converge, pushed
 from gigglekit.health.cleaning import Cleaner
 from gigglekit.login import second_factor
 from gigglekit.settings.places import REPOSITORY
 
-FUNCTIONS = ("state.apply", "state.highstate", "state.sls")
+FUNCTIONS = ("state.apply", "state.highstate", "state.sls", pushed.FUNCTION)
 HANDOVER = "GIGGLES_CONVERGE"
 """Variable with the folder in which the self-converge lays what it knows, and looks for what came of the run."""
 KNOWN, OUTCOME = "known.json", "outcome.json"
@@ -82,6 +82,10 @@ def record(returned: Mapping[str, Any], pillar: Mapping[str, Any], *, testing: b
         OSError: the record could not be written.
     """
     function, arguments, result = returned.get("fun"), returned.get("fun_args") or [], returned.get("return")
+    archive = pushed.archive(function, arguments)
+    if archive is not None:
+        pillar = pushed.pillar(archive)
+        pushed.forget(archive)
     if not is_run(function, arguments, testing=testing) or converge.is_conflict(result):
         return
     where = places or Places()
@@ -91,8 +95,14 @@ def record(returned: Mapping[str, Any], pillar: Mapping[str, Any], *, testing: b
     made = converge.outcome(result, basis=now, last=last, known_drift=_known(handed), clean=Cleaner(pillar), is_public=is_public)
     ended = time.time()
     seconds = _age_of_this_process()
-    full = is_full(function, arguments)
-    run = {"started": _rfc3339(ended - seconds), "seconds": round(seconds, 1), "trigger": "hand", "full": full, **made}
+    full = is_full(function, arguments) if archive is None else pushed.is_whole(result, pillar)
+    run = {
+        "started": _rfc3339(ended - seconds),
+        "seconds": round(seconds, 1),
+        "trigger": "hand" if archive is None else "pushed",
+        "full": full,
+        **made,
+    }
     settled = converge.settled(result, now) if full else None
     if settled is not None:
         basis.store(settled, where.last)

@@ -49,6 +49,11 @@ HEADER = """\
 # The answers and secrets of this droplet, written by bootstrap.sh. It keeps what is here and adds what is missing.
 # Change a value here and run `salt-call state.apply`. Comments are lost when bootstrap.sh has something to add.
 """
+PUSHED_HEADER = """\
+#!quiet_yaml
+# What this droplet was told to be, secrets included, by whoever converges its fleet (docs/FLEET.md). Edits are put back with the next
+# such run; until then `salt-call state.apply` and the self-converge go by what stands here.
+"""
 RETRY = "`bootstrap.sh` again"
 _ANSWERS = "the answers that were given (a GIGGLES_… variable, --set, --answers or a prompt)"
 
@@ -116,9 +121,9 @@ def complete(chosen: Chosen, settings: Mapping[str, Any]) -> Chosen:
     return chosen
 
 
-def render(chosen: Chosen) -> str:
+def render(chosen: Chosen, header: str = HEADER) -> str:
     """Return the content of a droplet file; whatever characters a value has, Salt reads the same value back."""
-    return HEADER + yaml.dump(
+    return header + yaml.dump(
         {"giggles": _quoted(chosen)},
         Dumper=_Dumper,
         sort_keys=False,

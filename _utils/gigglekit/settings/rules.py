@@ -85,6 +85,12 @@ def _drill(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
             yield ("giggles", "backup", "drill_at"), f"{_clock(span)} meets {':'.join(other)}, {_clock(other_span)}"
 
 
+def _ring(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    roles = settings["roles"]
+    if "backup" in roles and settings["backup"]["bucket"] is not None and "vault" not in roles:
+        yield _ROLES, "backup is among them and vault is not"
+
+
 def _region(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
     backup = settings["backup"]
     region = backblaze_region(backup["endpoint"])
@@ -206,6 +212,12 @@ RULES: tuple[Rule, ...] = (
         f"`hardening:updates_at`, for {UPDATE_MINUTES} minutes); the time counts, whatever the day.",
         (_ROLES, ("giggles", "nightly"), ("giggles", "backup"), ("giggles", "hardening")),
         _drill,
+    ),
+    Rule(
+        "With a bucket, a droplet with the role backup has the role vault too: the keys that the backup, of the database too, is encrypted "
+        "with are kept there.",
+        (_ROLES, ("giggles", "backup", "bucket")),
+        _ring,
     ),
     Rule(
         "`backup:region` is the one in `backup:endpoint`, where that is Backblaze's.",

@@ -22,6 +22,8 @@ _CONNECT_SECONDS = 10
 _STATEMENT_MILLISECONDS = 60_000
 # In the order in which rows may be deleted: what refers to others first.
 _TABLES = (
+    # Ours, beside the app's: who was processed in the last nights (gigglekit.fleet).
+    ("giggles_salt", "nightly_users", "user_id"),
     ("public", "processing_logs", "user_id"),
     ("public", "laughter_detections", "user_id"),
     ("public", "audio_segments", "user_id"),
@@ -172,7 +174,7 @@ def _asking(cursor: psycopg.Cursor[tuple[Any, ...]]) -> audit_log.Ask:
 def _present(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[tuple[str, str, str]]:
     cursor.execute(
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind IN ('r', 'p') AND n.nspname IN ('public', 'auth')"
+        " WHERE c.relkind IN ('r', 'p') AND n.nspname IN ('public', 'auth', 'giggles_salt')"
     )
     there = set(cursor.fetchall())
     return [entry for entry in _TABLES if entry[:2] in there]

@@ -4,8 +4,8 @@
     python process_nightly_audio.py [--user-id ID]... [--user-email E]...
 
 What it does is one word in the file that SAMPLE_NIGHTLY_BEHAVIOUR_FILE names, or else in
-/var/lib/giggles/sample-nightly-behaviour; with no such file it is `ok`. README.md lists the words. Only `ok` touches
-the database; the others play their part with the users given, or two made-up ones, and need nothing but Python.
+/var/lib/giggles/sample-nightly-behaviour; with no such file it is `ok`. README.md lists the words. Only `ok` and
+`stall:SECONDS` touch the database; the others play their part with the users given, or two made-up ones, and need nothing but Python.
 
 Exit code: 0, even when users failed; 1 after a fatal error; 2 if the behaviour or the arguments make no sense.
 """
@@ -182,7 +182,7 @@ PLAYED: dict[str, Callable[[User], None]] = {
     "killed": be_killed,
     "out-of-memory": take_all_memory,
 }
-WORDS = ["ok", "fatal", "database-down", "no-users", "hang:SECONDS", *PLAYED]
+WORDS = ["ok", "stall:SECONDS", "fatal", "database-down", "no-users", "hang:SECONDS", *PLAYED]
 
 
 def behaviour() -> str:
@@ -213,8 +213,8 @@ def played_users(user_ids: Sequence[uuid.UUID], emails: Sequence[str]) -> list[U
     return [User(user_id, email, struck=(user_id, email) == known[-1]) for user_id, email in known]
 
 
-def work(user_ids: Sequence[uuid.UUID], emails: Sequence[str]) -> None:
-    """Do the job for real: ask the database for users and process each."""
+def work(user_ids: Sequence[uuid.UUID], emails: Sequence[str], stall: float = 0) -> None:
+    """Do the job for real: ask the database for users and process each; pause so many seconds before the last one."""
     # Not at the top: a played behaviour needs neither settings nor a database driver.
     from src import database, nightly
 
@@ -230,6 +230,8 @@ def work(user_ids: Sequence[uuid.UUID], emails: Sequence[str]) -> None:
     project = os.path.dirname(os.path.abspath(__file__))
 
     def process(user: User) -> None:
+        if user.id == found[-1][0]:
+            time.sleep(stall)
         say_processed(nightly.process_user(user.id))
         removed = nightly.remove_orphans(project)
         if removed:
@@ -248,6 +250,8 @@ def run(word: str, user_ids: Sequence[uuid.UUID], emails: Sequence[str]) -> None
     kind, _, rest = word.partition(":")
     if word == "ok":
         work(user_ids, emails)
+    elif kind == "stall" and rest.isdecimal():
+        work(user_ids, emails, float(rest))
     elif word == "fatal":
         raise RuntimeError("sample failure of the whole run")
     elif word == "database-down":

@@ -198,6 +198,8 @@ def _told_night(entry: Entry) -> str:
 def _nobody(facts: Facts) -> Iterator[Condition]:
     """Yield that nobody was processed, where there was somebody not long ago: the database may show the app no rows."""
     nights = facts.runs.get("nightly", ())
+    if nights and nights[0].number("users_elsewhere"):
+        return  # other droplets processed them
     if nights and nights[0].text("verdict") == "nothing-to-do" and any(night.number("users_found") for night in nights[:_USERS_WITHIN]):
         yield Condition(
             "nightly", PROBLEM, "nightly job: nobody to process",

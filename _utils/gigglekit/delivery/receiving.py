@@ -1,0 +1,136 @@
+"""The web droplet's part: clips come out of the bucket to where the app looks for them, and a receipt says so.
+
+It writes as the app does, as the app's account: into the user's folder, which it makes where there is none. So they come into the
+user's vault like any other clip, and where a user was erased nothing can be written (gigglekit.vault.adopt, `block`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.errors import BackupError
+from gigglekit.delivery.parcel import PARCELS, RECEIPTS, REFUSED, STORED, Clip, Keys, ParcelError, ident_of
+
+_MOST_BYTES = 64 << 20
+_RECEIPT_DAYS = 30
+"""So long a receipt waits for a droplet that was off; then its clip is sent, and received, once more."""
+
+
+@dataclass
+class Received:
+    """What a run did.
+
+    Attributes:
+        stored: clips that are here now.
+        refused: clips of users who were erased.
+        problems: one sentence each.
+    """
+
+    stored: int = 0
+    refused: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def receive(bucket: Bucket, keys: Keys, clips: Path, now: float | None = None) -> Received:
+    """Take all parcels that there are.
+
+    Arguments:
+        bucket: the fleet's.
+        keys: the fleet's.
+        clips: the app's folder of them.
+        now: seconds since the epoch; the clock's if None.
+
+    Raises:
+        BackupError: the bucket cannot be had.
+        OSError: nothing can be written.
+    """
+    done = Received()
+    for found in bucket.list(PARCELS):
+        ident = ident_of(found.name, PARCELS)
+        if ident is None:
+            continue
+        try:
+            clip = keys.unpack(ident, bucket.get(found.name, _MOST_BYTES))
+        except (ParcelError, BackupError) as error:
+            done.problems.append(f"A parcel in the bucket ({ident}) was not taken: {error}.")
+            continue
+        try:
+            stored = _store(clips, clip, ident)
+        except FileExistsError:
+            done.problems.append(f"A clip of the parcel {ident} is here already, with another content. It was left as it is.")
+            continue
+        done.stored += stored
+        done.refused += not stored
+        bucket.put(RECEIPTS + ident, keys.receipt(ident, STORED if stored else REFUSED))
+        bucket.erase(found.name)
+    moment = time.time() if now is None else now
+    for found in bucket.list(RECEIPTS):
+        if moment - found.modified.timestamp() > _RECEIPT_DAYS * 86400:
+            bucket.erase(found.name)
+    return done
+
+
+def _store(clips: Path, clip: Clip, ident: str) -> bool:
+    """Store a clip; False if its user was erased.
+
+    Raises:
+        FileExistsError: another one has its name.
+        OSError: it cannot be written.
+    """
+    folder = clips / clip.user
+    try:
+        folder.mkdir(mode=0o750, exist_ok=True)
+    except FileExistsError:
+        return False  # a link that leads nowhere
+    with contextlib.closing(_Folder(folder)) as place:
+        # What one that was killed has left.
+        place.remove(f".{ident}")
+        if not place.is_there(clip):
+            place.write(clip, f".{ident}")
+    return True
+
+
+class _Folder:
+    """A user's folder, held open: it may be exchanged for a link to the vault at any moment, and what is written into it follows."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def is_there(self, clip: Clip) -> bool:
+        """Tell whether the clip is there.
+
+        Raises:
+            FileExistsError: something else has its name.
+        """
+        try:
+            with open(os.open(clip.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._descriptor), "rb") as file:
+                if file.read(len(clip.content) + 1) == clip.content:
+                    return True
+        except FileNotFoundError:
+            return False
+        raise FileExistsError(clip.name)
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._descriptor)
+
+    def write(self, clip: Clip, aside: str) -> None:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640, dir_fd=self._descriptor)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(clip.content)
+                file.flush()
+                os.utime(file.fileno(), ns=(clip.modified, clip.modified))
+                os.fsync(file.fileno())
+            os.link(aside, clip.name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor, follow_symlinks=False)
+        finally:
+            self.remove(aside)
+        os.fsync(self._descriptor)
