@@ -89,7 +89,7 @@ class SystemdCandidate:
         return ""
 
     def stop(self) -> None:
-        """End it: no more connections, then the process, which answers what it was asked."""
+        """End it: no more connections, then the process; within seconds, since whoever lent it a socket has waited for its last answer."""
         for arguments in (["stop", f"{NAME}.socket", f"{NAME}.service"], ["reset-failed", f"{NAME}.socket", f"{NAME}.service"]):
             ask(["systemctl", "--no-ask-password", *arguments], seconds=60)
         with suppress(OSError):
@@ -104,7 +104,7 @@ class SystemdCandidate:
             "--socket-property=SocketUser=giggles", "--socket-property=SocketGroup=www-data", "--socket-property=SocketMode=0660",
             "--socket-property=Backlog=4096",
             f"--property=WorkingDirectory={release}/.app",
-            f"--property=RuntimeMaxSec={self._seconds:.0f}", "--property=TimeoutStopSec=30",
+            f"--property=RuntimeMaxSec={self._seconds:.0f}", "--property=TimeoutStopSec=5",
             f"--property=StandardOutput={_LOG}", f"--property=StandardError={_LOG}",
             f"--property=ExecStopPost=-+/bin/mv -fT {own_name(self._public)} {self._public}",
             *(f"--property={wall}" for wall in walls),
