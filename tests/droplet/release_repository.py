@@ -38,7 +38,8 @@ def commit(droplet: Droplet, changes: Mapping[str, Callable[[str], str | None]])
             text = change(shown.stdout)
             assert text != shown.stdout, f"the change to {name} changes nothing"
             if text is None:
-                _git(repository, "update-index", "--force-remove", path, **index)
+                # Without a working tree there is no other way.
+                _git(repository, "update-index", "--index-info", stdin=f"0 {'0' * 40}\t{path}\n", **index)
                 continue
             blob = _git(repository, "hash-object", "-w", "--stdin", stdin=text)
             _git(repository, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", **index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import threading
 from pathlib import Path
@@ -244,9 +245,29 @@ def test_a_running_nightly_job_is_told_and_nothing_is_changed(releasing: Droplet
     assert releasing.releases == [first]
 
 
+def test_a_nightly_job_that_begins_meanwhile_is_not_met_by_the_trial_or_the_switch(
+    releasing: Droplet, upstream: Upstream, first: str
+) -> None:
+    second = upstream.commit({"x": "y"})
+    for looks_before in (1, 2):
+        looks = iter([*([[]] * looks_before), ["giggles-nightly.service"]])
+        with pytest.raises(ReleaseError, match="nothing was changed"):
+            deploying.deploy(
+                releasing.settings(first),
+                releasing.layout,
+                releasing.surroundings,
+                ref=second,
+                busy=functools.partial(next, looks),
+                wait=0,
+            )
+        assert releasing.releases == [first]
+        assert is_at(releasing, first)
+    assert releasing.candidate.started == [second], "the first time it was not even tried"
+
+
 def test_a_nightly_job_that_ends_is_waited_for(releasing: Droplet, upstream: Upstream, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deploying, "_LOOK_SECONDS", 0.01)
-    looks = iter([["giggles-nightly.service"]] * 3 + [[]])
+    looks = iter([["giggles-nightly.service"]] * 3 + [[]] * 3)
     second = upstream.commit({"x": "y"})
     done = deploying.deploy(
         releasing.settings(first), releasing.layout, releasing.surroundings, ref=second, busy=lambda: next(looks), wait=60

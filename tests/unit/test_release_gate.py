@@ -78,7 +78,8 @@ class Said:
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Path:
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(gate, "_LAST_WORDS", 0.5)
     (tmp_path / "static").mkdir()
     (tmp_path / "static" / "a.css").write_text("body {}")
     return tmp_path
@@ -116,6 +117,13 @@ def test_what_is_wrong_is_said(app: Path, pages: dict[str, Answer], words: str) 
 def test_a_process_that_ended_is_the_reason_rather_than_that_it_does_not_answer(app: Path) -> None:
     dead = Said(app, **{"/api/health": Answer(0, b"", "the connection failed (refused)")})
     assert verdict(dead, "its process ended by itself with exit code 3") == "its process ended by itself with exit code 3"
+
+
+def test_a_process_whose_end_is_noticed_late_is_the_reason_all_the_same(app: Path) -> None:
+    """Its connections end before systemd has counted it out."""
+    gone = Said(app, **{"/": Answer(0, b"", "the connection failed (reset)")})
+    told = iter(["", "", "", "its process was killed"])
+    assert gate.judge(gone.asked, 0, lambda: next(told)) == "its process was killed"
 
 
 def test_a_release_without_static_files_is_asked_for_none(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def deploy(settings: Settings, layout: Layout, surroundings: Surroundings, *, re
     commit = Repository(wanted, layout).resolve()
     pinned = None if wanted.ref == settings.ref else _pin(commit, settings, "deploy")
     course = Course()
-    plan = live.apply(wanted, layout, surroundings, repin=Repin(pinned), commit=commit, course=course)
+    plan = live.apply(wanted, layout, surroundings, repin=Repin(pinned), commit=commit, course=course, ready=lambda: _wait(busy, wait))
     return Deployed(layout.live(), before, "already live" if plan.unchanged else "deployed", pinned, course)
 
 

@@ -17,6 +17,8 @@ from gigglekit.release.health import HEALTH, Answer
 
 _PATIENCE = 10.0
 _PAUSE = 0.5
+_LAST_WORDS, _LOST = 3.0, "could not be asked"
+"""How long systemd may take to notice that a process has ended, which its connections tell at once."""
 _FEWEST_FAILED, _FAILED_SHARE = 3, 0.05
 """So many requests of users, and such a part of them, have to fail before a release is blamed: some pages fail in each."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -71,12 +73,19 @@ def judge(asked: Asked, seconds: float, trouble: Callable[[], str], traffic: Tra
         reason = trouble() or _look(asked, static) or _blame(traffic)
         if reason:
             # A process that has just ended explains why it did not answer.
-            ended = trouble()
+            ended = _last_words(trouble, _LAST_WORDS if _LOST in reason else 0.0)
             after = time.monotonic() - began
             return f"{ended or reason} ({after:.0f} s after it had begun to answer)" if after >= 1 else ended or reason
         if time.monotonic() - began >= seconds:
             return ""
         time.sleep(min(_PAUSE, max(0.0, seconds - (time.monotonic() - began))))
+
+
+def _last_words(trouble: Callable[[], str], seconds: float) -> str:
+    end = time.monotonic() + seconds
+    while not (ended := trouble()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return ended
 
 
 def _look(asked: Asked, static: Path | None) -> str:
@@ -112,7 +121,7 @@ def _said(answer: Answer, page: str, where: str) -> str:
     if answer.trouble == "it did not answer":
         return f"{page} did not answer {where} within {_PATIENCE:.0f} s: it hangs"
     if answer.trouble:
-        return f"{page} could not be asked {where}: {answer.trouble}"
+        return f"{page} {_LOST} {where}: {answer.trouble}"
     return f"{page} answered {answer.status} {where}" if answer.status >= 500 else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ def apply(
     repin: Repin | None = None,
     commit: str | None = None,
     course: Course | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Look, and do what is to be done.
 
@@ -50,6 +51,7 @@ def apply(
         repin: what becomes of the pin; None leaves it as it is.
         commit: what the ref stands for, if that is known.
         course: filled in on the way, also if this fails.
+        ready: called before the trial and before the switch; waits until nothing runs that neither may meet, or fails.
 
     Returns:
         What was found, once nobody else was at work, and was done.
@@ -69,7 +71,7 @@ def apply(
             settings, _ = pin.wanted(settings, layout)
         plan = examine(settings, layout, surroundings, commit)
         if not plan.unchanged:
-            _carry_out(plan, settings, layout, surroundings, repin, course)
+            _carry_out(plan, settings, layout, surroundings, repin, course, ready)
         elif repin is not None:
             pin.store(layout, repin.pin)
         prune(layout, settings.keep)
@@ -109,12 +111,21 @@ def rollback(commit: str, settings: Settings, layout: Layout, surroundings: Surr
         try:
             beside = switch.is_live_well() and switch.try_beside(layout.release(commit), 0)
         except BaseException:
+            switch.give_up()
             journal.end(layout)
             raise
         switch.go(None, beside=beside)
 
 
-def _carry_out(plan: Plan, settings: Settings, layout: Layout, surroundings: Surroundings, repin: Repin | None, course: Course) -> None:
+def _carry_out(
+    plan: Plan,
+    settings: Settings,
+    layout: Layout,
+    surroundings: Surroundings,
+    repin: Repin | None,
+    course: Course,
+    ready: Callable[[], None],
+) -> None:
     began = time.monotonic()
     staged = build(settings, layout, Repository(settings, layout), plan.commit, surroundings.make_venv) if plan.build else None
     if staged:
@@ -139,8 +150,11 @@ def _carry_out(plan: Plan, settings: Settings, layout: Layout, surroundings: Sur
             done = migration.migrate(settings, layout, folder, plan.commit, surroundings.unit, secrets, surroundings.dump)
             course.took("migrated", began)
             course.notes.append(f"The migration has run{_saved(done)}.")
+        ready()
         beside = switch.try_beside(folder, settings.gate_seconds)
+        ready()
     except BaseException:
+        switch.give_up()
         if entry.built:
             shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(layout.building(plan.commit), ignore_errors=True)

@@ -81,7 +81,7 @@ class Switch:
             Whether it runs now; False if there is nothing that it could run beside, or nothing was wanted.
 
         Raises:
-            TrialError: it is not well. It was ended.
+            TrialError: it is not well. `give_up` ends it.
         """
         candidate = self._surroundings.candidate
         if not self._settings.trial or candidate is None or self._entry.live is None or not self._surroundings.service.state().active:
@@ -93,18 +93,19 @@ class Switch:
             if not reason:
                 asked = gate.at_socket(candidate.socket, folder / self._settings.subdirectory)
                 reason = gate.judge(asked, seconds, candidate.trouble)
-        except BaseException:
-            candidate.stop()
-            raise
-        self._course.took("tried", began)
+        finally:
+            self._course.took("tried", began)
         if reason:
-            candidate.stop()
             raise TrialError(
                 f"The release {self._entry.commit[:12]} was tried beside the running one and is not well: {reason}. No request of a "
                 f"user has met it: {self._entry.live[:12]} is live and was not touched. See /var/log/giggles/web.log, correct the app or "
                 "giggles:app:ref in the pillar, then deploy again."
             )
         return True
+
+    def give_up(self) -> None:
+        """End what runs beside, before anything was switched to."""
+        self._stop_beside()
 
     def is_live_well(self) -> bool:
         """Tell whether what is live answers as it should, so that nobody is helped by ending it before another one answers."""
