@@ -166,9 +166,10 @@ class Switch:
             UnhealthyError: it had switched to a release that is not well, and what was live before is again.
         """
         entry = self._entry
-        handover.give_back(self._surroundings.socket)
-        self._stop_beside()
+        own = handover.own_name(self._surroundings.socket)
+        self._lent = own if own.exists() else None
         if entry.step == "trying" or self._layout.live() != entry.commit:
+            self._take_over()
             if self._layout.live() != entry.commit:
                 self._drop_built()
             self._sweep()
@@ -177,8 +178,12 @@ class Switch:
         state = self._surroundings.service.state()
         runs = state.active and (state.folder + "/").startswith(f"{self._target}/")
         front = self._front()
-        reason = health.wait(self._surroundings.socket, self._surroundings.health_seconds, self._ended) if runs else self._start()
-        reason = reason or self._judge(front)
+        # What ran beside goes on answering until the service does.
+        socket = self._lent or self._surroundings.socket
+        reason = health.wait(socket, self._surroundings.health_seconds, self._ended) if runs else self._start()
+        if not reason:
+            self._take_over(_DRAIN_SECONDS)
+            reason = self._judge(front)
         if reason:
             self._take_back(reason)
         self._confirm()
