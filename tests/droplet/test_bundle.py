@@ -90,7 +90,7 @@ def test_the_programs_of_the_server_run_under_it(droplet: Droplet, digest: str) 
 
 def test_what_it_starts_loads_the_libraries_of_the_machine(droplet: Droplet, digest: str) -> None:
     for command in ("printenv", f"{_PYTHON} -c 'import os; print(*os.environ)'"):
-        done = droplet.exec(["salt-call", "--local", "--out=json", "cmd.run", command, "python_shell=True"])
+        done = droplet.exec(["salt-call", "--local", "--out=json", "cmd.run", f"cmd={command}", "python_shell=True"])
         shown = json.loads(done.stdout)["local"]
         assert "PATH" in shown
         assert "LD_LIBRARY_PATH" not in shown

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from gigglekit.runtime.upgrading import Wanted, named_bundle
 
 from .killing import calls_of, killed_before
 from .runtimes import Runtimes
+
+UTILS = Path(runtime_home.__file__).parents[2]
 
 
 @pytest.fixture
@@ -189,6 +193,14 @@ def test_a_bundle_takes_its_place_and_stays_while_it_fits_the_lock_file(there: R
     assert (there.ensure().name, there.built()) == (done.name, 1), "it is there, and fits"
 
 
+def test_a_bundle_that_was_built_anew_from_the_same_lock_file_takes_the_place_of_the_old_one(there: Runtimes) -> None:
+    there.lock("one\n")
+    old, new = there.bundle("one\n"), there.bundle("one \n", "one\n")
+    there.ensure(old)
+    done = there.ensure(new)
+    assert (done.name, done.switched, there.built()) == (f"bundle-{new.digest[:16]}", True, 0)
+
+
 def test_a_bundle_with_another_sum_is_not_unpacked(there: Runtimes) -> None:
     there.lock("one\n")
     one = there.ensure().name
@@ -245,3 +257,22 @@ def test_a_bundle_that_the_tree_names_and_that_cannot_be_fetched_costs_nothing_b
     done = there.ensure()
     assert (done.name, there.works()) == (one, True)
     assert "cannot be fetched" in done.note
+
+
+def test_what_bootstrap_and_the_converge_are_told_is_one_object(there: Runtimes) -> None:
+    there.lock("one\n")
+    name = there.ensure().name
+
+    def told(*arguments: str) -> tuple[int, dict[str, object]]:
+        command = [sys.executable, "-m", "gigglekit.runtime", "--home", str(there.home.folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={"PYTHONPATH": str(UTILS)})
+        return done.returncode, json.loads(done.stdout)
+
+    assert told("proven") == (0, {"name": name, "switched": False, "note": "", "problem": ""})
+    code, said = told("ensure", "--tree", str(there.tree), "--bundle", "/nowhere", "--sha256", "short")
+    assert (code, said["name"], said["switched"]) == (1, name, False)
+    assert "not 64 hexadecimal digits" in str(said["problem"])
+    code, said = told("back")
+    assert (code, "no earlier version" in str(said["problem"])) == (1, True)
+    assert told("refuse", "0" * 16, "why")[0] == 0
+    assert there.home.refusal("0" * 16) == "why"
