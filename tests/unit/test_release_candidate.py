@@ -120,11 +120,38 @@ def test_its_end_and_a_start_anew_are_trouble(systemd: Systemd, tried: SystemdCa
     systemd.shown = "ActiveState=active\nInvocationID=one\n"
     assert tried.trouble() == ""
     systemd.shown = "ActiveState=active\nInvocationID=two\n"
-    assert "ended by itself" in tried.trouble()
+    assert tried.trouble() == "its process ended by itself"
     systemd.shown = "ActiveState=failed\nResult=exit-code\nExecMainCode=1\nExecMainStatus=3\nInvocationID=one\n"
     assert tried.trouble() == "its process ended by itself with exit code 3"
     systemd.shown = "ActiveState=failed\nResult=oom-kill\nExecMainCode=2\nExecMainStatus=9\nInvocationID=one\n"
     assert "memory runs out (it may use 1500 MB, giggles:app:memory_max_mb)" in tried.trouble()
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("oom-kill killed KILL\nexit-code exited 1\n", "memory runs out"),
+        ("signal killed KILL\n", "memory runs out"),
+        ("signal dumped SEGV\n", "ended by signal 11"),
+        ("exit-code exited 3\n", "with exit code 3"),
+        ("success\n", "its process ended by itself"),
+        ("signal killed NONSENSE\n", "its process ended by itself"),
+    ],
+)
+def test_how_the_first_process_ended_is_known_once_another_one_runs(
+    systemd: Systemd, tried: SystemdCandidate, written: str, words: str
+) -> None:
+    """The next question has systemd start it once more, and only then is anybody asked."""
+    tried.start(RELEASE, "src.main:app")
+    note = next(line for line in properties(systemd.started) if "EXIT_STATUS" in line)
+    assert note == f"ExecStopPost=-+/bin/sh -c 'echo $$SERVICE_RESULT $$EXIT_CODE $$EXIT_STATUS >> {tried.socket.with_suffix('.ended')}'"
+    systemd.shown = "ActiveState=active\nInvocationID=one\n"
+    assert tried.trouble() == ""
+    tried.socket.with_suffix(".ended").write_text(written)
+    systemd.shown = "ActiveState=active\nInvocationID=two\n"
+    assert words in tried.trouble()
+    tried.stop()
+    assert not tried.socket.with_suffix(".ended").exists()
 
 
 @pytest.mark.parametrize(

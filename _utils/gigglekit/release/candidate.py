@@ -84,7 +84,9 @@ class SystemdCandidate:
         if told.get("ActiveState") == "failed" or (self._first and told.get("ActiveState") == "inactive"):
             return how_it_ended(Ended.told_by(told), self._most_mb())
         if self._first and invocation and invocation != self._first:
-            return "its process ended by itself"
+            # The next question has had systemd start it once more, and systemd has forgotten how the first one ended.
+            ended = self._first_one_ended()
+            return how_it_ended(ended, self._most_mb()) if ended else "its process ended by itself"
         self._first = self._first or invocation
         return ""
 
@@ -92,8 +94,20 @@ class SystemdCandidate:
         """End it: no more connections, then the process; within seconds, since whoever lent it a socket has waited for its last answer."""
         for arguments in (["stop", f"{NAME}.socket", f"{NAME}.service"], ["reset-failed", f"{NAME}.socket", f"{NAME}.service"]):
             ask(["systemctl", "--no-ask-password", *arguments], seconds=60)
-        with suppress(OSError):
-            self.socket.unlink()
+        for path in (self.socket, self._ended):
+            with suppress(OSError):
+                path.unlink()
+
+    @property
+    def _ended(self) -> Path:
+        """Where systemd writes down how its process has ended, whenever one does."""
+        return self._public.with_name(f"{NAME}.ended")
+
+    def _first_one_ended(self) -> Ended | None:
+        try:
+            return Ended.told_to(self._ended.read_text(encoding="ascii", errors="replace").partition("\n")[0])
+        except OSError:
+            return None
 
     def _argv(self, release: Path, module: str) -> list[str]:
         text = self._unit.read_text(encoding="utf-8")
@@ -106,6 +120,7 @@ class SystemdCandidate:
             f"--property=WorkingDirectory={release}/.app",
             f"--property=RuntimeMaxSec={self._seconds:.0f}", "--property=TimeoutStopSec=5",
             f"--property=StandardOutput={_LOG}", f"--property=StandardError={_LOG}",
+            f"--property=ExecStopPost=-+/bin/sh -c 'echo $$SERVICE_RESULT $$EXIT_CODE $$EXIT_STATUS >> {self._ended}'",
             f"--property=ExecStopPost=-+/bin/mv -fT {own_name(self._public)} {self._public}",
             *(f"--property={wall}" for wall in walls),
             # When memory runs out, the one on trial goes to swap, or goes, and the live one stays.

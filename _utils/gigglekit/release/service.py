@@ -58,6 +58,16 @@ class Ended:
         status = told.get("ExecMainStatus", "0")
         return cls(told.get("ExecMainCode") in ("2", "3"), int(status) if status.isdigit() else 0, told.get("Result") == "oom-kill")
 
+    @classmethod
+    def told_to(cls, words: str) -> Ended | None:
+        """Read it from `$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS` of an ExecStopPost= (systemd.exec(5)); None if it is something else."""
+        try:
+            result, code, status = words.split()
+            killed = code in ("killed", "dumped")
+            return cls(killed, signal.Signals[f"SIG{status}"] if killed else int(status), result == "oom-kill")
+        except (ValueError, KeyError):
+            return None
+
 
 def how_it_ended(ended: Ended, most_mb: int | None = None) -> str:
     """Say how a process ended, for a person.
