@@ -38,6 +38,9 @@ Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (a
   --shred-answers         destroy the file of --answers as soon as its content has been taken over
   --skip-dns-check        go on although the domain does not point here yet (HTTPS then starts with a placeholder)
   --check                 only check, change nothing
+  --bundle FILE|URL       take Salt, and the Python that it runs on, from a bundle (docs/DEPLOYMENT.md, "Without any Python"); where it
+                          cannot run, Salt is installed from the lock file as without this, and that is said
+  --sha256 HEX            the sum of the bundle; without the right one nothing is changed
   --no-apply              install Salt and keep the answers, but converge nothing: for a look with test=True first
   --runtime-only          install what a droplet needs that is told what to be from elsewhere (docs/FLEET.md): this repository
                           and Salt, no answers; converge nothing
@@ -85,7 +88,7 @@ step() {
 # --- what was asked ----------------------------------------------------------------------------------------------------
 
 domain=${GIGGLES_DOMAIN:-} admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
-skip_dns=no shred_answers=no check_only=no apply=yes runtime_only=no interactive=yes
+skip_dns=no shred_answers=no check_only=no apply=yes runtime_only=no interactive=yes bundle='' bundle_sha256='' fetched='' runtime_said=''
 settings=()
 # Looked at here, and handed on as they turn out: a key may be named by its file.
 unset GIGGLES_DOMAIN GIGGLES_ADMIN_KEY GIGGLES_ENVIRONMENT
@@ -116,6 +119,8 @@ while [ "$#" -gt 0 ]; do
     --backup-application-key*) die "The application key is a secret, and every user of a machine can read the arguments of its processes. Give it in the variable GIGGLES_BACKUP_APPLICATION_KEY, in a file with --answers, or at the prompt. As it may have been seen now, replace it first." ;;
     --answers) needs_value "$@"; answers=$2; shift ;;
     --shred-answers) shred_answers=yes ;;
+    --bundle) needs_value "$@"; bundle=$2; shift ;;
+    --sha256) needs_value "$@"; bundle_sha256=${2,,}; shift ;;
     --skip-dns-check) skip_dns=yes ;;
     --check) check_only=yes ;;
     --no-apply) apply=no ;;
@@ -275,6 +280,36 @@ check_admin_key() {
   fi
 }
 
+# Before anything is changed, and again when it is unpacked. What is fetched is kept until then.
+check_bundle() {
+  local sum
+  [ -n "$bundle$bundle_sha256" ] || return 0
+  [ -n "$bundle" ] || { problem "--sha256 is the sum of a bundle, and none is named. Name it with --bundle, or leave both out."; return 0; }
+  [[ $bundle_sha256 =~ ^[0-9a-f]{64}$ ]] || { problem "The sum of the bundle is missing or is not 64 hexadecimal digits. Take it from the file .sha256 beside the bundle and give it with --sha256."; return 0; }
+  case $bundle in
+    http://*|https://*)
+      fetched=$(mktemp /var/tmp/giggles-bundle.XXXXXX)
+      trap 'rm -f "$fetched"' EXIT
+      if ! fetch "$bundle" "$fetched"; then
+        problem "The bundle cannot be fetched from $bundle. Check the address and the droplet's network, or copy the file here and name it with --bundle."
+        return 0
+      fi
+      ;;
+    *) [ -r "$bundle" ] && [ -f "$bundle" ] || { problem "The bundle $bundle cannot be read. Check the path."; return 0; } ;;
+  esac
+  sum=$(sha256sum "${fetched:-$bundle}" | cut -d' ' -f1)
+  [ "$sum" = "$bundle_sha256" ] || problem "The bundle $bundle is not the one that was meant: its SHA-256 is $sum, and $bundle_sha256 was asked for. Fetch it again, or take the sum from where it was built."
+}
+
+# A bare image may have no curl, and has python3, which every check before this one has asked for.
+fetch() {
+  if command -v curl >/dev/null; then
+    curl -fsSL --retry 2 -m 900 -o "$2" "$1"
+  else
+    python3 -c 'import shutil, sys, urllib.request; shutil.copyfileobj(urllib.request.urlopen(sys.argv[1], timeout=60), open(sys.argv[2], "wb"))' "$1" "$2"
+  fi 2>/dev/null
+}
+
 report_problems() {
   [ "${#problems[@]}" -gt 0 ] || return 0
   printf '\nbootstrap: Nothing was changed, because this machine is not ready:\n' >&2
@@ -296,34 +331,77 @@ apt_install() {
 }
 
 install_tools() {
-  # A missing ensurepip is how Debian shows that python3-venv is not there.
-  if ! python3 -c 'import ensurepip, venv' 2>/dev/null || ! command -v git >/dev/null || ! command -v curl >/dev/null; then
-    apt_install python3-venv git curl ca-certificates
-  fi
-  local lock=$HOME_OF_TREE/requirements/uv.txt
-  if ! cmp -s "$lock" "$UV_HOME/lock.txt" || ! "$UV_HOME/bin/uv" --version; then
-    rm -rf "$UV_HOME"
-    python3 -m venv "$UV_HOME"
-    PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$UV_HOME/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"
-    cp "$lock" "$UV_HOME/lock.txt"
+  if ! command -v git >/dev/null || ! command -v curl >/dev/null; then
+    apt_install git curl ca-certificates
   fi
 }
 
-# A runtime is built beside the running one, under the name of what went into it, and takes its place only when it works.
-install_salt() {
-  local lock=$HOME_OF_TREE/requirements/salt.txt name
-  name=$( { cat "$lock"; python3 --version; } | sha256sum | cut -c1-16)
-  if [ ! -x "$SALT_HOME/$name/bin/salt-call" ] || ! "$SALT_HOME/$name/bin/salt-call" --version; then
-    rm -rf "${SALT_HOME:?}/$name"
-    UV_SYSTEM_CERTS=1 "$UV_HOME/bin/uv" venv --quiet --python "$(command -v python3)" "$SALT_HOME/$name"
-    UV_SYSTEM_CERTS=1 "$UV_HOME/bin/uv" pip install --quiet --python "$SALT_HOME/$name" --no-deps --require-hashes -r "$lock"
-    "$SALT_HOME/$name/bin/salt-call" --version
-  fi
-  ln -sfn "$name" "$SALT_HOME/current.new"
-  mv -T "$SALT_HOME/current.new" "$SALT_HOME/current"
+install_uv() {
+  local lock=$HOME_OF_TREE/requirements/uv.txt
+  if cmp -s "$lock" "$UV_HOME/lock.txt" && "$UV_HOME/bin/uv" --version; then return 0; fi
+  # A missing ensurepip is how Debian shows that python3-venv is not there.
+  python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+  rm -rf "$UV_HOME"
+  python3 -m venv "$UV_HOME"
+  PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$UV_HOME/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  cp "$lock" "$UV_HOME/lock.txt"
+}
+
+# The app's own environment is made with uv, and a bundle brings it.
+lay_uv_of_bundle() {
+  local runtime=$SALT_HOME/current
+  if cmp -s "$runtime/uv.txt" "$UV_HOME/lock.txt" && "$UV_HOME/bin/uv" --version; then return 0; fi
+  rm -rf "$UV_HOME"
+  mkdir -p "$UV_HOME/bin"
+  cp "$runtime/bin/uv" "$UV_HOME/bin/uv"
+  cp "$runtime/uv.txt" "$UV_HOME/lock.txt"
+}
+
+# _utils/gigglekit/runtime builds beside what runs, tries it, and has it take its place only when it works.
+runtime_says() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$runtime_said" "$1" | grep . || true; }
+
+runtime() { PYTHONPATH=$HOME_OF_TREE/_utils PYTHONDONTWRITEBYTECODE=1 python3 -s -m gigglekit.runtime --home "$SALT_HOME" "$@"; }
+
+ensure_runtime() {
+  # It answers with exit code 1 and a paragraph, which is shown.
+  runtime ensure --tree "$HOME_OF_TREE" --again "$@" > "$runtime_said" ||
+    { runtime_says problem >&2; return 1; }
+}
+
+install_bundle() { ensure_runtime --bundle "${fetched:-$bundle}" --sha256 "$bundle_sha256" --only-bundle; }
+
+install_salt() { ensure_runtime; }
+
+link_salt() {
   if [ "$(readlink /usr/local/bin/salt-call)" != "$SALT_HOME/current/bin/salt-call" ]; then
     ln -sfn "$SALT_HOME/current/bin/salt-call" /usr/local/bin/salt-call
   fi
+}
+
+# Whether what is in force is the bundle that was asked for, or is a bundle if none was.
+runs_from_bundle() {
+  case $(readlink "$SALT_HOME/current") in
+    "bundle-${bundle_sha256:0:16}"*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
+install_runtime() {
+  local kept="An earlier version that was there still works. Run this again when the cause is gone."
+  runtime_said=$(mktemp)
+  if [ -n "$bundle" ]; then
+    step "salt-call (bundle)" "Salt could not be installed from the bundle; the reason is above. $kept" install_bundle
+    runtime_says note | fold -s -w 106 | sed 's/^/  /'
+  fi
+  if runs_from_bundle; then
+    step "tools (uv)" "uv could not be copied out of the bundle; the reason is above. Mostly the disk is full." lay_uv_of_bundle
+  else
+    step "tools (uv)" "The tools that Salt is installed with could not be installed; the reason is above. Mostly it is the network: run this again when it is back, it goes on where it stopped." install_uv
+    step "salt-call" "Salt could not be installed into $SALT_HOME; the reason is above. $kept" install_salt
+    runtime_says note | fold -s -w 106 | sed 's/^/  /'
+  fi
+  link_salt
+  rm -f "$runtime_said"
 }
 
 lay_tree() {
@@ -441,18 +519,12 @@ converge_row() {
   fi
 }
 
-# A role that was left out is no line of the table.
-has_role() { settings_of_droplet --get roles | grep -q "\"$1\""; }
-
-report() {
-  local admin certificate issuer
-  admin=$(settings_of_droplet --get admin.name)
-  echo
-  service_row ssh ssh "ssh $admin@$domain (root and passwords are refused)"
-  if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited), 80, 443"; else row firewall DOWN "ufw status verbose"; fi
-  service_row bans fail2ban "fail2ban-client status sshd"
-  service_row web nginx "https://$domain"
+app_row() {
   service_row app giggles "$(basename "$(readlink /opt/giggles/current 2>/dev/null || echo none)")" "tail -n 50 /var/log/giggles/web.log"
+}
+
+certificate_row() {
+  local certificate issuer
   certificate=/etc/nginx/tls/current/fullchain.pem
   if [ -r "$certificate" ]; then
     issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /')
@@ -463,6 +535,9 @@ report() {
   else
     row certificate MISSING "salt-call state.apply web"
   fi
+}
+
+clips_row() {
   if grep -qs '"mode": "plain"' /etc/giggles/vault.json; then
     row clips PLAIN "not encrypted: this kernel cannot. Erasing a user overwrites files instead"
   elif findmnt --noheadings /var/lib/giggles/uploads >/dev/null; then
@@ -470,13 +545,36 @@ report() {
   else
     row clips MISSING "salt-call state.apply vault"
   fi
+}
+
+nightly_row() {
   if [ -e /etc/cron.d/giggles-nightly ]; then row nightly up "/etc/cron.d/giggles-nightly; log in /var/log/giggles"; else row nightly MISSING "salt-call state.apply nightly"; fi
-  backup_row
+}
+
+# A role that was left out is no line of the table.
+has_role() { case $roles in *"\"$1\""*) return 0 ;; *) return 1 ;; esac; }
+
+report() {
+  local admin roles
+  admin=$(settings_of_droplet --get admin.name)
+  roles=$(settings_of_droplet --get roles)
+  echo
+  if has_role hardening; then
+    service_row ssh ssh "ssh $admin@$domain (root and passwords are refused)"
+    if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited)$(if has_role web; then echo ', 80, 443'; fi)"; else row firewall DOWN "ufw status verbose"; fi
+    service_row bans fail2ban "fail2ban-client status sshd"
+  fi
+  if has_role web; then service_row web nginx "https://$domain"; fi
+  if has_role app; then app_row; fi
+  if has_role web; then certificate_row; fi
+  if has_role vault; then clips_row; fi
+  if has_role nightly; then nightly_row; fi
+  if has_role backup; then backup_row; fi
   if has_role monitoring; then alerts_row; fi
   if has_role converge; then converge_row; fi
   echo
   say "Next: put the generated ENCRYPTION_KEY and SECRET_KEY of $DROPLET_PILLAR into your password manager;"
-  say "what is lost with this droplet otherwise is lost for good. Then open https://$domain and sign up."
+  say "what is lost with this droplet otherwise is lost for good.$(if has_role web; then echo " Then open https://$domain and sign up."; fi)"
   say "Converge again at any time: sudo salt-call state.apply"
 }
 
@@ -499,6 +597,7 @@ main() {
   fi
   check_package_lists
   [ "$runtime_only" = yes ] || check_clock_and_acme
+  check_bundle
   report_problems
   [ "$check_only" = no ] || { say "Everything that can be checked beforehand is in order."; exit 0; }
 
@@ -507,8 +606,8 @@ main() {
 
   say "giggles-salt: preparing"
   step "repository in $HOME_OF_TREE" "The repository could not be copied to $HOME_OF_TREE; the reason is above. Nothing else was changed." lay_tree
-  step "tools (uv)" "The tools that Salt is installed with could not be installed; the reason is above. Mostly it is the network: run this again when it is back, it goes on where it stopped." install_tools
-  step "salt-call" "Salt could not be installed into $SALT_HOME; the reason is above. An earlier version that was there still works. Run this again when the cause is gone." install_salt
+  step "tools" "The tools that this needs could not be installed; the reason is above. Mostly it is the network: run this again when it is back, it goes on where it stopped." install_tools
+  install_runtime
   if [ "$runtime_only" = yes ]; then
     say "Ready to be told what to be: docs/FLEET.md."
     exit 0
@@ -527,6 +626,8 @@ main() {
   local code=0
   # Warnings of Salt's own modules about coming Pythons are nothing to act on.
   PYTHONWARNINGS=ignore::DeprecationWarning "$SALT_HOME/current/bin/salt-call" --local --retcode-passthrough --log-level=error --state-output=mixed state.apply </dev/null || code=$?
+  # With failed states too, Salt has applied them: that of this run need not give way to the one before.
+  case $code in 0|2) runtime proven >/dev/null ;; esac
   report
   if [ "$code" != 0 ]; then
     printf '\nbootstrap: %s\n' "Not everything converged (exit code $code). Each state that failed says above what happened and what to do; the rest is in place. Correct it and run: sudo salt-call state.apply" | fold -s -w 110 >&2

@@ -5,8 +5,7 @@ What an operator can ask a Giggles server.
 import dataclasses
 from contextlib import contextmanager
 
-from gigglekit.release import manifest
-from gigglekit.release.settings import COMMIT, Layout
+from gigglekit.release.settings import Layout
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "giggles"
@@ -18,8 +17,8 @@ def __virtual__():  # noqa: N807 - the name that Salt looks for
 
 def releases():
     """
-    List the releases on this droplet, the newest first: which one is live, which one was live before, and whether each
-    is still as it was built.
+    List the releases on this droplet, the newest first: which one is live, which one was live before, which one was pinned by
+    giggles.deploy or giggles.rollback, and whether each is still as it was built and can be gone back to.
 
     CLI Example:
 
@@ -27,25 +26,114 @@ def releases():
 
         salt-call giggles.releases
     """
-    layout = Layout()
-    live = layout.live()
-    before = layout.before()
-    found = []
-    if layout.releases.is_dir():
-        for folder in layout.releases.iterdir():
-            if COMMIT.fullmatch(folder.name):
-                facts = manifest.facts(folder) or {}
-                found.append(
-                    {
-                        "commit": folder.name,
-                        "live": folder.name == live,
-                        "previous": folder.name == before,
-                        "built": facts.get("built", "incomplete"),
-                        "interpreter": facts.get("interpreter", ""),
-                        "changed": manifest.drift(folder),
-                    }
-                )
-    return sorted(found, key=lambda release: release["built"], reverse=True)
+    from gigglekit.release import deploying
+
+    return deploying.releases(Layout())
+
+
+def deploy(ref=None, wait=600):
+    """
+    Put a release of the app live: built, tried beside the running one, switched to without a request being lost, judged, and taken back
+    if it is not well. The exit code is 0 if it is live.
+
+    ref
+        Commit, tag or branch. It stays live until ``giggles:app:ref`` in the pillar names another one, or until this is called without
+        it. Without it, what the pillar names goes live.
+    wait
+        Seconds that a running nightly job is waited for.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.deploy
+        salt-call giggles.deploy ref=22319c4d0c1f0d6c7ef3b0d1d0f4c4b54f0b7a55
+    """
+    from gigglekit.release import deploying
+
+    seconds = _seconds(wait)
+    return _released(
+        lambda settings, surroundings: deploying.deploy(
+            settings, Layout(), surroundings, ref=_text(ref), busy=_nightly_at_work, wait=seconds
+        )
+    )
+
+
+def rollback(to=None, wait=600):
+    """
+    Go back to a release that is still on this droplet: no build, no network, live within the time that the app takes to start. It stays
+    so until ``giggles:app:ref`` in the pillar names another one than now, or until ``giggles.deploy``.
+
+    to
+        Beginning of a commit that giggles.releases shows, at least 7 digits; without it, the one that was live before.
+    wait
+        Seconds that a running nightly job is waited for.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.rollback
+        salt-call giggles.rollback to=22319c4d0c1f
+    """
+    from gigglekit.release import deploying
+
+    seconds = _seconds(wait)
+    return _released(
+        lambda settings, surroundings: deploying.rollback(
+            settings, Layout(), surroundings, to=_text(to), busy=_nightly_at_work, wait=seconds
+        )
+    )
+
+
+def _released(act):
+    """Carry out a deploy or a way back, and record it."""
+    from gigglekit import records
+    from gigglekit.release import choices, droplet
+    from gigglekit.release.errors import ReleaseError
+    from gigglekit.settings.check import merged
+    from gigglekit.settings.schema import defaults
+
+    chosen = merged(defaults(), __pillar__.get("giggles", {}))
+    backup = "backup" in chosen["roles"] and chosen["backup"]["bucket"]
+    try:
+        settings = choices.of_pillar(chosen["app"])
+        surroundings = droplet.surroundings(
+            domain=chosen["domain"] if "web" in chosen["roles"] else None,
+            gate_seconds=settings.gate_seconds,
+            health_seconds=float(chosen["app"]["start_seconds"]),
+            dump=_dump_for_migration if backup else None,
+        )
+        with records.recorded(records.FOLDER, "release") as record:
+            done = act(settings, surroundings).as_dict()
+            record.update({key: value for key, value in done.items() if key != "seconds"}, steps=done["seconds"])
+    except ReleaseError as error:
+        raise CommandExecutionError(str(error)) from None
+    except OSError as error:
+        raise CommandExecutionError(
+            f"{error.filename or Layout().root}: {error.strerror}. What was live before is untouched, or the next deploy or state.apply "
+            "app ends what this one has begun; look at df and dmesg, then ask again."
+        ) from None
+    return done
+
+
+def _dump_for_migration():
+    from gigglekit.operations import migrating
+
+    return migrating.save()
+
+
+def _nightly_at_work():
+    from gigglekit.health.at_work import at_work
+
+    return at_work(("giggles-nightly.service",), {})
+
+
+def _seconds(value):
+    try:
+        return max(0.0, float(value))
+    except (TypeError, ValueError):
+        raise CommandExecutionError(f"wait={value} is no number of seconds.") from None
 
 
 def live():

@@ -27,10 +27,10 @@ from pathlib import Path
 
 from gigglekit.files import folder as files_folder
 from gigglekit.files import tree as files_tree
-from gigglekit.release import live, venv
+from gigglekit.release import droplet, live, pin
 from gigglekit.release.errors import ReleaseError
-from gigglekit.release.service import SystemdService
 from gigglekit.release.settings import Layout, Settings
+from gigglekit.release.switching import Course
 from salt.exceptions import SaltInvocationError
 
 __virtualname__ = "giggles"
@@ -232,14 +232,21 @@ def release(
     module="src.main:app",
     keep=3,
     health_seconds=180,
+    domain=None,
+    trial=True,
+    gate_seconds=10,
+    migration=None,
+    migration_dump=True,
+    backup=False,
 ):
     """
     The app's release of a commit, tag or branch is live: built, unchanged since, named by /opt/giggles/current, and run
     by giggles.service, which answers.
 
     What is missing or was changed by hand is built anew beside the running release, tried, switched to, and taken back if
-    it does not answer. A wanted release that is live costs no network if ``ref`` is a commit, and one question to the
-    repository otherwise.
+    it is not well. A wanted release that is live costs no network if ``ref`` is a commit, and one question to the
+    repository otherwise. A release that ``giggles.deploy`` or ``giggles.rollback`` has put live stays so until ``ref``
+    names another one.
 
     name
         Not used; any text.
@@ -262,6 +269,18 @@ def release(
         How many releases to keep, at least 2.
     health_seconds
         How long the app may take to answer after a start.
+    domain
+        Name that nginx serves the app under. With one, a release is judged through nginx as well.
+    trial
+        Whether a release is started beside the running one, and judged there, before it gets any request.
+    gate_seconds
+        How long a release has to be well, there and again once it is live.
+    migration
+        Command that makes the database ready for a release; run once for each commit, before it goes live.
+    migration_dump
+        Whether the database has to be saved into the bucket before that.
+    backup
+        Whether there is a bucket.
 
     .. code-block:: yaml
 
@@ -274,12 +293,8 @@ def release(
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
     test = __opts__["test"]
     layout = Layout()
-    surroundings = live.Surroundings(
-        service=SystemdService(),
-        socket=Path("/run/giggles.sock"),
-        unit=Path("/etc/systemd/system/giggles.service"),
-        health_seconds=float(health_seconds),
-        make_venv=venv.create,
+    surroundings = droplet.surroundings(
+        domain=domain, gate_seconds=float(gate_seconds), dump=_dump if backup else None, health_seconds=float(health_seconds)
     )
     try:
         settings = Settings(
@@ -291,32 +306,66 @@ def release(
             constraints=tuple(constraints or ()),
             module=module,
             keep=int(keep),
+            trial=bool(trial),
+            gate_seconds=float(gate_seconds),
+            migration=migration or "",
+            migration_dump=bool(migration_dump),
         )
+        wanted, chosen = pin.wanted(settings, layout)
         if test and shutil.which("git") is None:
             # A bare machine: what is to come is known, and there is nothing yet to ask the repository with.
             ret["result"] = None
             ret["changes"] = {"release": {"old": layout.live(), "new": settings.ref}}
             ret["comment"] = f"The release {settings.ref} would be built and made live."
             return ret
-        plan = live.examine(settings, layout, surroundings)
+        plan = looked = live.examine(wanted, layout, surroundings)
         if plan.unchanged:
-            ret["comment"] = f"The release {plan.commit} is live and as it was built."
+            ret["comment"] = f"The release {plan.commit} is live and as it was built{_instead(chosen)}."
+            if chosen is None and not test:
+                # It was for another ref than the one that the pillar names now.
+                pin.store(layout, None)
             return ret
-        changes = {"because": list(plan.reasons)}
-        if plan.switch:
-            changes["release"] = {"old": plan.live, "new": plan.commit}
-        if plan.drift:
-            changes["repaired"] = list(plan.drift)
         if test:
             ret["result"] = None
-            ret["changes"] = changes
+            ret["changes"] = _release_changes(plan)
             ret["comment"] = f"The release {plan.commit} would be made live."
             return ret
-        live.apply(plan, settings, layout, surroundings)
+        course = Course()
+        plan = live.apply(settings, layout, surroundings, course=course)
+        _, chosen = pin.wanted(settings, layout)
     except ReleaseError as error:
         ret["result"] = False
         ret["comment"] = str(error)
         return ret
-    ret["changes"] = changes
-    ret["comment"] = f"The release {plan.commit} is live and answers."
+    except OSError as error:
+        ret["result"] = False
+        ret["comment"] = (
+            f"{error.filename or layout.root}: {error.strerror}. What was live still is; look at df and dmesg, then apply again."
+        )
+        return ret
+    if course.seconds or course.notes:
+        ret["changes"] = _release_changes(looked if plan.unchanged else plan)
+    ret["comment"] = " ".join([f"The release {plan.commit} is live and answers{_instead(chosen)}.", *course.notes])
     return ret
+
+
+def _release_changes(plan):
+    changes = {"because": list(plan.reasons)}
+    if plan.switch:
+        changes["release"] = {"old": plan.live, "new": plan.commit}
+    if plan.drift:
+        changes["repaired"] = list(plan.drift)
+    return changes
+
+
+def _instead(chosen):
+    if chosen is None:
+        return ""
+    return f", as giggles.{chosen.how} has chosen ({chosen.since}, {chosen.by}) instead of the pillar's {chosen.overrides}"
+
+
+def _dump():
+    # Most runs have nothing to save, and the backup takes long to import.
+    from gigglekit.operations import migrating
+
+    return migrating.save()

@@ -24,7 +24,7 @@ def append(folder: Path, kind: str, record: dict[str, Any], *, keep: int = KEPT_
 
     Arguments:
         folder: where records lie.
-        kind: `backup`, `drill`, `verify`, `prune`, `restore`, `nightly`, `converge` or `alerts`.
+        kind: `backup`, `drill`, `verify`, `prune`, `restore`, `nightly`, `converge`, `release` or `alerts`.
         record: what is to be written; `time` is added unless it is there.
         keep: lines that are kept at least.
     """

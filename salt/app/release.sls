@@ -16,6 +16,13 @@ release-live:
     - constraints: {{ giggles.app.constraints | tojson }}
     - module: {{ giggles.app.module | tojson }}
     - keep: {{ giggles.app.keep_releases }}
+    - health_seconds: {{ giggles.app.start_seconds }}
+    - domain: {{ (giggles.domain if "web" in giggles.roles else none) | tojson }}
+    - trial: {{ giggles.app.trial | tojson }}
+    - gate_seconds: {{ giggles.app.gate_seconds }}
+    - migration: {{ giggles.app.migration | tojson }}
+    - migration_dump: {{ giggles.app.migration_dump | tojson }}
+    - backup: {{ ("backup" in giggles.roles and giggles.backup.bucket is not none) | tojson }}
     - require:
       - pkg: app-packages-installed
       - user: account-giggles-build

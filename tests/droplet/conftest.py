@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from .entries import Entries
+
 DRIVER = Path(__file__).parents[2] / "trial" / "droplet"
 NAME = os.environ.get("GIGGLES_TRIAL_NAME", "ci")
 EXEC_TIMEOUT = 600
@@ -75,6 +77,12 @@ def by_id(returned: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return states
 
 
+@functools.cache
+def entries() -> Entries:
+    """Return the process that enters droplets for all tests."""
+    return Entries()
+
+
 class Droplet:
     """A trial droplet by its name."""
 
@@ -100,9 +108,7 @@ class Droplet:
         self, command: Sequence[str], stdin: bytes = b"", check: bool = True, timeout: float = EXEC_TIMEOUT
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command as root inside; with `check`, a failure shows what the command printed."""
-        done = subprocess.run(
-            [str(DRIVER), "exec", "--name", self.name, "--", *command], input=stdin, capture_output=True, check=False, timeout=timeout
-        )
+        done = entries().exec(self.name, command, stdin, timeout)
         if check and done.returncode != 0:
             pytest.fail(
                 f"{list(command)} exited {done.returncode}\n{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"
@@ -181,7 +187,7 @@ class Droplet:
         while not ready():
             if time.monotonic() > end:
                 pytest.fail(f"waited {seconds:.0f} s in vain for {what}")
-            time.sleep(0.5)
+            time.sleep(0.2)
 
     def healthy(self) -> bool:
         """Tell whether the app answers through nginx over HTTPS."""

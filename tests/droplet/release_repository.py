@@ -16,11 +16,11 @@ _AUTHOR = {
 }
 
 
-def commit(droplet: Droplet, changes: Mapping[str, Callable[[str], str]]) -> str:
+def commit(droplet: Droplet, changes: Mapping[str, Callable[[str], str | None]]) -> str:
     """Put a commit on top of the sample into the app's repository, as the tag of its own name.
 
     Args:
-        changes: for each file below the app's folder, what makes its new text of its old one ("" for a new file).
+        changes: for each file below the app's folder, what makes its new text of its old one ("" for a new file); None removes it.
 
     Returns:
         The commit, not the head of any branch.
@@ -37,6 +37,10 @@ def commit(droplet: Droplet, changes: Mapping[str, Callable[[str], str]]) -> str
             )  # fmt: skip
             text = change(shown.stdout)
             assert text != shown.stdout, f"the change to {name} changes nothing"
+            if text is None:
+                # Without a working tree there is no other way.
+                _git(repository, "update-index", "--index-info", stdin=f"0 {'0' * 40}\t{path}\n", **index)
+                continue
             blob = _git(repository, "hash-object", "-w", "--stdin", stdin=text)
             _git(repository, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", **index)
         tree = _git(repository, "write-tree", **index)

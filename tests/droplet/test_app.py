@@ -18,6 +18,7 @@ import yaml
 from .conftest import Droplet, Response
 from .load import under_load
 from .release_repository import commit
+from .steady_load import steady_load
 
 CLIPS = "/var/lib/giggles/uploads/clips"
 WEB_LOG = "/var/log/giggles/web.log"
@@ -41,8 +42,8 @@ def wav() -> bytes:
 
 @contextmanager
 def chosen(droplet: Droplet, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
-    """Let this deployment choose something else during the block."""
-    kept = "/etc/giggles/kept.sls"
+    """Let this deployment choose something else during the block, in which there may be another one."""
+    kept = f"/etc/giggles/kept-{uuid.uuid4().hex}.sls"
     pillar = yaml.safe_load(droplet.exec(["cat", DROPLET_PILLAR]).stdout)
     change(pillar["giggles"])
     droplet.exec(
@@ -138,6 +139,21 @@ def test_a_restart_under_load_loses_no_request(droplet: Droplet) -> None:
     assert app(droplet, "MainPID") != before
     assert load.answers.total() > 20
     assert load.lost == {}
+
+
+def test_a_crowd_that_waits_for_a_start_is_let_in(droplet: Droplet) -> None:
+    """As many as come in half a minute, all at once: more than 1,024, which systemd, uvicorn and the kernel take by themselves."""
+    process = app(droplet, "MainPID")["MainPID"]
+    with steady_load(droplet, rate=400) as visits:
+        # To those who ask, an app that loads its model is one that does not run.
+        droplet.shell(f"kill -STOP {process}")
+        try:
+            droplet.wait_for("a crowd", lambda: visits.due > 1300)
+        finally:
+            visits.enough()
+            droplet.shell(f"kill -CONT {process}")
+    assert visits.most_at_once > 1100
+    assert visits.lost() == {}
 
 
 def test_secrets_of_the_app_are_its_own(droplet: Droplet) -> None:

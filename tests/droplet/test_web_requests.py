@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -314,21 +317,61 @@ def test_slow_headers_are_cut_off(droplet):
             assert slow.recv(1024) == b""
 
 
-def test_people_and_programs_are_told_when_the_app_is_down(droplet):
+@pytest.fixture(scope="module")
+def down(droplet):
+    """Return what is answered while the app is stopped: a page, a page that was sent something, two routes, a static file."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
     droplet.shell("systemctl stop giggles.socket giggles.service")
     try:
-        page, api = droplet.request(path="/"), droplet.request(path="/api/health")
-        assert droplet.request(path="/static/style.css").status == 200, "static files do not need the app"
+        asked = {
+            "page": droplet.request(path="/"),
+            "page that was cached": droplet.request(
+                path="/", headers={"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT", "Range": "bytes=0-9"}
+            ),
+            "form": droplet.request("POST", "/sign-in", headers=form, body=b"name=value"),
+            "api": droplet.request(path="/api/health"),
+            "sign in": droplet.request("POST", "/api/auth/login", headers={"Content-Type": "application/json"}, body=b"{}"),
+            "static": droplet.request(path="/static/style.css"),
+        }
     finally:
         droplet.shell("systemctl start giggles.socket giggles.service")
-    assert (page.status, api.status) == (502, 502)
-    assert b"Back in a moment" in page.body
-    assert "does not answer" in json.loads(api.body)["detail"]
-    for answer in (page, api):
+    droplet.wait_for("the app to answer again", droplet.healthy)
+    return asked
+
+
+def test_people_and_programs_are_told_when_the_app_is_down(down):
+    assert down["static"].status == 200, "static files do not need the app"
+    for name, answer in down.items():
+        if name == "static":
+            continue
+        assert answer.status == 503, name
         assert_headers_once(answer)
         assert answer.all("Retry-After") == ["10"]
         assert answer.all("Cache-Control") == ["no-store"]
-    droplet.wait_for("the app to answer again", droplet.healthy)
+        if name in ("api", "sign in"):
+            assert answer.all("Content-Type") == ["application/json"]
+            assert "updated or restarted" in json.loads(answer.body)["detail"]
+        else:
+            assert answer.all("Content-Type") == ["text/html; charset=utf-8"]
+            assert b"Giggles is back soon" in answer.body
+
+
+def test_the_page_shown_meanwhile_is_whole_by_itself(down):
+    page = down["page"].body.decode()
+    assert re.findall(r"(?i)<(?:script|img|link|iframe|form|object|video|audio)\b|\bon[a-z]+=|url\(|@import|//", page) == []
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert "prefers-color-scheme: dark" in page
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'" in page, "its own policy would let its style not count"
+
+
+def test_an_error_of_the_app_itself_is_passed_on(droplet, token):
+    answer = droplet.request("DELETE", f"/api/laughter-detections/{uuid.UUID(int=1)}", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status == 500
+    assert b"back soon" not in answer.body
+    assert "updated or restarted" not in answer.body.decode()
+    assert answer.all("Retry-After") == []
 
 
 def test_long_requests_may_take_ten_minutes(droplet):

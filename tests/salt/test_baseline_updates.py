@@ -116,6 +116,8 @@ def test_a_run_of_salt_is_respected_and_a_word_about_it_is_not(commands: Path) -
     for line in (
         "/opt/salt/8a04/bin/python /usr/local/bin/salt-call state.apply",
         "/opt/salt/current/bin/python3 /opt/salt/current/bin/salt-call",
+        "/usr/local/bin/salt-call state.apply",
+        "salt-call state.apply web",
     ):
         assert re.search(pattern, line), line
     for line in ("vi /root/salt-call", "bash -c salt-call state.apply", "grep salt-call"):

@@ -148,7 +148,8 @@ class Storage:
 def moto() -> Iterator[tuple[str, int]]:
     """Run moto's S3 server in a process of its own and give its address."""
     # Parts are checked by the proxy, whose least size is a little below moto's.
-    environment = {**os.environ, "S3_UPLOAD_PART_MIN_SIZE": "1"}
+    # With parts that small it would keep each object in a file of its own, and thousands of them open.
+    environment = {**os.environ, "S3_UPLOAD_PART_MIN_SIZE": "1", "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(8 << 20)}
     with subprocess.Popen(
         [sys.executable, "-c", _MOTO],
         stdin=subprocess.PIPE,

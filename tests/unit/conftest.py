@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gigglekit.files import draining
+from gigglekit.release import handover, health, switching
 from gigglekit.vault import adopt, holders
 
-from tests.unit import postgres, vault_volume
+from tests.unit import postgres, release_droplet, vault_volume
 from tests.unit.b2 import b2, b2_locked, b2_server  # noqa: F401 (fixtures for every test here)
 
 
@@ -42,6 +44,12 @@ class _OwnProcesses:
 def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare hundreds of erasures a look at what every process of this machine has open; nobody else has files of these tests."""
     monkeypatch.setattr(holders.of_path, "__defaults__", (_OwnProcesses(),))
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare hundreds of killed runs the wait for their disk: what was written outlives a kill without it."""
+    monkeypatch.setattr(draining, "sync", lambda _: None)
 
 
 @pytest.fixture
@@ -88,3 +96,21 @@ def cluster() -> Iterator[postgres.Cluster]:
     """A PostgreSQL server; each test makes databases of its own in it."""
     with postgres.cluster() as made:
         yield made
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> release_droplet.Upstream:
+    """A repository of the app that tests commit to."""
+    return release_droplet.Upstream(tmp_path / "upstream")
+
+
+@pytest.fixture
+def releasing(tmp_path: Path, upstream: release_droplet.Upstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[release_droplet.Droplet]:
+    """A droplet that releases the app of `upstream`."""
+    # A child that is forked here to be killed has this process's connections open as well, and would wait for itself.
+    monkeypatch.setattr(switching, "_DRAIN_SECONDS", 1.0)
+    monkeypatch.setattr(handover, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(health, "_PAUSE", 0.02)
+    made = release_droplet.Droplet(tmp_path, upstream)
+    yield made
+    made.close()

@@ -26,6 +26,7 @@ _CHANGING = (
     "remove",
     "rmdir",
     "symlink",
+    "link",
     "fsync",
     "fchown",
     "fchmod",

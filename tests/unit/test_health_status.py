@@ -64,6 +64,15 @@ def test_since_when_it_has_been_so_is_what_was_noted(places: Places) -> None:
     assert look(places).since == at(NOW - 3 * HOUR), "it was noted as right, and is not"
 
 
+def test_a_release_that_was_chosen_by_hand_is_told_and_is_no_problem(places: Places) -> None:
+    pin = places.at("/opt/giggles/pin.json")
+    pin.write_text(json.dumps({"commit": "0123456789abcdef", "how": "rollback"}))
+    assert "by giggles.rollback, and not what the pillar names" in fact(look(places), "release").text
+    assert look(places).all_right
+    pin.write_text(json.dumps({"commit": "another", "how": "rollback"}))
+    assert "rollback" not in fact(look(places), "release").text
+
+
 SPOILS: dict[str, tuple[str, Callable[[Places], Any], str]] = {
     "a silent failure": ("nightly", lambda p: spoil(p, "nightly", 0, verdict="silent-failure", reasons=["no database"]), "no data"),
     "a night without a verdict": ("nightly", lambda p: spoil(p, "nightly", 0, verdict=None), "no verdict"),

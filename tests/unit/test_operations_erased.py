@@ -271,6 +271,7 @@ def test_an_erasure_that_was_not_finished_here_is_told_by_every_backup(droplet: 
 # --- killed ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unflushed")
 def test_killed_anywhere_the_next_run_erases_all_of_the_user_and_nobody_else(droplet: Saved) -> None:
     (kept,) = droplet.new_users()
     clips = droplet.clips(kept)
@@ -299,6 +300,7 @@ def test_killed_anywhere_the_next_run_erases_all_of_the_user_and_nobody_else(dro
     assert droplet.restore(user=kept, target=str(droplet.folder / "look"))["files"] == 2
 
 
+@pytest.mark.usefixtures("unflushed")
 def test_killed_anywhere_while_a_backup_ends_an_erasure_the_next_one_ends_it(droplet: Saved) -> None:
     def next_user() -> str:
         (user,) = droplet.new_users(clips=1)

@@ -164,6 +164,7 @@ def test_a_folder_that_the_app_made_meanwhile_is_adopted_into_the_restored_vault
     assert "meanwhile.wav" in new.clips(user)
 
 
+@pytest.mark.usefixtures("unflushed")
 def test_killed_anywhere_the_next_run_takes_over_all(old: Saved, b2: Storage) -> None:
     kit = old.kit()
     users = old.new_users(2)
@@ -187,6 +188,7 @@ def test_killed_anywhere_the_next_run_takes_over_all(old: Saved, b2: Storage) ->
             assert new.sync()["new_files"] == 0, where
 
 
+@pytest.mark.usefixtures("unflushed")
 def test_killed_while_keys_are_taken_over_nobody_new_loses_a_key(old: Saved, b2: Storage) -> None:
     """Between two tries the app goes on, and users whose ids are in the backup come to it again."""
     kit = old.kit()
@@ -358,6 +360,7 @@ def _not_now(*_: object) -> None:
     raise BackupError("The bucket does not answer.")
 
 
+@pytest.mark.usefixtures("unflushed")
 def test_killed_anywhere_while_the_kit_is_replaced_one_of_the_two_opens_everything(old: Saved, b2: Storage) -> None:
     """Dumps too: those that this droplet opens, and those that the kit alone does."""
     kit = old.kit()

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
-import os
 import re
 import shutil
-import socketserver
-import subprocess
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gigglekit.release import live, manifest
+from gigglekit.release import manifest
 from gigglekit.release.errors import (
     BuildError,
     PreflightError,
@@ -24,151 +17,14 @@ from gigglekit.release.errors import (
     UnknownRefError,
     UnreachableError,
 )
-from gigglekit.release.service import State
 from gigglekit.release.settings import Layout, Settings
 
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.test"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-class Upstream:
-    """A repository that tests commit to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "app").mkdir(parents=True)
-        git(folder, "init", "--quiet", "--initial-branch=main")
-        (folder / "app" / "requirements.txt").write_text("")
-        self.commit({"app/health": "200"})
-
-    def commit(self, files: dict[str, str]) -> str:
-        for name, text in files.items():
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / name).write_text(text)
-        git(self.folder, "add", "--all")
-        git(self.folder, "commit", "--quiet", "--allow-empty", "-m", "c")
-        return git(self.folder, "rev-parse", "HEAD")
-
-
-class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-
-
-class FakeService:
-    """Runs "the app": a server that answers with the number in the live release's file `app/health`."""
-
-    def __init__(self, layout: Layout, socket: Path) -> None:
-        self.layout = layout
-        self.restarts = 0
-        self.folder = ""
-        self.started = 0.0
-        self.stopped = False
-        self._status = 503
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(outer._status if self.headers["Host"] == "localhost" else 400)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def address_string(self) -> str:
-                return ""
-
-        self._server = _UnixServer(str(socket), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def state(self) -> State:
-        return State(True, bool(self.folder), False, self.folder, self.started, False, 0)
-
-    def restart(self) -> None:
-        self.restarts += 1
-        self.folder = os.path.realpath(self.layout.current / "app")
-        self.started = time.time()
-        self._status = int(Path(self.folder, "health").read_text())
-
-    def stop(self) -> None:
-        self.stopped = True
-        self.folder = ""
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class Droplet:
-    """A droplet in a temporary folder."""
-
-    def __init__(self, folder: Path, upstream: Upstream) -> None:
-        self.upstream = upstream
-        self.layout = Layout(folder / "opt", folder / "cache", folder / "keys")
-        self.layout.root.mkdir()
-        self.layout.environment.write_text('SECRET_KEY="planted-secret-key"\n')
-        os.utime(self.layout.environment, (1, 1))
-        self.unit = folder / "giggles.service"
-        self.unit.write_text("[Service]\n")
-        os.utime(self.unit, (1, 1))
-        # A UNIX socket's path may only have 107 characters.
-        self._short = Path(tempfile.mkdtemp(prefix="g"))
-        self.service = FakeService(self.layout, self._short / "s")
-        self.builds = 0
-        self.refusal = ""
-
-    def settings(self, ref: str, /, **changes: object) -> Settings:
-        given: dict[str, object] = {
-            "repository": f"file://{self.upstream.folder}",
-            "ref": ref,
-            "subdirectory": "app",
-            "python": "system",
-            "requirements": "requirements.txt",
-            "constraints": (),
-            "module": "src.main:app",
-            "keep": 2,
-        }
-        return Settings(**{**given, **changes})  # type: ignore[arg-type]
-
-    def make_venv(self, settings: Settings, layout: Layout, folder: Path) -> str:
-        self.builds += 1
-        (folder / ".venv" / "bin").mkdir(parents=True)
-        return shutil.which("python3") or "python3"
-
-    def try_out(self, *_: object) -> None:
-        if self.refusal:
-            raise PreflightError(self.refusal)
-
-    @property
-    def surroundings(self) -> live.Surroundings:
-        return live.Surroundings(self.service, self._short / "s", self.unit, 0.6, self.make_venv, self.try_out)
-
-    def plan(self, ref: str, **changes: object) -> live.Plan:
-        return live.examine(self.settings(ref, **changes), self.layout, self.surroundings)
-
-    def apply(self, ref: str, **changes: object) -> live.Plan:
-        plan = self.plan(ref, **changes)
-        if not plan.unchanged:
-            live.apply(plan, self.settings(ref, **changes), self.layout, self.surroundings)
-        return plan
-
-    def close(self) -> None:
-        self.service.close()
-        shutil.rmtree(self._short)
+from tests.unit.release_droplet import Droplet, Upstream, git
 
 
 @pytest.fixture
-def upstream(tmp_path: Path) -> Upstream:
-    return Upstream(tmp_path / "upstream")
-
-
-@pytest.fixture
-def droplet(tmp_path: Path, upstream: Upstream) -> Iterator[Droplet]:
-    made = Droplet(tmp_path, upstream)
-    yield made
-    made.close()
+def droplet(releasing: Droplet) -> Droplet:
+    return releasing
 
 
 def test_a_branch_goes_live_and_a_second_look_finds_nothing_to_do(droplet: Droplet) -> None:
@@ -237,7 +93,7 @@ def test_an_unhealthy_release_is_taken_back(droplet: Droplet, upstream: Upstream
     good = droplet.apply("main").commit
     bad = upstream.commit({"app/health": "500"})
     with pytest.raises(UnhealthyError, match=f"it answered 500.*{good[:12]} is live again and answers"):
-        droplet.apply(bad)
+        droplet.apply(bad, trial=False)
     assert droplet.layout.live() == good
     assert droplet.service.folder.endswith(f"{good}/app")
     assert [path.name for path in droplet.layout.releases.iterdir()] == [good]
@@ -255,7 +111,7 @@ def test_an_unhealthy_first_release_leaves_nothing_live(droplet: Droplet, upstre
 def test_a_release_that_does_not_start_is_never_switched_to(droplet: Droplet, upstream: Upstream) -> None:
     good = droplet.apply("main").commit
     upstream.commit({"x": "y"})
-    droplet.refusal = "no module"
+    droplet.hooks.refusal = "no module"
     with pytest.raises(PreflightError):
         droplet.apply("main")
     assert droplet.layout.live() == good

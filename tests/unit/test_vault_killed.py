@@ -18,7 +18,10 @@ from tests.unit import vault_volume
 from tests.unit.killing import calls_of, killed_before
 from tests.unit.vault_volume import Droplet
 
-pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"), pytest.mark.usefixtures("own_processes")]
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
+    pytest.mark.usefixtures("own_processes", "unflushed"),
+]
 
 
 def spread(calls: int, most: int) -> Iterator[int]:

@@ -194,6 +194,7 @@ def test_a_file_with_a_second_name_is_not_overwritten(server: Server) -> None:
     assert not server.places.before.exists()
 
 
+@pytest.mark.usefixtures("unflushed")
 def test_killed_anywhere_every_file_stays_where_the_app_looks_or_comes_back_there() -> None:
     with base() as folder:
         (folder / "count").mkdir()

@@ -55,6 +55,9 @@ def pillar(trial: Record) -> dict[str, Any]:
                 "python": "system",
                 "packages": [],
                 "requirements": "requirements.lock",
+                # The sample starts in two seconds, and a broken release is given up after these.
+                "start_seconds": 30,
+                "gate_seconds": 6,
             },
             "secrets": {
                 "app": {

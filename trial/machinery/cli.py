@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--beside", type=_name, metavar="N", help="let it have the neighbours of the droplet N instead of its own")
     up.add_argument("--roles", type=_roles, metavar="A,B", help="what the droplet is for (default: everything)")
     up.add_argument("--bare", action="store_true", help="only boot and copy the tree; run nothing of ours")
+    up.add_argument("--bundle", type=Path, metavar="FILE", help="have Salt from this bundle (packaging/build), and from no Python there")
     execute = command("exec", "run a command as root inside the droplet; input, output and exit code untouched")
     execute.add_argument("--role", choices=("droplet", "neighbours"), default="droplet", help="which of its machines")
     execute.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command")
@@ -98,6 +99,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             fresh=arguments.fresh,
             replace=arguments.replace,
             bare=arguments.bare,
+            bundle=arguments.bundle,
         )
         code = trial.up(name, wish)
         if code == 0:

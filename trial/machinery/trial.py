@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,7 @@ from .settings import (
 )
 from .steps import run, step
 
+_BUNDLE = "/root/giggles-bundle.tar.gz"
 _TIMER_STAMPS = ("apt-daily", "apt-daily-upgrade", "fstrim", "e2scrub_all", "dpkg-db-backup", "logrotate")
 
 
@@ -58,6 +61,7 @@ class Wish:
         fresh: begin again from the base image.
         replace: the same for the droplet alone, as after its loss: database, bucket and everything else around it stay.
         bare: stop before anything of the project runs.
+        bundle: what bootstrap installs Salt from; None for the lock file, or for what the droplet has already.
     """
 
     release: str | None = None
@@ -66,6 +70,7 @@ class Wish:
     fresh: bool = False
     replace: bool = False
     bare: bool = False
+    bundle: Path | None = None
 
 
 def up(name: str, wish: Wish) -> int:
@@ -81,6 +86,8 @@ def up(name: str, wish: Wish) -> int:
     Raises:
         TrialError: the machine cannot be had.
     """
+    if wish.bundle is not None and not wish.bundle.is_file():
+        raise TrialError(f"There is no bundle at {wish.bundle}. Build one with packaging/build, which says where it lies.")
     host.install_packages()
     images_directory().mkdir(parents=True, exist_ok=True)
     home = _home(name, wish)
@@ -109,7 +116,7 @@ def up(name: str, wish: Wish) -> int:
             tree.copy_project(trial.place, droplet(trial).root)
         if wish.bare:
             return 0
-        code = _bootstrap(trial)
+        code = _bootstrap(trial, wish.bundle)
         record.require(name).with_bootstrapped(code == 0)
         return code
 
@@ -212,7 +219,7 @@ def _furnish_droplet(trial: Record, root: Path) -> None:
         image.write_file(root, f"/var/lib/systemd/timers/stamp-{timer}.timer", "")
 
 
-def _bootstrap(trial: Record) -> int:
+def _bootstrap(trial: Record, bundle: Path | None) -> int:
     machine = droplet(trial)
     script = machine.root / TREE.lstrip("/") / "bootstrap.sh"
     if not script.exists():
@@ -221,8 +228,12 @@ def _bootstrap(trial: Record) -> int:
             "Use --bare to have the machine alone."
         )
     image.write_file(machine.root, answers.PATH, answers.text(trial), 0o600)
+    options = ["--non-interactive", "--answers", answers.PATH]
+    if bundle is not None:
+        shutil.copyfile(bundle, machine.root / _BUNDLE.lstrip("/"))
+        options += ["--bundle", _BUNDLE, "--sha256", hashlib.sha256(bundle.read_bytes()).hexdigest()]
     done = subprocess.run(
-        [*machine.entrance, f"{TREE}/bootstrap.sh", "--non-interactive", "--answers", answers.PATH],
+        [*machine.entrance, f"{TREE}/bootstrap.sh", *options],
         stdin=subprocess.DEVNULL,
         check=False,
     )  # fmt: skip

@@ -1,13 +1,12 @@
-"""What a converge does not run beside: the nightly job, the backup and its drill, and an erasure."""
+"""What a converge does not run beside: the nightly job, the backup and its drill, an erasure, and a deploy."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gigglekit.command import ask
+from gigglekit.files.locking import is_locked
 
 UNITS = ("giggles-nightly.service", "giggles-backup.service", "giggles-drill.service")
 # The nightly job's own lock is none of these: the app can open it, and one that was taken over would keep the server from mending
@@ -15,6 +14,7 @@ UNITS = ("giggles-nightly.service", "giggles-backup.service", "giggles-drill.ser
 LOCKS: Mapping[Path, str] = {
     Path("/run/giggles/vault.lock"): "an erasure or other work on the vault",
     Path("/run/giggles/backup.lock"): "work on the backup",
+    Path("/opt/giggles/release.lock"): "a release that is on its way",
 }
 
 
@@ -32,19 +32,3 @@ def at_work(units: Sequence[str] = UNITS, locks: Mapping[Path, str] = LOCKS) -> 
         if told.get("ActiveState") in ("active", "activating", "deactivating", "reloading"):
             found.append(told.get("Id", "a unit"))
     return found + [what for path, what in locks.items() if is_locked(path)]
-
-
-def is_locked(path: Path) -> bool:
-    """Tell whether somebody holds the lock on a file now (flock(2)). Nobody does if it cannot be opened."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        # Had for no longer than this look; whoever wants it asks again.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

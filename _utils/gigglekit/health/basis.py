@@ -49,7 +49,8 @@ def pillar_digest(pillar: Mapping[str, Any], confirmed: Iterable[Path] = ()) -> 
 
     Arguments:
         pillar: all of it.
-        confirmed: notes without which something that the pillar asks for waits; those that are there count.
+        confirmed: notes without which something that the pillar asks for waits; those that are there count. Likewise
+            what was chosen there instead of what the pillar asks for.
     """
     digest = hashlib.sha256(json.dumps(pillar.get("giggles"), sort_keys=True, default=str).encode())
     for path in confirmed:

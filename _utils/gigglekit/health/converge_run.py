@@ -31,6 +31,7 @@ from gigglekit.health.cleaning import Cleaner
 from gigglekit.health.fetching import FetchError, Tree
 from gigglekit.health.places import Places
 from gigglekit.health.recent import AHEAD_S, written
+from gigglekit.health.salt_of_tree import SaltOfTree
 
 OUTPUTTER = "json"
 """How Salt shows what nobody reads: the record is made by its returner."""
@@ -72,6 +73,11 @@ class Machine:
     taken: Path = taken.PATH
     droplet: Places = field(default_factory=Places)
 
+    @property
+    def salt(self) -> SaltOfTree:
+        """What keeps Salt as the tree asks for it."""
+        return SaltOfTree(self.runtime, self.tree)
+
 
 @dataclass
 class _Findings:
@@ -110,7 +116,7 @@ def converged(machine: Machine, *, pull: bool, signers: Path | None) -> dict[str
         began = time.time()
         findings = _Findings()
         _watch_over_the_watch(machine, findings, began)
-        made = _pull_and_apply(Tree(machine.tree, signers), machine, findings) if pull else _apply(machine, None)
+        made = _pull_and_apply(Tree(machine.tree, signers), machine, findings) if pull else _applied(machine, None, findings)
         record = _whole(made, findings, began)
         records.append(machine.records, "converge", record, keep=recording.KEPT)
         if not findings.half_laid:
@@ -152,11 +158,11 @@ def _pull_and_apply(tree: Tree, machine: Machine, findings: _Findings) -> dict[s
         back = _way_back(tree, machine, here)
     except FetchError as error:
         findings.fail("repository-fetched", str(machine.tree), str(error))
-        return _apply(machine, None)
+        return _applied(machine, None, findings)
     known = _known(machine, here, asking=new is not None)
     if new is not None and _take(tree, machine, new, known, findings):
         here = new
-    made = _apply(machine, known)
+    made = _applied(machine, known, findings)
     if made.get("rendered") or here == back:
         return made
     try:
@@ -166,7 +172,7 @@ def _pull_and_apply(tree: Tree, machine: Machine, findings: _Findings) -> dict[s
     why = "; ".join(failure["comment"] for failure in made["failures"])
     comment = f"Commit {here[:12]} cannot be applied, so {back[:12]} was put back and applied. Correct it and push again. {why}"
     findings.fail("commit-applied", here[:12], comment)
-    return _apply(machine, known)
+    return _applied(machine, known, findings)
 
 
 def _way_back(tree: Tree, machine: Machine, here: str) -> str:
@@ -266,6 +272,25 @@ def _watch_over_the_watch(machine: Machine, findings: _Findings, now: float) -> 
             "told what is wrong with it. This run applies the states of monitoring, which start the timer again; if that does not help, "
             "journalctl -u giggles-watch says why.",
         )  # fmt: skip
+
+
+def _applied(machine: Machine, known: frozenset[str] | None, findings: _Findings) -> dict[str, Any]:
+    """Apply the tree, with the Salt that it asks for; with the one before if nothing can be applied with that."""
+    runtime = machine.salt
+    new = runtime.ensure(findings)
+    made = _apply(machine, known)
+    if not runtime.is_unproven:
+        return made
+    if made.get("rendered"):
+        runtime.prove()
+        return made
+    if not runtime.back(findings):
+        return made
+    # What does not render with either is no fault of Salt's.
+    again = _apply(machine, known)
+    if again.get("rendered"):
+        runtime.refuse(new, findings)
+    return again
 
 
 def _apply(machine: Machine, known: frozenset[str] | None) -> dict[str, Any]:

@@ -77,11 +77,12 @@ class Vault:
 
 @dataclass(frozen=True)
 class Release:
-    """What of the app is live, when it was built, and whether it is whole."""
+    """What of the app is live, when it was built, whether it is whole, and what put it there instead of the pillar: "deploy", say."""
 
     commit: str
     built: float | None
     whole: bool
+    chosen: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,9 @@ def _release(places: Places) -> Release | None:
     except OSError:
         return None
     built = _read(places.at("/opt/giggles/releases") / commit / ".giggles-release.json").get("built")
-    return Release(commit[:64], recent.moment_of(built), isinstance(built, str))
+    pinned = _read(places.at("/opt/giggles/pin.json"))
+    chosen = str(pinned.get("how"))[:20] if pinned.get("commit") == commit else ""
+    return Release(commit[:64], recent.moment_of(built), isinstance(built, str), chosen)
 
 
 def _app(path: Path) -> str | None:

@@ -123,7 +123,8 @@ def start_signal(kind: str) -> str | None:
     Arguments:
         kind: as in `KINDS`.
     """
-    from gigglekit.health.at_work import at_work, is_locked
+    from gigglekit.files.locking import is_locked
+    from gigglekit.health.at_work import at_work
 
     kept_out = (kind == "converge" and at_work()) or (kind == "nightly" and is_locked(_NIGHTLY_LOCK))
     return None if kept_out else "start"

@@ -17,6 +17,7 @@ from gigglekit.files.replacing import replace
 from gigglekit.health import basis, converge, pushed
 from gigglekit.health.cleaning import Cleaner
 from gigglekit.login import second_factor
+from gigglekit.release import pin
 from gigglekit.settings.places import REPOSITORY
 
 FUNCTIONS = ("state.apply", "state.highstate", "state.sls", pushed.FUNCTION)
@@ -40,13 +41,13 @@ class Places:
         tree: this repository.
         records: where records lie.
         last: what the last whole run had.
-        confirmed: what an operator confirms on the droplet, on which states wait that the pillar asks for.
+        confirmed: what an operator confirms on the droplet, on which states wait that the pillar asks for, or chooses there.
     """
 
     tree: Path = REPOSITORY
     records: Path = records.FOLDER
     last: Path = basis.PATH
-    confirmed: tuple[Path, ...] = (second_factor.NOTE,)
+    confirmed: tuple[Path, ...] = (second_factor.NOTE, pin.PATH)
 
 
 def is_run(function: object, arguments: Sequence[object], *, testing: bool = False) -> bool:

@@ -23,5 +23,13 @@ class PreflightError(ReleaseError):
     """The release was built, and does not start with the settings of this droplet."""
 
 
+class MigrationError(ReleaseError):
+    """The database was not made ready for the release, or nothing could be saved before."""
+
+
+class TrialError(ReleaseError):
+    """The release was started beside the running one, and was not well; no request of a user has met it."""
+
+
 class UnhealthyError(ReleaseError):
     """The release was started, and did not answer its health check."""

@@ -6,7 +6,30 @@ import http.client
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+HEALTH = "/api/health"
+AGENT = "giggles-gate"
+"""By this our own questions are told from those of users in nginx's log."""
+_ANSWERED = "it answered "
+_WRONG_SECONDS, _PAUSE = 10.0, 0.25
+_MOST = 4 << 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question.
+
+    Arguments:
+        status: of HTTP; 0 if there was no answer.
+        body: what was answered, its first 4 MB.
+        trouble: why there was no answer, or "".
+    """
+
+    status: int
+    body: bytes
+    trouble: str = ""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -31,15 +54,40 @@ def ask(path: Path, seconds: float) -> str:
     Returns:
         "" if the app answered 200, else what happened instead.
     """
-    connection = _Connection(path, seconds)
+    answer = get(_Connection(path, seconds), HEALTH)
+    if answer.trouble:
+        return answer.trouble
+    return "" if answer.status == 200 else f"{_ANSWERED}{answer.status} to {HEALTH}"
+
+
+def at(path: Path, page: str, seconds: float) -> Answer:
+    """Ask the app for a page.
+
+    Arguments:
+        path: the UNIX socket.
+        page: absolute path of the page.
+        seconds: how long the answer may take.
+    """
+    return get(_Connection(path, seconds), page)
+
+
+def get(connection: http.client.HTTPConnection, page: str, host: str | None = None) -> Answer:
+    """Ask once over a connection, and close it.
+
+    Arguments:
+        connection: to whom.
+        page: absolute path of the page.
+        host: name to ask for, unless it is the connection's own.
+    """
+    headers = {"Connection": "close", "User-Agent": AGENT, **({"Host": host} if host else {})}
     try:
-        connection.request("GET", "/api/health", headers={"Connection": "close"})
-        status = connection.getresponse().status
-        return "" if status == 200 else f"it answered {status}"
+        connection.request("GET", page, headers=headers)
+        response = connection.getresponse()
+        return Answer(response.status, response.read(_MOST))
     except TimeoutError:
-        return "it did not answer"
+        return Answer(0, b"", "it did not answer")
     except (OSError, http.client.HTTPException) as error:
-        return f"the connection failed ({error or type(error).__name__})"
+        return Answer(0, b"", f"the connection failed ({error or type(error).__name__})")
     finally:
         connection.close()
 
@@ -56,15 +104,20 @@ def wait(path: Path, seconds: float, given_up: Callable[[], str]) -> str:
         "" once it is well, else the last reason.
     """
     end = time.monotonic() + seconds
+    wrong_since = None
     while True:
         left = end - time.monotonic()
         # Short questions, so that a service which keeps crashing is noticed before the time is over.
         reason = ask(path, max(0.1, min(left, 10.0)))
         if not reason:
             return ""
+        # Who answers has started, and does not get well by being asked for minutes.
+        wrong_since = (wrong_since or time.monotonic()) if reason.startswith(_ANSWERED) else None
+        if wrong_since is not None and time.monotonic() - wrong_since >= _WRONG_SECONDS:
+            return reason
         ended = given_up()
         if ended:
             return ended
         if end - time.monotonic() <= 0:
             return f"{reason} within {seconds:.0f} s"
-        time.sleep(0.25)
+        time.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""Makes a release live: looks, builds what is missing, tries it, switches, checks, and goes back if it must."""
+"""Makes a release live: builds what is missing, tries it, switches, checks, and goes back if it must."""
 
 from __future__ import annotations
 
@@ -9,128 +9,186 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gigglekit.files.links import exchange, point
 from gigglekit.files.locking import only_one
-from gigglekit.release import health, manifest, preflight
-from gigglekit.release.build import MakeVenv, build, ingredients
+from gigglekit.release import journal, manifest, migration, pin
+from gigglekit.release.build import build
 from gigglekit.release.dotenv import read_back
 from gigglekit.release.environment import NOT_SECRET
 from gigglekit.release.errors import ReleaseError, UnhealthyError
+from gigglekit.release.journal import Entry
+from gigglekit.release.plan import SURROUNDINGS, Plan, Surroundings, examine
 from gigglekit.release.repository import Repository
-from gigglekit.release.service import Service, State
-from gigglekit.release.settings import COMMIT, Layout, Settings
+from gigglekit.release.settings import BUILDING, COMMIT, Layout, Settings
+from gigglekit.release.switching import Course, Switch, settle
 
-_LOCK_SECONDS = 5.0
-_SURROUNDINGS = (".env", "process.env")
+__all__ = ["Plan", "Repin", "Surroundings", "apply", "examine", "only_one_run", "prune", "rollback", "secret_values"]
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What is between the droplet and its wanted release.
-
-    Arguments:
-        commit: what shall be live.
-        live: what is, or None.
-        build: the release must be built (it is missing, incomplete, or was changed).
-        switch: `current` must be pointed to it.
-        restart: the service must be restarted although nothing else changes.
-        reasons: why, one line each; empty means that nothing is to be done.
-        drift: what was found changed inside the release, at most 20 lines.
-    """
-
-    commit: str
-    live: str | None
-    build: bool
-    switch: bool
-    restart: bool
-    reasons: tuple[str, ...]
-    drift: tuple[str, ...]
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether the wanted release is live and as it was built, and the service runs it."""
-        return not (self.build or self.switch or self.restart)
+_LOCK_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a release runs in.
+class Repin:
+    """What is pinned once a change has gone well; None ends a pin."""
+
+    pin: pin.Pin | None
+
+
+def apply(
+    settings: Settings,
+    layout: Layout,
+    surroundings: Surroundings,
+    *,
+    repin: Repin | None = None,
+    commit: str | None = None,
+    course: Course | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Look, and do what is to be done.
 
     Arguments:
-        service: the app's service.
-        socket: where it answers.
-        unit: its unit file, which also holds the sandbox for the pre-flight.
-        health_seconds: how long a start may take; loading the model takes a minute or two on a small droplet.
-        make_venv: see `build.build`.
-        try_out: see `preflight.preflight`.
-    """
+        settings: what shall be live; without `repin`, a pin that is in force counts instead.
+        layout, surroundings: as for `examine`.
+        repin: what becomes of the pin; None leaves it as it is.
+        commit: what the ref stands for, if that is known.
+        course: filled in on the way, also if this fails.
+        ready: called before the trial and before the switch; waits until nothing runs that neither may meet, or fails.
 
-    service: Service
-    socket: Path
-    unit: Path
-    health_seconds: float
-    make_venv: MakeVenv
-    try_out: Callable[..., None] = preflight.preflight
-
-
-def examine(settings: Settings, layout: Layout, surroundings: Surroundings) -> Plan:
-    """Compare the droplet with what is wanted, and change nothing.
-
-    Costs no network when `ref` is a commit.
-
-    Raises:
-        UnreachableError, UnknownRefError: `ref` is a branch or tag that could not be resolved.
-    """
-    commit = Repository(settings, layout).resolve()
-    live = layout.live()
-    target = layout.release(commit)
-    reasons: list[str] = []
-    changed: list[str] = []
-    known = manifest.facts(target)
-    if known is None:
-        reasons.append(f"release {commit[:12]} is not built" if not target.exists() else f"release {commit[:12]} is incomplete")
-    elif known.get("ingredients") != ingredients(settings):
-        reasons.append(f"release {commit[:12]} was built in another way")
-    else:
-        changed = manifest.drift(target)
-        if changed:
-            reasons.append(f"release {commit[:12]} was changed in {len(changed)} places since it was built")
-    must_build = bool(reasons)
-    must_switch = live != commit
-    if must_switch:
-        reasons.append(f"current {_describe(layout, live)}")
-    why_restart = _why_restart(layout, surroundings, target)
-    reasons += why_restart
-    return Plan(commit, live, must_build, must_switch, bool(why_restart), tuple(reasons), tuple(changed[:20]))
-
-
-def apply(plan: Plan, settings: Settings, layout: Layout, surroundings: Surroundings) -> None:
-    """Carry out a plan.
+    Returns:
+        What was found, once nobody else was at work, and was done.
 
     Raises:
         ReleaseError: the wanted release is not live. Unless the message says otherwise, the one before still is.
     """
-    with _only_one(layout):
-        staged = build(settings, layout, Repository(settings, layout), plan.commit, surroundings.make_venv) if plan.build else None
+    course = course if course is not None else Course()
+    with only_one_run(layout):
         try:
-            surroundings.try_out(
-                (staged or layout.release(plan.commit)) / settings.subdirectory,
-                settings.module,
-                surroundings.unit,
-                secret_values(layout),
-            )
-        except BaseException:
-            if staged:
-                shutil.rmtree(staged, ignore_errors=True)
-            raise
-        _go_live(plan, staged, layout, surroundings)
+            settle(settings, layout, surroundings, course)
+        except UnhealthyError as error:
+            # What was live before is again; what is wanted now may well be something else.
+            course.notes.append(str(error))
+        if repin is None:
+            # Only now: whoever was at work until now may have chosen another one.
+            settings, chosen = pin.wanted(settings, layout)
+            if chosen is None:
+                # It was for another ref than the one that the pillar names now.
+                pin.store(layout, None)
+        plan = examine(settings, layout, surroundings, commit)
+        if not plan.unchanged:
+            _carry_out(plan, settings, layout, surroundings, repin, course, ready)
+        elif repin is not None:
+            pin.store(layout, repin.pin)
         prune(layout, settings.keep)
+    return plan
+
+
+def rollback(commit: str, settings: Settings, layout: Layout, surroundings: Surroundings, repin: Repin, course: Course) -> None:
+    """Switch to a release that is on this droplet, as it lies there: no network, no build, and no trial but one look.
+
+    While what is live is well, the other one is started beside it, so that no request waits for its start. Otherwise it is switched to
+    at once.
+
+    Arguments:
+        commit: of a finished release.
+        settings, layout, surroundings, repin, course: as for `apply`.
+
+    Raises:
+        ReleaseError: it was changed since it was built, or is not well any more; what was live before still is.
+    """
+    with only_one_run(layout):
+        try:
+            settle(settings, layout, surroundings, course)
+        except UnhealthyError as error:
+            course.notes.append(str(error))
+        if layout.live() == commit:
+            pin.store(layout, repin.pin)
+            return
+        changed = manifest.drift(layout.release(commit))
+        if changed:
+            raise ReleaseError(
+                f"The release {commit[:12]} is not as it was built ({changed[0]}{', …' if len(changed) > 1 else ''}), so nothing was "
+                f"changed. Have it built anew: salt-call giggles.deploy ref={commit}."
+            )
+        entry = _entry(Plan(commit, layout.live(), False, True, False, (), ()), None, layout, repin)
+        journal.write(layout, entry)
+        switch = Switch(settings, layout, surroundings, entry, course)
+        try:
+            beside = switch.is_live_well() and switch.try_beside(layout.release(commit), 0)
+        except BaseException:
+            switch.give_up()
+            journal.end(layout)
+            raise
+        switch.go(None, beside=beside)
+
+
+def _carry_out(
+    plan: Plan,
+    settings: Settings,
+    layout: Layout,
+    surroundings: Surroundings,
+    repin: Repin | None,
+    course: Course,
+    ready: Callable[[], None],
+) -> None:
+    began = time.monotonic()
+    staged = build(settings, layout, Repository(settings, layout), plan.commit, surroundings.make_venv) if plan.build else None
+    if staged:
+        course.took("built", began)
+    target = layout.release(plan.commit)
+    entry = _entry(plan, staged, layout, repin)
+    journal.write(layout, entry)
+    switch = Switch(settings, layout, surroundings, entry, course)
+    try:
+        if staged and entry.replaced is None:
+            # At its place at once, since what runs from it there may have to answer users.
+            target.unlink(missing_ok=True)
+            staged.rename(target)
+            staged = None
+        folder = staged or target
+        began = time.monotonic()
+        secrets = secret_values(layout)
+        surroundings.try_out(folder / settings.subdirectory, settings.module, surroundings.unit, secrets)
+        course.took("imported", began)
+        if migration.is_due(settings, layout, plan.commit):
+            began = time.monotonic()
+            done = migration.migrate(settings, layout, folder, plan.commit, surroundings.unit, secrets, surroundings.dump)
+            course.took("migrated", began)
+            course.notes.append(f"The migration has run{_saved(done)}.")
+        ready()
+        beside = switch.try_beside(folder, settings.gate_seconds)
+        ready()
+    except BaseException:
+        switch.give_up()
+        if entry.built:
+            shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(layout.building(plan.commit), ignore_errors=True)
+        journal.end(layout)
+        raise
+    switch.go(staged, beside=beside)
+
+
+def _saved(done: dict[str, str]) -> str:
+    return f"; before it, the database was saved as {done['dump']}" if done["dump"] else ", and nothing was saved before it"
+
+
+def _entry(plan: Plan, staged: Path | None, layout: Layout, repin: Repin | None) -> Entry:
+    target = layout.release(plan.commit)
+    there = target.is_dir() and not target.is_symlink()
+    return Entry(
+        commit=plan.commit,
+        live=layout.live(),
+        before=layout.before(),
+        step="trying",
+        built=staged is not None and not there,
+        replaced=target.lstat().st_ino if staged is not None and there else None,
+        pin=repin.pin if repin else None,
+        repin=repin is not None,
+    )
 
 
 def secret_values(layout: Layout) -> list[str]:
     """Return the values of the app's environment that no message may hold."""
     values: list[str] = []
-    for name in _SURROUNDINGS:
+    for name in SURROUNDINGS:
         try:
             text = (layout.root / name).read_text(encoding="utf-8")
         except OSError:
@@ -140,17 +198,18 @@ def secret_values(layout: Layout) -> list[str]:
 
 
 def prune(layout: Layout, keep: int) -> list[str]:
-    """Remove the oldest releases beyond `keep`, never the live or the previous one.
+    """Remove the oldest releases beyond `keep`, never the live, the previous or a pinned one.
 
     Returns:
         The commits that were removed.
     """
-    kept = {layout.live(), layout.before()}
+    pinned = pin.load(layout.pin)
+    kept = {layout.live(), layout.before(), pinned.commit if pinned else None}
     complete: list[tuple[float, str]] = []
     for folder in layout.releases.iterdir():
         if COMMIT.fullmatch(folder.name):
             complete.append((folder.lstat().st_mtime, folder.name))
-        elif folder.name.endswith(".building"):
+        elif folder.name.endswith(BUILDING):
             shutil.rmtree(folder, ignore_errors=True)
     spare = [name for _, name in sorted(complete, reverse=True) if name not in kept]
     removed = spare[max(0, keep - len([name for _, name in complete if name in kept])) :]
@@ -162,135 +221,22 @@ def prune(layout: Layout, keep: int) -> list[str]:
     return removed
 
 
-def _describe(layout: Layout, live: str | None) -> str:
-    if live is not None:
-        return f"names {live[:12]}"
-    if layout.current.is_symlink():
-        return f"names {layout.current.readlink()}, which is no release"
-    return "does not exist" if not layout.current.exists() else "is not a link"
-
-
-def _why_restart(layout: Layout, surroundings: Surroundings, target: Path) -> list[str]:
-    state = surroundings.service.state()
-    if not state.active:
-        return ["giggles.service is not running"]
-    reasons: list[str] = []
-    if not surroundings.socket.exists():
-        reasons.append(f"{surroundings.socket} is gone")
-    if state.outdated:
-        reasons.append("giggles.service's unit has changed since systemd read it")
-    if not (state.folder + "/").startswith(f"{target}/"):
-        reasons.append("giggles.service runs from another folder")
-    now = time.time()
-    for file in (*(layout.root / name for name in _SURROUNDINGS), surroundings.unit):
-        try:
-            written = file.stat().st_mtime
-        except OSError:
-            continue
-        # A time still to come is the clock's mistake, and would restart the service at every run until then.
-        if state.started < written <= now:
-            reasons.append(f"{file} is newer than the running process")
-    return reasons
-
-
-def _go_live(plan: Plan, staged: Path | None, layout: Layout, surroundings: Surroundings) -> None:
-    target = layout.release(plan.commit)
-    replaced = False
-    if staged is not None:
-        if target.is_dir() and not target.is_symlink():
-            exchange(staged, target)
-            replaced = True
-        else:
-            target.unlink(missing_ok=True)
-            staged.rename(target)
-    before = layout.before()
-    if plan.switch:
-        _clear(layout.current)
-        point(layout.current, str(target))
-        if plan.live:
-            point(layout.previous, str(layout.release(plan.live)))
-    reason = _start(surroundings)
-    if not reason:
-        if replaced:
-            shutil.rmtree(layout.building(plan.commit), ignore_errors=True)
-        return
-    _take_back(plan, replaced, before, layout, surroundings, reason)
-
-
-def _take_back(plan: Plan, replaced: bool, before: str | None, layout: Layout, surroundings: Surroundings, reason: str) -> None:
-    target = layout.release(plan.commit)
-    told = (
-        f"The release {plan.commit[:12]} was started and is not well: {reason}. See /var/log/giggles/web.log and "
-        "systemctl status giggles, correct the app or giggles:app:ref in the pillar, then apply again."
-    )
-    if replaced:
-        # What was changed by hand ran, and what was built anew does not: a changed place is better than none.
-        exchange(layout.building(plan.commit), target)
-        shutil.rmtree(layout.building(plan.commit), ignore_errors=True)
-    if plan.switch and plan.live is None:
-        layout.current.unlink(missing_ok=True)
-        surroundings.service.stop()
-        _drop_failed(plan, layout)
-        raise UnhealthyError(f"{told} There is no release before it, so the app is stopped.")
-    if plan.switch and plan.live:
-        point(layout.current, str(layout.release(plan.live)))
-        if before:
-            point(layout.previous, str(layout.release(before)))
-        else:
-            layout.previous.unlink(missing_ok=True)
-    if not (plan.switch or replaced):
-        raise UnhealthyError(told)
-    if not replaced:
-        _drop_failed(plan, layout)
-    still = _start(surroundings)
-    after = f"and is not well either: {still}" if still else "and answers"
-    raise UnhealthyError(f"{told} The release {(plan.live or plan.commit)[:12]} is live again {after}.")
-
-
-def _drop_failed(plan: Plan, layout: Layout) -> None:
-    """Remove what was built in this run and failed: a release that is kept is one that somebody can go back to."""
-    if plan.build:
-        shutil.rmtree(layout.release(plan.commit), ignore_errors=True)
-
-
-def _start(surroundings: Surroundings) -> str:
-    service = surroundings.service
-    try:
-        if not surroundings.socket.exists():
-            # systemd does not notice that its socket's name was removed, and makes it anew only after a stop.
-            service.stop()
-        service.restart()
-    except ReleaseError as error:
-        return str(error).rstrip(".")
-    first = service.state()
-
-    def given_up() -> str:
-        state: State = service.state()
-        if state.failed:
-            return "systemd reports that its process failed"
-        if state.restarts >= first.restarts + 3:
-            return "its process keeps ending"
-        return ""
-
-    return health.wait(surroundings.socket, surroundings.health_seconds, given_up)
-
-
-def _clear(link: Path) -> None:
-    """Make room where a link belongs: a folder somebody put there is moved aside, never deleted."""
-    if link.is_dir() and not link.is_symlink():
-        link.rename(link.with_name(f"{link.name}.replaced-{int(time.time())}"))
-
-
 @contextmanager
-def _only_one(layout: Layout) -> Iterator[None]:
+def only_one_run(layout: Layout) -> Iterator[None]:
+    """Be the only run that changes what is live, for as long as the block lasts."""
     layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
     with only_one(
-        layout.root / "release.lock",
+        layout.lock,
         seconds=_LOCK_SECONDS,
         pause=0.2,
         busy=lambda: ReleaseError(
-            "Another run is making a release live right now. Wait for it to end, then apply again; "
-            f"fuser {layout.root}/release.lock names it."
+            f"Another run is making a release live right now. Wait for it to end, then apply again; fuser {layout.lock} names it."
         ),
     ):
-        yield
+        try:
+            yield
+        except OSError as error:
+            raise ReleaseError(
+                f"{error.filename or layout.root} could not be written or read ({error.strerror}), so the release was not made live. What "
+                "was live before still is, or the next run ends what this one has begun. Look at df and dmesg, then deploy again."
+            ) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gigglekit.command import CommandTimeoutError, run
+from gigglekit.command import CommandTimeoutError, ask, run
 from gigglekit.release.errors import ReleaseError
 
 _PROPERTIES = "LoadState,ActiveState,SubState,MainPID,ExecMainStartTimestampMonotonic,NeedDaemonReload,NRestarts"
@@ -36,6 +38,52 @@ class State:
     restarts: int
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How systemd saw a process end.
+
+    Arguments:
+        killed: whether a signal ended it.
+        status: its exit status, or the signal's number.
+        oom: whether systemd knows that memory ran out.
+    """
+
+    killed: bool
+    status: int
+    oom: bool = False
+
+    @classmethod
+    def told_by(cls, told: Mapping[str, str]) -> Ended:
+        """Read it from what `systemctl show` tells (waitid(2): 1 is a process that has exited, 2 and 3 one that was killed)."""
+        status = told.get("ExecMainStatus", "0")
+        return cls(told.get("ExecMainCode") in ("2", "3"), int(status) if status.isdigit() else 0, told.get("Result") == "oom-kill")
+
+    @classmethod
+    def told_to(cls, words: str) -> Ended | None:
+        """Read it from `$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS` of an ExecStopPost= (systemd.exec(5)); None if it is something else."""
+        try:
+            result, code, status = words.split()
+            killed = code in ("killed", "dumped")
+            return cls(killed, signal.Signals[f"SIG{status}"] if killed else int(status), result == "oom-kill")
+        except (ValueError, KeyError):
+            return None
+
+
+def how_it_ended(ended: Ended, most_mb: int | None = None) -> str:
+    """Say how a process ended, for a person.
+
+    Arguments:
+        ended: how.
+        most_mb: how much memory it may have, in MB.
+    """
+    if ended.oom or (ended.killed and ended.status == signal.SIGKILL):
+        budget = f"{most_mb} MB, giggles:app:memory_max_mb" if most_mb else "giggles:app:memory_max_mb"
+        return f"its process was killed, as happens when memory runs out (it may use {budget})"
+    if ended.killed:
+        return f"its process was ended by signal {ended.status}"
+    return f"its process ended by itself with exit code {ended.status}"
+
+
 class Service(Protocol):
     """What going live needs of a service manager."""
 
@@ -47,6 +95,9 @@ class Service(Protocol):
 
     def stop(self) -> None:
         """Stop it and its socket."""
+
+    def ended(self) -> Ended:
+        """Return how its last process ended, once it has failed or was started anew."""
 
 
 class SystemdService:
@@ -87,6 +138,11 @@ class SystemdService:
             outdated=told.get("NeedDaemonReload") == "yes",
             restarts=int(told.get("NRestarts") or 0),
         )
+
+    def ended(self) -> Ended:
+        """Return how its last process ended; while it runs, systemd knows no more of the one before."""
+        _, shown = ask(["systemctl", "show", f"{self._name}.service", "--property=Result,ExecMainCode,ExecMainStatus"], seconds=20)
+        return Ended.told_by(dict(line.partition("=")[::2] for line in shown.splitlines()))
 
     def restart(self) -> None:
         """Start the socket, then restart the service. Requests wait in the socket meanwhile."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from gigglekit.release.errors import ReleaseError
 
+BUILDING = ".building"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -27,6 +29,10 @@ class Settings:
         constraints: further constraints, used when the requirements file has no hashes.
         module: what uvicorn serves, for example "src.main:app".
         keep: how many releases to keep, the live one included; at least 2.
+        trial: whether a release is started beside the running one, and judged there, before it gets any request.
+        gate_seconds: how long it is judged, there and again once it is live.
+        migration: command that changes the database for a release, run once for each commit; "" for none.
+        migration_dump: whether a dump of the database has to be in the bucket before that.
 
     Raises:
         ReleaseError: a value cannot be right; the message says which and why.
@@ -40,6 +46,10 @@ class Settings:
     constraints: tuple[str, ...]
     module: str
     keep: int
+    trial: bool = True
+    gate_seconds: float = 0.0
+    migration: str = ""
+    migration_dump: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what git, uv or the file system would misunderstand."""
@@ -71,6 +81,13 @@ class Settings:
             raise ReleaseError(
                 f"giggles:app:keep_releases is {self.keep}; going back needs the live release and the one before. Set it to 2 or more."
             )
+
+        try:
+            shlex.split(self.migration)
+        except ValueError as error:
+            raise ReleaseError(
+                f"giggles:app:migration cannot be split into a program and its arguments ({error}). Close the quotes, or leave it empty."
+            ) from error
 
     @property
     def names_commit(self) -> bool:
@@ -128,13 +145,33 @@ class Layout:
         """The app's .env."""
         return self.root / ".env"
 
+    @property
+    def pin(self) -> Path:
+        """Note on a release that was chosen by hand."""
+        return self.root / "pin.json"
+
+    @property
+    def journal(self) -> Path:
+        """Note on a switch that has begun and is not judged yet."""
+        return self.root / "switch.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by whoever changes what is live."""
+        return self.root / "release.lock"
+
+    @property
+    def migrated(self) -> Path:
+        """Note on the commits whose migration has run."""
+        return self.root / "migrated.json"
+
     def release(self, commit: str) -> Path:
         """Folder of a complete release."""
         return self.releases / commit
 
     def building(self, commit: str) -> Path:
         """Folder of a release that is not complete yet."""
-        return self.releases / f"{commit}.building"
+        return self.releases / f"{commit}{BUILDING}"
 
     def live(self) -> str | None:
         """Return the commit `current` names, or None if it names no release folder of ours."""

@@ -10,6 +10,7 @@ import binascii
 import ipaddress
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,21 @@ def absolute_path_fault(text: str) -> Reason | None:
     if ".." in text.split("/"):
         return "it contains .."
     return None if re.fullmatch(r"/[A-Za-z0-9_./+-]+", text) else "it has characters that do not belong in a path"
+
+
+def command_fault(text: str) -> Reason | None:
+    """Return why `text` cannot be split into a program and its arguments."""
+    if not text.isprintable():
+        return "it contains line breaks or control characters"
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return "it contains a quote that is never closed"
+    if not words:
+        return "it is empty: write null for none"
+    if any(word in ("&&", "||", "|", ";", ">", "<", "&") for word in words):
+        return "it contains a word that only a shell would understand: put such steps into a script of the app"
+    return None
 
 
 def module_attribute_fault(text: str) -> Reason | None:
@@ -466,6 +482,7 @@ FORMATS: Mapping[str, Format] = {
     "git-ref": Format("a full commit of 40 hexadecimal digits, or the name of a tag or branch", git_ref_fault),
     "relative-path": Format("a path without a leading / and without ..", relative_path_fault),
     "absolute-path": Format("a path that begins with / and has no ..", absolute_path_fault),
+    "command": Format("a program and its arguments, on one line; there is no shell", command_fault),
     "module-attribute": Format("a module and an object in it, such as src.main:app", module_attribute_fault),
     "python-request": Format("system, a version such as 3.11, or a range such as >=3.9,<3.12", python_request_fault),
     "requirement": Format("a package with a version limit such as setuptools<81", requirement_fault),

@@ -283,13 +283,14 @@ def release(facts: Facts, wanted: Expected) -> Iterator[Subject]:
         )
         yield Subject(name, title, "", (none,))
         return
-    text, values = short(live.commit)[:10] or "a nameless one", {"commit": live.commit}
+    text, values = short(live.commit)[:10] or "a nameless one", {"commit": live.commit, "chosen_by": live.chosen or None}
     half = Condition(
         name, PROBLEM, "half a release is live", f"{text} is live, and is not complete", "Build it anew: salt-call state.apply app.",
         variant="half", patience=SETTLING_S,
     )  # fmt: skip
     built = f", built {at(live.built)}" if live.built is not None else ""
-    yield Subject(name, title, f"{text}{built}", () if live.whole else (half,), values=values)
+    chosen = f", by giggles.{live.chosen}, and not what the pillar names" if live.chosen else ""
+    yield Subject(name, title, f"{text}{built}{chosen}", () if live.whole else (half,), values=values)
 
 
 def restart(facts: Facts, wanted: Expected) -> Iterator[Subject]:

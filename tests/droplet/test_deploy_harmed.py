@@ -1,0 +1,176 @@
+"""Deploys that are killed, find no room or lose Git half-way: the old release serves all the while, and the next deploy works.
+
+By default a deploy is killed at four moments spread over it; GIGGLES_DEPLOYS=20 for twelve. All steps by their name are killed in
+tests/unit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from .broken_releases import renewed
+from .conftest import Droplet
+from .release_repository import commit
+from .steady_load import Visits, steady_load
+from .test_app import chosen
+from .test_deploy import PATIENCE, ask, running
+from .test_nightly import BEHAVIOUR
+
+KILLS = 12 if int(os.environ.get("GIGGLES_DEPLOYS", "3")) >= 20 else 4
+UNIT = "deploy-on-trial"
+RELEASES = "/opt/giggles/releases"
+# Lets the deploy begin, and takes everything that it started from it at once; what systemd runs for it goes on, or is killed as well.
+START = f"""
+systemd-run -q --unit={UNIT} --property=KillMode=control-group --setenv=PATH="$PATH" \
+  salt-call --log-level=error --out=json giggles.deploy "$1"
+"""
+KILL = f"""
+sleep "$1"
+systemctl kill -s KILL {UNIT}.service 2>/dev/null || true
+if [ "$2" = all ]; then systemctl kill -s KILL 'run-*.service' 2>/dev/null || true; fi
+for _ in $(seq 100); do if ! systemctl -q is-active {UNIT}.service; then break; fi; sleep 0.1; done
+systemctl show -p Result --value {UNIT}.service; systemctl reset-failed {UNIT}.service 2>/dev/null || true
+"""
+# Room for bytes, and none for names: so the build begins, and ends in the middle. What is there already stays to be seen.
+FULL = f"""
+cd {RELEASES}; mkdir /run/full; mount -t tmpfs -o size=1g,nr_inodes=400,mode=0755 tmpfs /run/full
+for one in *; do mkdir "/run/full/$one"; mount --bind "$one" "/run/full/$one"; done
+mount --rbind /run/full {RELEASES}
+"""
+EMPTIED = f"umount -l {RELEASES}; umount -l -R /run/full; rmdir /run/full"
+# The server of the app's repository says a part of what it has to, and hangs up.
+CUT = """
+import socket, sys, threading
+def carry(source, target, most):
+    while most > 0 and (data := source.recv(min(1024, most))):
+        most -= len(data)
+        target.sendall(data)
+    for one in (source, target):
+        try:
+            one.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+server = socket.create_server(("", 9418))
+while True:
+    client, _ = server.accept()
+    behind = socket.create_connection(("127.0.0.1", 9419))
+    threading.Thread(target=carry, args=(client, behind, 1 << 30), daemon=True).start()
+    threading.Thread(target=carry, args=(behind, client, int(sys.argv[1])), daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mended(droplet: Droplet) -> Iterator[None]:
+    """A deploy is not looked at for long; at the end the release of the pillar is live again, and a highstate has nothing to repair."""
+    first = running(droplet)
+    with chosen(droplet, lambda top: top["app"].update(PATIENCE)):
+        yield
+    code, _, told = ask(droplet, "deploy")
+    assert code == 0, told
+    assert running(droplet) == first
+    assert droplet.converge().changed == {}
+
+
+@pytest.fixture(scope="module")
+def visits(droplet: Droplet) -> Iterator[Visits]:
+    with steady_load(droplet) as load:
+        yield load
+
+
+@contextmanager
+def git_cut_off(droplet: Droplet, after: int) -> Iterator[None]:
+    """Have the repository's server hang up after so many bytes during the block; after none at all it is not there."""
+    neighbour = ["exec", "--role", "neighbours", "--", "bash", "-euc"]
+    droplet.driver(*neighbour, "systemctl stop neighbour-git")
+    try:
+        if after:
+            behind = "/usr/bin/git daemon --reuseaddr --export-all --port=9419 --base-path=/srv/git /srv/git"
+            droplet.driver(
+                *neighbour, f"systemd-run -q --unit=git-behind {behind}; systemd-run -q --unit=git-cut python3 -c '{CUT}' {after}"
+            )
+        yield
+    finally:
+        droplet.driver(*neighbour, "systemctl stop git-cut git-behind 2>/dev/null || true; systemctl start neighbour-git")
+
+
+def new_release(droplet: Droplet) -> str:
+    """Return a commit that nobody has deployed."""
+    return commit(droplet, renewed(time.monotonic_ns())[1])
+
+
+def next_one_works(droplet: Droplet, wanted: str) -> None:
+    code, _, told = ask(droplet, "deploy", f"ref={wanted}")
+    assert code == 0, told
+    assert running(droplet) == wanted
+
+
+def test_a_deploy_that_is_killed_anywhere_harms_nothing(droplet: Droplet, visits: Visits) -> None:
+    began = time.monotonic()
+    next_one_works(droplet, new_release(droplet))
+    whole = time.monotonic() - began
+    ends = []
+    for number in range(KILLS):
+        moment, before, wanted = time.monotonic(), running(droplet), new_release(droplet)
+        droplet.exec(["bash", "-euc", START, "start", f"ref={wanted}"])
+        # Every other time what systemd runs for it is left, and is in the way of the next one.
+        after = whole * (number + 0.7) / KILLS
+        ends.append(droplet.exec(["bash", "-euc", KILL, "kill", f"{after:.2f}", "all" if number % 2 else "alone"]).stdout.decode().strip())
+        time.sleep(0.5)
+        assert running(droplet) in (before, wanted), f"killed after {after:.1f} s"
+        next_one_works(droplet, wanted)
+        assert visits.lost(moment) == {}, f"killed after {after:.1f} s"
+    print(f"a deploy took {whole:.1f} s; {ends.count('signal')} of {KILLS} were killed before they were done")
+    assert ends.count("signal") > KILLS // 2
+
+
+def test_a_disk_that_fills_up_during_the_build_harms_nothing(droplet: Droplet, visits: Visits) -> None:
+    moment, before, wanted = time.monotonic(), running(droplet), new_release(droplet)
+    droplet.shell(FULL)
+    try:
+        code, _, told = ask(droplet, "deploy", f"ref={wanted}")
+        left = droplet.shell(f"ls {RELEASES}")
+    finally:
+        droplet.shell(EMPTIED)
+    assert code != 0
+    assert "full" in told
+    assert "left as it is" in told
+    assert wanted not in left
+    assert running(droplet) == before
+    next_one_works(droplet, wanted)
+    assert visits.lost(moment) == {}
+
+
+@pytest.mark.parametrize("bytes_let_through", [0, 2000])
+def test_git_that_goes_away_half_way_harms_nothing(droplet: Droplet, visits: Visits, bytes_let_through: int) -> None:
+    moment, before, wanted = time.monotonic(), running(droplet), new_release(droplet)
+    with git_cut_off(droplet, bytes_let_through):
+        code, _, told = ask(droplet, "deploy", f"ref={wanted}")
+    assert code != 0
+    assert "repository" in told
+    assert "Traceback" not in told
+    assert running(droplet) == before
+    next_one_works(droplet, wanted)
+    assert visits.lost(moment) == {}
+
+
+def test_a_deploy_waits_for_the_nightly_job(droplet: Droplet, visits: Visits) -> None:
+    moment, before, wanted = time.monotonic(), running(droplet), new_release(droplet)
+    droplet.write(BEHAVIOUR, "hang:8\n")
+    try:
+        droplet.shell("systemctl start --no-block giggles-nightly; sleep 1")
+        code, _, told = ask(droplet, "deploy", f"ref={wanted}", "wait=1")
+        assert code != 0
+        assert "nightly" in told
+        assert running(droplet) == before
+        next_one_works(droplet, wanted)
+        ended = droplet.shell("systemctl show -p InactiveEnterTimestampMonotonic --value giggles-nightly").strip()
+        started = droplet.shell("systemctl show -p ExecMainStartTimestampMonotonic --value giggles").strip()
+        assert 0 < int(ended) < int(started), "the job was still at work when the release was switched"
+    finally:
+        droplet.shell(f"systemctl stop giggles-nightly; rm -f {BEHAVIOUR}; systemctl reset-failed giggles-nightly 2>/dev/null || true")
+    assert visits.lost(moment) == {}
