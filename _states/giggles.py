@@ -330,14 +330,18 @@ def release(
             ret["changes"] = _release_changes(plan)
             ret["comment"] = f"The release {plan.commit} would be made live."
             return ret
-        if chosen is None:
-            pin.store(layout, None)
         course = Course()
         plan = live.apply(settings, layout, surroundings, course=course)
         _, chosen = pin.wanted(settings, layout)
     except ReleaseError as error:
         ret["result"] = False
         ret["comment"] = str(error)
+        return ret
+    except OSError as error:
+        ret["result"] = False
+        ret["comment"] = (
+            f"{error.filename or layout.root}: {error.strerror}. What was live still is; look at df and dmesg, then apply again."
+        )
         return ret
     if course.seconds or course.notes:
         ret["changes"] = _release_changes(looked if plan.unchanged else plan)

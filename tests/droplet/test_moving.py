@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class Move:
 def with_roles(pillar: str, roles: str) -> str:
     """Return the pillar of a droplet with other roles."""
     head, _, rest = pillar.partition("\ngiggles:\n")
-    lines = [line for line in rest.splitlines(keepends=True) if not line.startswith("  roles:")]
-    return f"{head}\ngiggles:\n  roles: [{roles}]\n{''.join(lines)}"
+    rest = re.sub(r"^  roles:.*\n(?:  +- .*\n)*", "", rest, flags=re.MULTILINE)
+    return f"{head}\ngiggles:\n  roles: [{roles}]\n{rest}"
 
 
 def succeeded(droplet: Droplet, function: str, *arguments: str) -> dict[str, object]:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from gigglekit.release import health, live, pin
-from gigglekit.release.errors import UnhealthyError
+from gigglekit.release import health, journal, live, pin
+from gigglekit.release.errors import ReleaseError, UnhealthyError
 from gigglekit.release.switching import Course
 
 from tests.unit.killing import calls_of, killed_before
@@ -133,3 +133,21 @@ def test_what_was_switched_to_and_not_judged_is_announced_and_judged_by_the_next
     live.apply(releasing.settings(second), releasing.layout, releasing.surroundings, course=course)
     assert "it was judged now, and is well" in course.notes[0]
     assert releasing.plan(second).unchanged
+
+
+@pytest.mark.parametrize("fails", ["write", "end"])
+def test_a_disk_that_takes_no_note_is_told_and_the_next_deploy_works(
+    releasing: Droplet, upstream: Upstream, first: str, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/opt/giggles/switch.json")
+
+    second = upstream.commit({"x": "y"})
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, fails, full)
+        with pytest.raises(ReleaseError, match=r"switch\.json could not be written or read \(No space left"):
+            releasing.deploy(first, second)
+    assert health.ask(releasing.socket, 5) == ""
+    releasing.deploy(first, second)
+    check_whole(releasing, fails)
+    assert releasing.layout.live() == second

@@ -68,7 +68,10 @@ def apply(
             course.notes.append(str(error))
         if repin is None:
             # Only now: whoever was at work until now may have chosen another one.
-            settings, _ = pin.wanted(settings, layout)
+            settings, chosen = pin.wanted(settings, layout)
+            if chosen is None:
+                # It was for another ref than the one that the pillar names now.
+                pin.store(layout, None)
         plan = examine(settings, layout, surroundings, commit)
         if not plan.unchanged:
             _carry_out(plan, settings, layout, surroundings, repin, course, ready)
@@ -230,4 +233,10 @@ def only_one_run(layout: Layout) -> Iterator[None]:
             f"Another run is making a release live right now. Wait for it to end, then apply again; fuser {layout.lock} names it."
         ),
     ):
-        yield
+        try:
+            yield
+        except OSError as error:
+            raise ReleaseError(
+                f"{error.filename or layout.root} could not be written or read ({error.strerror}), so the release was not made live. What "
+                "was live before still is, or the next run ends what this one has begun. Look at df and dmesg, then deploy again."
+            ) from error
