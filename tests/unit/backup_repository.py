@@ -17,8 +17,9 @@ from gigglekit.backup.clips import User
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
+from gigglekit.backup.placing import Restored
 from gigglekit.backup.repository import Repository, Secrets
-from gigglekit.backup.restore import Restored, restore_user
+from gigglekit.backup.restore import restore_user
 from gigglekit.backup.section import Section
 from gigglekit.backup.settings import Keep, Settings
 from gigglekit.backup.signed import Signer

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from gigglekit.backup import names
-from gigglekit.backup import restore as backup_restore
 from gigglekit.files import draining
 
 from tests.unit.backup_folder import FolderDroplet
@@ -46,7 +45,7 @@ def test_a_second_restore_into_the_same_folder_takes_nothing_from_the_first(
         sync(folder)
 
     with monkeypatch.context() as beside:
-        beside.setattr(backup_restore.draining, "sync", syncing)
+        beside.setattr(draining, "sync", syncing)
         first = local.restore(user, target, replace=replace)
     assert second[1] is not None
     assert (second[1].files, second[1].damaged) == (3, [])
@@ -78,7 +77,7 @@ def test_restores_in_processes_of_their_own_leave_each_others_files_alone(
             assert select.select([go_on[0]], [], [], 60)[0]
             sync(folder)
 
-        backup_restore.draining.sync = waiting
+        draining.sync = waiting
         said.write_text(str(local.restore(user, target, replace=replace).files))
 
     with AsApp(first, uid=os.getuid()) as process:

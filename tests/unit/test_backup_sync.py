@@ -124,6 +124,25 @@ def test_what_has_to_be_asked_before_anything_is_stored_is_asked_at_once(
     assert not together.broken
 
 
+@pytest.mark.parametrize(("missing", "stored"), [("user", 1), ("system", 0)])
+def test_a_key_that_cannot_be_stored_keeps_back_what_it_opens_and_nothing_else(
+    droplet: Droplet, b2: Storage, monkeypatch: pytest.MonkeyPatch, missing: str, stored: int
+) -> None:
+    first, second = droplet.add(1000), droplet.add(2000)
+    name = names.USER_KEYS + first.vault_id if missing == "user" else names.SYSTEM_KEYS + "names"
+    b2.proxy.set_faults([{"kind": "slow-down", "key": f"^{b2.bucket}/{name}$"}])
+    impatient = Bucket(settings(b2), patience=Patience(tries=2, first=0.0))
+    monkeypatch.setattr(droplet, "bucket", lambda: impatient)
+    with pytest.raises(BackupError, match="could not be asked"):
+        droplet.sync()
+    b2.proxy.clear_faults()
+    with droplet.manifest() as manifest:
+        assert [pack.vault for pack in manifest.packs()] == [second.vault_id] * stored
+    assert len([*droplet.bucket().list(names.DATA)]) == stored
+    assert droplet.repository().snapshots() == []
+    assert (droplet.sync().packs, len(droplet.repository().snapshots())) == (2 - stored, 1)
+
+
 def test_a_copy_and_a_touched_file_are_not_stored_again(droplet: Droplet, tmp_path: Path) -> None:
     user = droplet.add(300_000)
     droplet.sync()

@@ -82,7 +82,7 @@ def connect(settings: Settings) -> Any:  # noqa: ANN401 - botocore has no types
             retries={"total_max_attempts": 1, "mode": "standard"},
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=_READ_SECONDS,
-            max_pool_connections=max(8, settings.threads + 2),
+            max_pool_connections=max(8, 2 * settings.threads),
             tcp_keepalive=True,
             inject_host_prefix=False,
             ignore_configured_endpoint_urls=True,

@@ -57,14 +57,15 @@ class Keys:
     storing: dict[str, Future[None]]
     is_settled: bool = False
 
-    def insist(self) -> None:
-        """Wait until all are there; several threads may.
+    def insist(self, vault: str) -> None:
+        """Wait until what a user's clips are encrypted by is there, and the keys of the droplet; several threads may.
 
         Raises:
-            BackupError: one could not be stored.
+            BackupError: one of them could not be stored.
         """
-        for future in self.storing.values():
-            future.result()
+        for name, future in self.storing.items():
+            if name == names.USER_KEYS + vault or not name.startswith(names.USER_KEYS):
+                future.result()
 
     def settle(self) -> None:
         """Wait until all are there, and write down which are; the second time there is nothing to do.
@@ -80,4 +81,5 @@ class Keys:
             for name, future in self.storing.items():
                 if future.exception() is None:
                     self.manifest.put(f"sealed:{name}", self.kit)
-        self.insist()
+        for future in self.storing.values():
+            future.result()

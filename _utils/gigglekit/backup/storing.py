@@ -58,7 +58,7 @@ class Storing:
     Arguments:
         repository, manifest, threads, synced: of the run.
         pool: what stores them.
-        ready: waits, in the thread of each pack, until packs may be stored at all.
+        ready: waits, in the thread of each pack, until those of a vault may be stored.
     """
 
     repository: Repository
@@ -66,7 +66,7 @@ class Storing:
     threads: int
     synced: Synced
     pool: ThreadPoolExecutor
-    ready: Callable[[], object]
+    ready: Callable[[str], object]
     running: dict[Future[None], tuple[str, Finished]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     memory: list[memoryview] = field(default_factory=list)
@@ -80,10 +80,10 @@ class Storing:
         self._write_down(done, (name, vault))
         for future in done:
             future.result()
-        self.running[self.pool.submit(self._put, name, pack.body)] = (vault, pack)
+        self.running[self.pool.submit(self._put, vault, name, pack.body)] = (vault, pack)
 
-    def _put(self, name: str, body: memoryview) -> None:
-        self.ready()
+    def _put(self, vault: str, name: str, body: memoryview) -> None:
+        self.ready(vault)
         # Whether all of it is there is seen in a listing at the end: an MD5 takes longer than all that is done with the bytes before.
         self.repository.bucket.put(name, body, locked=True, confirmed=False)
 

@@ -82,9 +82,12 @@ class Sync:
         self._tidy()
         self._known.learn(anyway=anyway)
         present: dict[str, list[str]] = {}
-        with ThreadPoolExecutor(2 * self.threads, thread_name_prefix="store") as pool:
-            # They are small, and travel while the first clips are read and encrypted.
-            keys = self._store_keys(users, pool)
+        with (
+            ThreadPoolExecutor(self.threads, thread_name_prefix="keys") as beside,
+            ThreadPoolExecutor(self.threads, thread_name_prefix="packs") as pool,
+        ):
+            # They are small, and travel while clips are read and encrypted; those of a user wait for that user's.
+            keys = self._store_keys(users, beside)
             # A run that failed may have stored what no snapshot refers to yet.
             new = bool(keys.storing) or self.manifest.get("unsaved") == "yes"
             wanted: Sequence[User] = users
