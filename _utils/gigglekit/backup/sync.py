@@ -37,6 +37,7 @@ _TOLD = 5
 _KEYS = "keys/"
 _ELSEWHERE = "elsewhere"
 """A fact of the manifest: vault ids of users of this droplet that the bucket knows to be erased."""
+NO_DUMP = "The clips were saved, and the database was not"
 BEGUN_EMPTY = "begun empty"
 """A fact of the manifest: "yes" if no data lay in the bucket when it was begun, so that it knows all there is."""
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
@@ -626,7 +627,7 @@ class Sync:
             return dump()
         except BackupError as error:
             # Clips are no less worth saving because the database is down.
-            synced.problems.append(f"The clips were saved, and the database was not: {error}")
+            synced.problems.append(f"{NO_DUMP}: {error}")
             return None
 
     def _before(self) -> set[str]:
