@@ -25,6 +25,7 @@ from gigglekit.backup.snapshot import Dump, Head
 from gigglekit.backup.storing import Storing, Synced
 
 _TRIES = 3
+NO_DUMP = "The clips were saved, and the database was not"
 
 
 @dataclass
@@ -201,7 +202,7 @@ class Sync:
             return dump()
         except BackupError as error:
             # Clips are no less worth saving because the database is down.
-            synced.problems.append(f"The clips were saved, and the database was not: {error}")
+            synced.problems.append(f"{NO_DUMP}: {error}")
             return None
 
     def _before(self) -> set[str]:
