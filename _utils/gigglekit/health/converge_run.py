@@ -40,7 +40,13 @@ _TRY_SECONDS = 60.0
 _WAIT_SECONDS, _LOOK_SECONDS = 600.0, 5.0
 _WATCH_SECONDS = 3600.0
 """The watch looks every five minutes; after so long nobody is told anything."""
-_PROGRAMS = ("gigglekit.fleet.__main__", "gigglekit.operations.__main__", "gigglekit.release.health", "gigglekit.vault.__main__")
+_PROGRAMS = (
+    "gigglekit.delivery.__main__",
+    "gigglekit.fleet.__main__",
+    "gigglekit.operations.__main__",
+    "gigglekit.release.health",
+    "gigglekit.vault.__main__",
+)
 
 
 class Busy(Exception):
