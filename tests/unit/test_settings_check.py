@@ -15,7 +15,7 @@ from gigglekit.settings.check import check, merged, missing
 from gigglekit.settings.formats import FORMATS
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.overlays import backup_beside
-from gigglekit.settings.places import REPOSITORY
+from gigglekit.settings.places import REPOSITORY, UNREADABLE
 from gigglekit.settings.report import paragraphs
 from gigglekit.settings.rules import RULES, rule_problems
 from gigglekit.settings.schema import DEFAULTS_FILE, defaults, node_at, nodes, schema, schema_problems
@@ -312,3 +312,15 @@ def test_settings_are_merged_as_salt_merges_them(below: Any, above: Any) -> None
 
 def test_a_key_of_the_schema_is_found_again() -> None:
     assert all(node_at(key) is node for key, node in nodes())
+
+
+@pytest.mark.parametrize(
+    ("sls", "place"),
+    [
+        ("droplet", "/etc/giggles/pillar/droplet.sls"),
+        ("fleet", "fleet.sls of the fleet"),
+        ("droplets.night1", "droplets/night1.sls of the fleet"),
+    ],
+)
+def test_a_file_that_is_not_yaml_is_named_where_it_lies(sls: str, place: str) -> None:
+    assert place in told({UNREADABLE: {sls: "line 3, column 1"}})
