@@ -143,7 +143,7 @@ class Knowledge:
             )
 
     def insist_once_more(self) -> None:
-        """The same, if it is so long ago that nobody may rely on it.
+        """See it again if the last look is so long ago that nobody may rely on it.
 
         Raises:
             OthersError: one may have.
@@ -166,7 +166,7 @@ class Knowledge:
             snapshots, waits, erased, data = ask(self.repository.snapshots), ask(self._records), ask(self._erased_there), ask(self._lying)
             found = snapshots.result()
             records = waiting.read(self.repository, waits.result())
-            for owner in signing.result():
+            for owner in signing.result()[:1]:
                 if secrets.signer is not None and not anyway:
                     self._insist_on_ours(owner.name)
             self._note_erased(erased.result())
