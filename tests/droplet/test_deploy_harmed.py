@@ -1,6 +1,6 @@
 """Deploys that are killed, find no room or lose Git half-way: the old release serves all the while, and the next deploy works.
 
-A deploy is killed at moments that can be seen from outside: by default at four, with GIGGLES_DEPLOYS=20 at all, and with the box in
+A deploy is killed at moments that can be seen from outside: by default at two, with GIGGLES_DEPLOYS=20 at all, and with the box in
 which systemd builds for it both left and killed. All steps by their name are killed in tests/unit.
 """
 
@@ -36,7 +36,7 @@ MOMENTS = {
     "the service starts anew": 'test "$(systemctl show -p MainPID --value giggles.service)" != "$PROCESS"',
     "the service answers again": 'test "$(readlink /opt/giggles/current)" != "$LIVE" -a ! -e /run/giggles-own.sock',
 }
-SOME = ("packages are installed", "it runs beside the live one", "it answers users", "the service starts anew")
+SOME = ("packages are installed", "it answers users")
 # Lets a deploy begin, and ends it with all that it has started itself; the box in which systemd builds for it goes on, or is ended too.
 # What answers users is let live: nobody could have what it was asked answered then.
 KILL = f"""
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_during_the_build_harms_nothing(droplet: Droplet, v
     assert visits.lost(moment) == {}
 
 
-@pytest.mark.parametrize("bytes_let_through", [0, 2000])
+@pytest.mark.parametrize("bytes_let_through", [0, 2000] if WHOLE else [2000])
 def test_git_that_goes_away_half_way_harms_nothing(droplet: Droplet, visits: Visits, bytes_let_through: int) -> None:
     moment, before, wanted = time.monotonic(), running(droplet), new_release(droplet)
     with git_cut_off(droplet, bytes_let_through):
