@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from gigglekit.release import deploying, handover, health, manifest, pin
+from gigglekit.release import deploying, handover, health, live, manifest, pin
 from gigglekit.release.errors import ReleaseError, TrialError, UnhealthyError
 
 from tests.unit.release_droplet import Droplet, Upstream
@@ -91,13 +91,12 @@ def test_a_damaged_pin_is_none(releasing: Droplet, upstream: Upstream, first: st
 
 
 def test_the_pinned_release_is_never_pruned(releasing: Droplet, upstream: Upstream, first: str) -> None:
-    releasing.deploy(first, upstream.commit({"x": "0"}))
-    pinned = pin.load(releasing.layout.pin)
-    assert pinned is not None
-    # Put live without the pin being asked, as nobody does; the pin counts all the same.
-    for number in range(3):
-        releasing.apply(upstream.commit({"x": f"later {number}"}))
-    assert pinned.commit in releasing.releases
+    commits = [first, *(releasing.apply(upstream.commit({"x": str(number)}), keep=3).commit for number in range(2))]
+    assert sorted(releasing.releases) == sorted(commits)
+    pin.store(releasing.layout, pin.Pin(first, "main", "r", "2026-11-30T02:00:00Z", "root", "deploy"))
+    assert live.prune(releasing.layout, 2) == []
+    pin.store(releasing.layout, None)
+    assert live.prune(releasing.layout, 2) == [first]
 
 
 # --- the way back -------------------------------------------------------------------------------------------------------------
