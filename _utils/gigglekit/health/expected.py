@@ -41,6 +41,7 @@ class Expected:
         nightly_memory_mb: what the nightly job may use.
         thresholds: see there.
         second_factor: whose second factor ssh is to ask for; None if it is to ask for none.
+        delivery: whether it hands clips over to another droplet, or takes them.
     """
 
     roles: frozenset[str]
@@ -51,6 +52,7 @@ class Expected:
     nightly_memory_mb: int
     thresholds: Thresholds
     second_factor: str | None = None
+    delivery: bool = False
 
     def units(self) -> Iterator[tuple[str, str]]:
         """Yield units that have to be active, each with the role that brings it back."""
@@ -60,7 +62,7 @@ class Expected:
                 "vault",
                 ["giggles-vault-unlock.service", "giggles-vault-adopt.service", "giggles-vault-lobby.timer", "giggles-vault-sweep.timer"],
             ),
-            ("app", ["giggles.service", "giggles.socket"]),
+            ("app", ["giggles.service", "giggles.socket", *(["giggles-delivery.timer"] if self.delivery else [])]),
             ("web", ["nginx.service", *(["giggles-certbot.timer"] if self.domain else [])]),
             ("nightly", ["cron.service"]),
             ("backup", ["giggles-backup.timer", "giggles-drill.timer"] if self.bucket else []),
@@ -99,6 +101,7 @@ def of_settings(settings: Mapping[str, Any]) -> Expected:
         nightly_memory_mb=int(settings["nightly"]["memory_max_mb"]),
         thresholds=Thresholds(**{name: int(chosen[name]) for name in Thresholds.__dataclass_fields__}),
         second_factor=str(settings["admin"]["name"]) if settings["hardening"]["ssh_second_factor"] else None,
+        delivery=bool(settings["delivery"]["mode"]),
     )
 
 
@@ -115,6 +118,7 @@ def read(path: Path) -> Expected | None:
             nightly_memory_mb=int(written["nightly_memory_mb"]),
             thresholds=Thresholds(**{name: int(written["thresholds"][name]) for name in Thresholds.__dataclass_fields__}),
             second_factor=None if written.get("second_factor") is None else str(written["second_factor"]),
+            delivery=bool(written.get("delivery")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
