@@ -470,6 +470,9 @@ keep_answers() {
   local setting
   for setting in "${settings[@]}"; do arguments+=(--set "$setting"); done
   settings_of_droplet "${arguments[@]}" || return 1
+  if [ "$interactive" = yes ] && [ "$(settings_of_droplet --get environment)" = staging ]; then
+    echo "This is staging: give it a Supabase project, a domain and a bucket (or a key for staging/) of its own, never production's (docs/STAGING.md)." >&2
+  fi
   ask_for_bucket || return 1
   ask_for_missing || return 1
   environment=$(settings_of_droplet --get environment) || return 1

@@ -585,7 +585,7 @@ def prune():
     from gigglekit.operations import saving
 
     with _errors():
-        return saving.prune(_droplet())
+        return _with_exit_code(saving.prune(_droplet()))
 
 
 def drill():
@@ -701,6 +701,31 @@ def nightly(count=7):
         return records.newest(records.FOLDER, "nightly", int(count))
     except (TypeError, ValueError):
         raise CommandExecutionError(f"count={count} is no number. Ask for a number of nights, such as count=30.") from None
+
+
+def promote(hours=24):
+    """
+    On staging: tell whether what runs here may go to production, and the one command that gives it, for your own computer. Nothing is
+    changed or pushed from here. docs/STAGING.md explains it.
+
+    hours
+        For how long it must have run here without a failure.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call giggles.promote
+        salt-call giggles.promote hours=2
+    """
+    from gigglekit.operations import promoting
+
+    if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 <= hours < 10_000:
+        raise CommandExecutionError(f"hours={hours} is no number of hours. Ask for one from 0 to 9999, such as hours=2.")
+    try:
+        return promoting.promotion(promoting.Droplet(__grains__.get("giggles_environment")), hours=hours)
+    except promoting.PromotionError as error:
+        raise CommandExecutionError(str(error)) from None
 
 
 # --- logins ----------------------------------------------------------------------------------------------------------------

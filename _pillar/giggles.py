@@ -14,6 +14,7 @@ Minion configuration:
       - giggles: {}
 """
 
+import dataclasses
 from pathlib import Path
 
 from gigglekit.settings import remembering
@@ -57,9 +58,10 @@ def _checked(minion_id, pillar):
         return {}
     # Only now, since these imports cost more than everything else together.
     from gigglekit.settings.check import check
+    from gigglekit.settings.overlays import backup_beside
     from gigglekit.settings.report import paragraphs, pillar_sources
 
-    problems = check(pillar, machine)
+    problems = check(pillar, dataclasses.replace(machine, backup_beside=backup_beside(machine.environment)))
     if problems:
         return {"_errors": paragraphs(problems, pillar_sources(files))}
     remembering.remember(cache, mark)

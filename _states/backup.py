@@ -57,16 +57,20 @@ def usable(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggles/ba
             return {**ret, "comment": f"The bucket was found usable at {last.day}."}
         if __opts__["test"]:
             return _only_asked(ret, last, "The bucket would be tried, since it was not yet with these settings.", {"bucket": "tried"})
-        from gigglekit.backup.probe import probe
+        from gigglekit.backup.probe import UNCOMPARED, probe
 
         try:
-            found = [finding.text for finding in probe(_bucket(chosen)) if finding.serious]
+            findings = probe(_bucket(chosen))
+            found = [finding.text for finding in findings if finding.serious]
         except UnreachableError as error:
             if last.time is None:
                 raise
             return {**ret, "comment": f"{error} It was usable at {last.day}, and the next backup tries again."}
         if found:
             return {**ret, "result": False, "comment": " ".join(found)}
+        told = [finding.text for finding in findings if finding.what == UNCOMPARED]
+        if told:
+            checked.note(checked.UNCOMPARED, path, notes=notes)
         checked.note(checked.RIGHTS, path, notes=notes)
     except BackupError as error:
         return {**ret, "result": False, "comment": str(error)}
@@ -74,7 +78,7 @@ def usable(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggles/ba
         return {**ret, "result": False, "comment": _of_the_disk(error)}
     if last.time is None:
         ret["changes"] = {"bucket": "found usable"}
-    return {**ret, "comment": "The bucket is usable."}
+    return {**ret, "comment": " ".join(["The bucket is usable.", *told])}
 
 
 def bucket_kept(name, settings="/etc/giggles/backup.json", notes="/var/lib/giggles/backup/checked.json"):

@@ -36,8 +36,9 @@ def main() -> None:
     repository = Repository(bucket, secrets())  # type: ignore[arg-type]
     users = described["users"]
     if command == "sync":
+        from gigglekit.backup.clips import User
         from gigglekit.backup.manifest import Manifest
-        from gigglekit.backup.sync import Sync, User
+        from gigglekit.backup.sync import Sync
 
         manifest = Manifest(Path(described["manifest"]))
         there = [User(each["vault"], each["id"], bytes.fromhex(each["root"]), Path(each["folder"])) for each in users]

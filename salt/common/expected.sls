@@ -7,9 +7,9 @@ status-expectations:
     - source: salt://common/files/etc/giggles/status_json.py
     - template: py
     - context:
-        choices: {{ {"roles": giggles.roles, "domain": giggles.domain, "backup": giggles.backup, "delivery": giggles.delivery,
-                     "monitoring": giggles.monitoring, "converge": giggles.converge, "nightly": giggles.nightly,
-                     "admin": {"name": giggles.admin.name},
+        choices: {{ {"environment": giggles.environment, "roles": giggles.roles, "domain": giggles.domain,
+                     "backup": giggles.backup, "delivery": giggles.delivery, "monitoring": giggles.monitoring,
+                     "converge": giggles.converge, "nightly": giggles.nightly, "admin": {"name": giggles.admin.name},
                      "hardening": {"ssh_second_factor": giggles.hardening.ssh_second_factor} } | tojson }}
     - user: root
     - group: root

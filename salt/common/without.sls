@@ -23,7 +23,8 @@ nightly-not-scheduled:
     - require_in:
       - units: nightly-units-gone
 {%- endif %}
-{%- if "web" in gone %}
+{#- Where it was never installed, Salt would announce for ever that it would be stopped. #}
+{%- if "web" in gone and salt["file.file_exists"]("/usr/sbin/nginx") %}
 
 nginx-does-not-run:
   service.dead:

@@ -10,7 +10,7 @@ monitoring-settings:
     - source: salt://monitoring/files/etc/giggles/monitoring_json.py
     - template: py
     - context:
-        choices: {{ {"domain": giggles.domain, "monitoring": giggles.monitoring} | tojson }}
+        choices: {{ {"environment": giggles.environment, "domain": giggles.domain, "monitoring": giggles.monitoring} | tojson }}
     - user: root
     - group: root
     - mode: '0600'

@@ -65,6 +65,8 @@ nginx-site-giggles:
         tls_groups: {{ giggles.os.tls_groups | tojson }}
         hsts_subdomains: {{ giggles.web.hsts_subdomains | tojson }}
         max_upload_mb: {{ giggles.web.max_upload_mb }}
+        noindex: {{ giggles.web.noindex | tojson }}
+        only_from: {{ giggles.web.only_from | tojson }}
         status_page: {{ ("monitoring" in giggles.roles) | tojson }}
         auth_requests_per_minute: {{ giggles.web.auth_requests_per_minute }}
         auth_burst: {{ [giggles.web.auth_requests_per_minute // 2, 1] | max }}

@@ -268,14 +268,15 @@ class Asked:
 
 def ask(droplet: Droplet, function: str, *arguments: str) -> Asked:
     """Run `salt-call giggles.FUNCTION` as an operator would."""
-    return answer(start(droplet, function, *arguments))
+    began = time.monotonic()
+    done = droplet.exec(_call(function, *arguments), check=False)
+    return _asked(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
 
 def start(droplet: Droplet, function: str, *arguments: str) -> tuple[subprocess.Popen[bytes], float]:
     """Start `salt-call giggles.FUNCTION` and do not wait for it."""
-    command = ["salt-call", "--local", "--retcode-passthrough", "--log-level=warning", "--out=json", f"giggles.{function}", *arguments]
     begun = subprocess.Popen(
-        [str(DRIVER), "exec", "--name", droplet.name, "--", *command],
+        [str(DRIVER), "exec", "--name", droplet.name, "--", *_call(function, *arguments)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     return begun, time.monotonic()
@@ -290,12 +291,19 @@ def answer(started: tuple[subprocess.Popen[bytes], float]) -> Asked:
         if process.poll() is None:
             process.kill()
             process.wait(10)
-    text = out.decode(errors="replace") + err.decode(errors="replace")
+    return _asked(process.returncode, out, err, time.monotonic() - began)
+
+
+def _call(function: str, *arguments: str) -> list[str]:
+    return ["salt-call", "--local", "--retcode-passthrough", "--log-level=warning", "--out=json", f"giggles.{function}", *arguments]
+
+
+def _asked(code: int, out: bytes, err: bytes, seconds: float) -> Asked:
     try:
-        returned = json.loads(out)["local"] if process.returncode == 0 else None
+        returned = json.loads(out)["local"] if code == 0 else None
     except (ValueError, KeyError):
         returned = None
-    return Asked(process.returncode, text, returned, time.monotonic() - began)
+    return Asked(code, out.decode(errors="replace") + err.decode(errors="replace"), returned, seconds)
 
 
 def vault_ids(droplet: Droplet, *users: str) -> dict[str, str]:
@@ -329,7 +337,7 @@ def sql(droplet: Droplet, statement: str, **values: str) -> str:
 
 def neighbour(droplet: Droplet, script: str) -> str:
     """Run bash on the machine with the database."""
-    return droplet.driver("exec", "--role", "neighbours", "--", "bash", "-euc", script).stdout.decode()
+    return droplet.exec(["bash", "-euc", script], role="neighbours").stdout.decode()
 
 
 _COUNT = """

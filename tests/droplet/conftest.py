@@ -105,10 +105,10 @@ class Droplet:
         )
 
     def exec(
-        self, command: Sequence[str], stdin: bytes = b"", check: bool = True, timeout: float = EXEC_TIMEOUT
+        self, command: Sequence[str], stdin: bytes = b"", check: bool = True, timeout: float = EXEC_TIMEOUT, role: str = "droplet"
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command as root inside; with `check`, a failure shows what the command printed."""
-        done = entries().exec(self.name, command, stdin, timeout)
+        """Run a command as root inside, or in the machine with its neighbours; with `check`, a failure shows what the command printed."""
+        done = entries().exec(self.name, command, stdin, timeout, role)
         if check and done.returncode != 0:
             pytest.fail(
                 f"{list(command)} exited {done.returncode}\n{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"

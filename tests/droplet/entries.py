@@ -35,8 +35,10 @@ class Entries:
             self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs, start_new_session=True)
         self._lock = threading.Lock()
 
-    def exec(self, name: str, command: Sequence[str], stdin: bytes, seconds: float) -> subprocess.CompletedProcess[bytes]:
-        """Run a command in the droplet `name`; several threads may.
+    def exec(
+        self, name: str, command: Sequence[str], stdin: bytes, seconds: float, role: str = "droplet"
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command in the droplet `name`, or another machine of that trial; several threads may.
 
         Raises:
             TimeoutExpired: it took longer than `seconds`, and was killed.
@@ -48,7 +50,7 @@ class Entries:
                 given.seek(0)
             with contextlib.ExitStack() as until_passed:
                 out, err, told = (_pipe(until_done, until_passed) for _ in range(3))
-                self._pass(["exec", "--name", name, "--", *command], [given, *(writer for _, writer in (out, err, told))])
+                self._pass(["exec", "--name", name, "--role", role, "--", *command], [given, *(writer for _, writer in (out, err, told))])
             child, code, said = _follow(told[0], [out[0], err[0]], time.monotonic() + seconds)
             if code is None:
                 os.kill(child, signal.SIGKILL)
@@ -121,8 +123,8 @@ def main() -> None:
             if child == 0:
                 for number, descriptor in enumerate(descriptors[:3]):
                     os.dup2(descriptor, number)
-                for descriptor in descriptors:
-                    os.close(descriptor)
+                # Whoever waits for another command's end would wait for this one's, if it had a copy of what tells it.
+                os.closerange(3, 4096)
                 sys.argv = ["trial/droplet", *json.loads(asked)]
                 code = 1
                 try:

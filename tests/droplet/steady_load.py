@@ -91,6 +91,8 @@ class Visits:
         self.answers: list[Answer] = []
         self.due = 0
         self.most_at_once = 0
+        self.late = 0.0
+        """Seconds that the visitors themselves were late at most. Where they stand still for seconds, nginx hangs up on them."""
         self._stop = threading.Event()
 
     def enough(self) -> None:
@@ -142,6 +144,7 @@ class _Visitors:
         began, waiting = time.monotonic(), set()
         requests = zip(itertools.count(), itertools.cycle(ROUND), strict=False)
         while not self._visits.over:
+            self._visits.late = max(self._visits.late, time.monotonic() - began - self._visits.due * self._interval)
             while began + self._visits.due * self._interval <= time.monotonic():
                 number, asked = next(requests)
                 self._visits.due += 1

@@ -437,17 +437,26 @@ def test_a_release_that_does_not_import(droplet: Droplet, good: Pillar, told: li
     paragraph(only_failure(outcome, "release-live"), "no_such_module", r"src/main\.py:\d", "giggles:app:ref", "keeps running")
 
 
-def test_a_release_that_dies_goes_back(droplet: Droplet, good: Pillar, told: list[str]) -> None:
+def test_a_release_that_dies_on_trial_is_not_switched_to(droplet: Droplet, good: Pillar, told: list[str]) -> None:
     ref = commit(
         droplet, {"src/main.py": lambda old: old.replace('for folder in ("clips", "temp"):', "os._exit(3)\n    for folder in ():")}
     )
     live = droplet.shell("readlink /opt/giggles/current")
-    # Requests wait behind the socket while the release is tried; none fails.
+    process = droplet.shell("systemctl show -p MainPID giggles.service")
     with harm.serving(droplet), pillar(droplet, good, lambda top: top["app"].update(ref=ref)):
         outcome = droplet.apply("app.release")
         assert droplet.shell("readlink /opt/giggles/current") == live
+        assert droplet.shell("systemctl show -p MainPID giggles.service") == process, "it was started anew"
     told.append(outcome.text)
-    paragraph(only_failure(outcome, "release-live"), ref[:12], "not well", "is live again and answers", "web.log", "giggles:app:ref")
+    paragraph(
+        only_failure(outcome, "release-live"),
+        ref[:12],
+        "not well",
+        "exit code 3",
+        "is live and was not touched",
+        "web.log",
+        "giggles:app:ref",
+    )
     assert droplet.apply("app").changed == {}
 
 

@@ -82,6 +82,10 @@ def test_applied_again_nothing_changes_on_any_of_them(first: dict[str, Converged
     for name, outcome in operator.apply().items():
         assert (outcome.code, outcome.changed) == (0, {}), f"{name}: {outcome.changed or shown(outcome)}"
         assert len(outcome.states) > 30
+    for name in ("night", "store"):
+        # By itself, with what it keeps.
+        announced = operator.droplets[name].apply("test=True")
+        assert (announced.code, announced.changed) == (0, {}), f"{name}: {announced.changed or shown(announced)}"
 
 
 def test_each_does_its_work_and_no_other(first: dict[str, Converged], operator: Operator) -> None:

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,26 +32,32 @@ PROMISED = {
 }  # fmt: skip
 
 
+def through(droplet: Droplet, command: Sequence[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command by the program itself, which other tests spare themselves."""
+    whole = [str(DRIVER), "exec", "--name", droplet.name, "--", *command]
+    return subprocess.run(whole, input=stdin, capture_output=True, check=False, timeout=EXEC_TIMEOUT)
+
+
 def test_what_goes_through_exec_comes_out_as_it_was(droplet: Droplet) -> None:
     sent = bytes(range(256)) * 16 + os.urandom(2 * 1024 * 1024) + b"\r\n\x00\x04\x1a"
-    assert droplet.exec(["cat"], stdin=sent).stdout == sent
-    counted = droplet.exec(["sha256sum"], stdin=sent).stdout.split()[0].decode()
+    assert through(droplet, ["cat"], stdin=sent).stdout == sent
+    counted = through(droplet, ["sha256sum"], stdin=sent).stdout.split()[0].decode()
     assert counted == hashlib.sha256(sent).hexdigest()
 
 
 def test_output_and_errors_stay_apart(droplet: Droplet) -> None:
-    done = droplet.exec(["bash", "-c", "printf 'out\\n'; printf 'err\\0' >&2; exit 3"], check=False)
+    done = through(droplet, ["bash", "-c", "printf 'out\\n'; printf 'err\\0' >&2; exit 3"])
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\0", 3)
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 124, 255])
 def test_exit_codes_are_the_commands_own(droplet: Droplet, code: int) -> None:
-    assert droplet.exec(["bash", "-c", f"exit {code}"], check=False).returncode == code
+    assert through(droplet, ["bash", "-c", f"exit {code}"]).returncode == code
 
 
 def test_commands_that_cannot_be_run_have_codes_of_their_own(droplet: Droplet) -> None:
-    assert droplet.exec(["/no/such/program"], check=False).returncode == 127
-    assert droplet.exec(["/etc/passwd"], check=False).returncode == 126
+    assert through(droplet, ["/no/such/program"]).returncode == 127
+    assert through(droplet, ["/etc/passwd"]).returncode == 126
     gone = subprocess.run(
         [str(DRIVER), "exec", "--name", "no-such-droplet", "--", "true"], capture_output=True, check=False, timeout=EXEC_TIMEOUT
     )
@@ -62,19 +69,20 @@ def test_commands_that_cannot_be_run_have_codes_of_their_own(droplet: Droplet) -
 
 
 def test_a_command_that_was_killed_looks_killed(droplet: Droplet) -> None:
-    assert droplet.exec(["bash", "-c", "kill -TERM $$"], check=False).returncode == -signal.SIGTERM
+    assert through(droplet, ["bash", "-c", "kill -TERM $$"]).returncode == -signal.SIGTERM
     # Nobody can end himself by the uncatchable one and still be read as an exit code: 128 + 9, as shells have it.
-    assert droplet.exec(["bash", "-c", "kill -KILL $$"], check=False).returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    assert through(droplet, ["bash", "-c", "kill -KILL $$"]).returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def test_words_are_passed_as_they_are(droplet: Droplet) -> None:
     words = ["", " ", "a b", "'", '"', "$HOME", "*", "--name", "-x", "line\nline", "ümlaut 🌙", "\\"]
-    answered = droplet.exec(["python3", "-c", "import json, sys; json.dump(sys.argv[1:], sys.stdout)", *words]).stdout
+    answered = through(droplet, ["python3", "-c", "import json, sys; json.dump(sys.argv[1:], sys.stdout)", *words]).stdout
     assert json.loads(answered) == words
 
 
 def test_it_is_root_with_the_environment_of_a_login(droplet: Droplet) -> None:
-    environment = dict(line.split("=", 1) for line in droplet.shell("env -u _ -u SHLVL -u PWD -u OLDPWD").splitlines())
+    shown = through(droplet, ["bash", "-euc", "env -u _ -u SHLVL -u PWD -u OLDPWD"]).stdout.decode()
+    environment = dict(line.split("=", 1) for line in shown.splitlines())
     assert droplet.shell("id -u; pwd").split() == ["0", "/root"]
     assert environment["HOME"] == "/root"
     assert "GIGGLES_TRIAL_NAME" not in environment, "something of this machine's environment came along"
@@ -94,7 +102,7 @@ def test_without_a_terminal_everything_works(droplet: Droplet) -> None:
         if "--json" in arguments:
             json.loads(done.stdout)
             assert done.stderr == b""
-    assert droplet.exec(["tty"], check=False).stdout == b"not a tty\n"
+    assert through(droplet, ["tty"]).stdout == b"not a tty\n"
 
 
 def test_a_closed_standard_input_is_an_end_of_file(droplet: Droplet) -> None:

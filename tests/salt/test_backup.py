@@ -13,6 +13,7 @@ import pytest
 import yaml
 from gigglekit.backup import settings as backup_settings
 from gigglekit.backup.choices import settings_file
+from gigglekit.operations.droplet import Droplet
 from gigglekit.settings.check import check, merged
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.schema import defaults
@@ -96,6 +97,21 @@ def test_a_probe_leaves_nothing_in_the_bucket(backup: Backup) -> None:
     found = backup.storage.bare_client().list_object_versions(Bucket=backup.storage.bucket)
     assert not found.get("Versions")
     assert not found.get("DeleteMarkers")
+
+
+def test_that_a_bucket_does_not_compare_is_told_and_known_to_the_backup(backup: Backup) -> None:
+    droplet = Droplet(settings_path=backup.settings, folder=backup.notes.parent)
+    assert droplet.bucket().compares
+    backup.storage.proxy.set_faults([{"kind": "unchecked", "method": "PUT"}])
+    told = backup.state("usable")
+    assert told["result"] is True
+    assert "MD5" in told["comment"]
+    assert not droplet.bucket().compares
+    # Once is enough: what was seen then may be seen again.
+    backup.storage.proxy.clear_faults()
+    backup.age(25 * 3600)
+    assert "MD5" not in backup.state("usable")["comment"]
+    assert not droplet.bucket().compares
 
 
 @pytest.mark.parametrize("right", ["listFiles", "readFiles", "writeFiles", "deleteFiles", "readBucketLifecycleRules"])

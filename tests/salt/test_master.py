@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,59 +14,45 @@ from typing import Any
 import pytest
 import yaml
 from gigglekit.settings.droplet import render
+from saltfactories.cli.salt import Salt
+from saltfactories.manager import FactoriesManager
+from saltfactories.plugins.event_listener import EventListener
 
 from tests.conftest import right_settings
 
 from .conftest import REPOSITORY
 
 _SECONDS = 180
+_PLACES = ("id", "master", "master_finger", "auto_accept", "pki_dir", "cachedir", "sock_dir", "pidfile", "log_file")
+"""What a test's master and minion have of their own, and not from the examples."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """A master with one minion called `night1`; the folder `states` comes before the real tree.
+    """A master with one minion called `night1`.
 
     Arguments:
-        folder: everything that both write lies below.
-        tree: the clone that the states come from.
+        folder: what both write beside their own folders lies below.
+        command: `salt` on the master.
     """
 
     folder: Path
-    tree: Path
+    command: Salt
 
     def answer(self, settings: dict[str, Any]) -> None:
         """Write what all droplets share, on the master."""
         (self.folder / "secrets/fleet.sls").write_text(render(settings))
 
-    def salt(self, *arguments: str, timeout: int = _SECONDS) -> Any:
+    def salt(self, *arguments: str) -> Any:
         """Run `salt` on the master and return what the minion answered, or what `salt` said instead."""
-        done = subprocess.run(
-            ["salt", "-c", str(self.folder / "master"), "--out=json", "--static", f"--timeout={timeout}", "night1", *arguments],
-            capture_output=True, text=True, check=False, timeout=_SECONDS + 30,
-        )  # fmt: skip
-        try:
-            return json.loads(done.stdout)["night1"]
-        except (ValueError, KeyError, TypeError):
-            return done.stdout + done.stderr
+        done = self.command.run(*arguments, minion_tgt="night1")
+        return done.data if done.data is not None else done.stdout + done.stderr
 
 
-def free_ports(number: int) -> list[int]:
-    """Return ports of this machine that nobody listens on."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports: list[int] = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
-def configure(folder: Path, kind: str, tree: Path, **changes: Any) -> Path:
-    """Write the example in `fleet` with the clone in the place of /srv/giggles-salt, and `changes` on top; return the folder with it."""
+def example(kind: str, tree: Path) -> dict[str, Any]:
+    """Return the configuration in `fleet`, with the clone in the place of /srv/giggles-salt."""
     text = (REPOSITORY / f"fleet/{kind}.example").read_text().replace("/srv/giggles-salt", str(tree))
-    place = folder / kind
-    place.mkdir()
-    own = {"root_dir": str(place), "pki_dir": "pki", "cachedir": "cache", "sock_dir": "sock", "pidfile": "pid", "log_file": "log"}
-    (place / kind).write_text(yaml.safe_dump({**yaml.safe_load(text), **own, **changes}))
-    return place
+    return {key: value for key, value in yaml.safe_load(text).items() if key not in _PLACES}
 
 
 def start(place: Path) -> subprocess.Popen[bytes]:
@@ -80,14 +63,32 @@ def start(place: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+def factories() -> Iterator[FactoriesManager]:
+    """What starts daemons of Salt and waits for them. The fixture that it brings along is left out in pyproject.toml."""
+    listener = EventListener()
+    listener.start_server()
+    try:
+        with tempfile.TemporaryDirectory(prefix="factories-") as name:
+            yield FactoriesManager(
+                root_dir=name,
+                log_server_host="127.0.0.1",
+                log_server_port=0,
+                log_server_level="error",
+                event_listener=listener,
+                start_timeout=_SECONDS,
+            )
+    finally:
+        listener.stop()
+
+
+@pytest.fixture(scope="module")
+def fleet(factories: FactoriesManager) -> Iterator[Fleet]:
     """The configuration of `fleet/*.example`, with places and ports of its own; both run while the tests do."""
     # Names of sockets are short.
     with tempfile.TemporaryDirectory(prefix="fleet-") as name:
         folder = Path(name)
         tree = folder / "tree"
         subprocess.run(["git", "clone", "--quiet", "--shared", str(REPOSITORY), str(tree)], check=True, timeout=60)
-        made = Fleet(folder, tree)
         for below in ("states", "secrets/droplets"):
             (folder / below).mkdir(parents=True)
         (folder / "states/canary.sls").write_text(
@@ -96,37 +97,18 @@ def fleet() -> Iterator[Fleet]:
             f"same-tree: {{commit.at: [{{name: {tree}}}, {{commit: {{{{ pillar.giggles_pushed.commit }}}} }}]}}\n"
         )
         (folder / "secrets/droplets/night1.sls").write_text("#!quiet_yaml\ngiggles: {roles: [vault, app, nightly]}\n")
+        of_master, of_minion = example("master", tree), example("minion", tree)
+        of_master["file_roots"]["base"].insert(0, str(folder / "states"))
+        of_master["pillar_roots"]["base"] = [str(tree / "pillar"), str(folder / "secrets")]
+        of_minion["giggles_record"] = {"records": str(folder / "records"), "last": str(folder / "last.json")}
+        silent = {"log": {"disabled": True}}
+        of_master |= {"auto_accept": True, "pytest-master": silent}
+        master = factories.salt_master_daemon("fleet", overrides=of_master, max_start_attempts=1)
+        minion = master.salt_minion_daemon("night1", overrides={**of_minion, "pytest-minion": silent}, max_start_attempts=1)
+        made = Fleet(folder, master.salt_cli(timeout=_SECONDS))
         made.answer({**right_settings(), "converge": {"pull": False}})
-        publish, answers = free_ports(2)
-        records = {"records": str(folder / "records"), "last": str(folder / "last.json")}
-        places = (
-            configure(
-                folder, "master", tree,
-                interface="127.0.0.1", publish_port=publish, ret_port=answers, worker_threads=3, auto_accept=True,
-                file_roots={"base": [str(folder / "states"), str(tree / "salt")]},
-                pillar_roots={"base": [str(tree / "pillar"), str(folder / "secrets")]},
-            ),
-            configure(
-                folder, "minion", tree,
-                master="127.0.0.1", publish_port=publish, master_port=answers, giggles_record=records, acceptance_wait_time=1,
-            ),
-        )  # fmt: skip
-        running = [
-            subprocess.Popen(
-                [f"salt-{place.name}", "-c", str(place)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-            for place in places
-            for log in [(place / "said").open("w")]
-        ]
-        try:
-            end = time.monotonic() + _SECONDS
-            while made.salt("test.ping", timeout=10) is not True:
-                assert time.monotonic() < end, "\n".join((place / "said").read_text()[-2000:] for place in places)
+        with master.started(), minion.started():
             yield made
-        finally:
-            for process in running:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(timeout=30)
 
 
 def test_a_master_applies_what_the_tree_says_with_the_pillar_of_the_droplet(fleet: Fleet) -> None:
@@ -134,8 +116,12 @@ def test_a_master_applies_what_the_tree_says_with_the_pillar_of_the_droplet(flee
     assert {state["result"] for state in first.values()} == {True}, first
     assert (fleet.folder / "canary").read_text() == "giggles.example.test\n"
     assert not any(state["changes"] for state in fleet.salt("state.apply", "canary").values())
-    recorded = [json.loads(line) for line in (fleet.folder / "records/converge.jsonl").read_text().splitlines()]
-    assert [len(one["intended"]) for one in recorded] == [1, 0]
+    # What came of a run is sent to the master, and then recorded.
+    end = time.monotonic() + _SECONDS
+    while len(recorded := (fleet.folder / "records/converge.jsonl").read_text().splitlines()) < 2:
+        assert time.monotonic() < end, recorded
+        time.sleep(0.5)
+    assert [len(json.loads(line)["intended"]) for line in recorded] == [1, 0]
 
 
 def test_real_concerns_with_their_own_states_are_compared_without_a_failure(fleet: Fleet) -> None:

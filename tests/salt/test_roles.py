@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,3 +76,9 @@ def test_a_role_that_is_not_there_does_no_work(droplet: tuple[list[str], list[di
 def test_nothing_of_a_fleet_is_there_on_a_droplet_that_nobody_tells_what_to_be(droplet: tuple[list[str], list[dict[str, Any]]]) -> None:
     _, low = droplet
     assert not [chunk["__id__"] for chunk in low if chunk["__sls__"] == "common.pushed"]
+
+
+def test_without_nginx_nothing_is_to_be_stopped(droplet: tuple[list[str], list[dict[str, Any]]]) -> None:
+    roles, low = droplet
+    expected = "web" not in roles and Path("/usr/sbin/nginx").exists()
+    assert ("nginx-does-not-run" in {chunk["__id__"] for chunk in low}) == expected

@@ -13,15 +13,18 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.clips import User
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
+from gigglekit.backup.placing import Restored
 from gigglekit.backup.repository import Repository, Secrets
-from gigglekit.backup.restore import Restored, restore_user
+from gigglekit.backup.restore import restore_user
 from gigglekit.backup.section import Section
 from gigglekit.backup.settings import Keep, Settings
 from gigglekit.backup.signed import Signer
-from gigglekit.backup.sync import Sync, Synced, User
+from gigglekit.backup.storing import Synced
+from gigglekit.backup.sync import Sync
 from gigglekit.crypto import keys, sealing
 
 from tests.unit.b2 import REGION, Storage

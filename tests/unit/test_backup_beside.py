@@ -18,7 +18,7 @@ from gigglekit.backup import names, ownership, waiting
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.errors import BackupError, DamagedError
 from gigglekit.backup.settings import Keep
-from gigglekit.backup.sync import Synced
+from gigglekit.backup.storing import Synced
 from gigglekit.crypto import chunked, keys
 
 from tests.unit.backup_folder import FolderBucket, FolderDroplet

@@ -393,3 +393,18 @@ print([name for name in sys.modules if name.startswith(("botocore", "boto3", "ur
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_client_is_made_without_what_it_does_not_use_and_others_still_find_that() -> None:
+    program = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from gigglekit.backup import client
+from gigglekit.backup.settings import Keep, Settings
+client.connect(Settings("https://localhost:1", "eu", "b", "", "key", "secret", 0, 0, 4, Keep(7, 4, 12), 30, False, "", ("public",)))
+print("OpenSSL" in sys.modules)
+from urllib3.contrib.pyopenssl import PyOpenSSLContext
+print("OpenSSL" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["False", "True"], done.stderr

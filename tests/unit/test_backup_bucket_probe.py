@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import time
 from typing import Any
 
 import pytest
-from gigglekit.backup import bucket_settings
+from gigglekit.backup import bucket_settings, client
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.bucket_settings import RULE, Wanted
 from gigglekit.backup.errors import DeniedError, RefusedError, UnreachableError
-from gigglekit.backup.probe import faults, probe
+from gigglekit.backup.probe import UNCOMPARED, faults, probe
 from gigglekit.backup.sending import Patience
 
 from tests.unit.b2 import Storage
@@ -47,6 +49,25 @@ def test_locks_are_tried_and_left_behind_by_nobody(b2_locked: Storage) -> None:
     assert [*there.versions()] == []
     locks = [request for request in b2_locked.proxy.requests() if request["operation"] == "GetObjectRetention"]
     assert len(locks) == 1
+
+
+def test_a_bucket_that_takes_other_bytes_than_were_signed_is_told_and_left_empty(b2: Storage) -> None:
+    b2.proxy.set_faults([{"kind": "unchecked", "method": "PUT"}])
+    (found,) = probe(bucket(b2))
+    assert (found.what, found.serious) == (UNCOMPARED, False)
+    assert "MD5" in found.text
+    assert faults(settings(b2)) == [], "the backup has another way"
+    assert [*bucket(b2).versions()] == []
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_a_pack_carries_its_md5_where_the_bucket_does_not_compare(b2: Storage, monkeypatch: pytest.MonkeyPatch, compares: bool) -> None:
+    there = Bucket(settings(b2), patience=Patience(tries=2, first=0.0), compares=compares)
+    monkeypatch.setattr(client, "md5", lambda _: base64.b64encode(bytes(16)).decode())
+    carried = contextlib.nullcontext() if compares else pytest.raises(UnreachableError, match="BadDigest")
+    with carried:
+        there.put("data/pack", b"pack", confirmed=False)
+    assert [entry.name for entry in there.list()] == (["data/pack"] if compares else [])
 
 
 @pytest.mark.parametrize("right", RIGHTS)

@@ -259,7 +259,9 @@ def spoiled(content: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield what a bucket might return instead of a dump."""
     whole = chunked.CHUNK_BYTES + chunked.TAG_BYTES
     edges = range(chunked.HEADER_BYTES, len(content), whole)
-    cuts = {0, 1, 55, *edges, *(edge + 1 for edge in edges), len(content) - 1, len(content) - 16, len(content) - 17}
+    # All edges of a small one, and of a long one the first, the last, and some between.
+    some = {*edges[:3], *edges[:: max(1, len(edges) // 8)], *edges[-3:]}
+    cuts = {0, 1, 55, *some, *(edge + 1 for edge in some), len(content) - 1, len(content) - 16, len(content) - 17}
     cuts |= set(range(0, len(content), max(1, len(content) // 20)))
     for cut in sorted(cut for cut in cuts if cut < len(content)):
         yield f"cut off at {cut}", content[:cut]

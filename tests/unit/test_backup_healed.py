@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from gigglekit.backup import names, signed, waiting
 from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.clips import User
 from gigglekit.backup.erase import end_keys_of_erased
 from gigglekit.backup.errors import BackupError, UnreachableError
 from gigglekit.backup.names import new_id
 from gigglekit.backup.prune import Prune
 from gigglekit.backup.settings import Keep
-from gigglekit.backup.sync import User
 from gigglekit.backup.verify import verify
 from gigglekit.crypto import chunked
 
@@ -192,7 +192,8 @@ def test_what_is_left_of_a_pack_that_was_cut_stops_no_prune(local: FolderDroplet
             path.unlink()
     local.sync(**at(NOW))
     halved(lost)
-    something_new(local)
+    # So that nothing of it can be stored again.
+    a_clip_less(local)
     local.sync(**at(NOW + DAY))
     done = prune(local, Keep(2, 0, 0), NOW + 2 * DAY)
     assert (done.kept, done.removed, lost.exists()) == (2, 1, True)
@@ -221,6 +222,32 @@ def test_what_verify_has_found_broken_is_stored_again_though_nothing_else_is_new
     assert names.DATA + lost.name not in newest_names(local)
     newest_is_whole(local, a_folder)
     assert local.sync(**at(NOW + 1)).snapshot == "", "once"
+
+
+@pytest.mark.parametrize("spoil", [removed, halved, flipped])
+def test_what_was_stored_again_serves_earlier_snapshots_too_after_the_next_prune(
+    local: FolderDroplet, a_folder: Path, spoil: Callable[[Path], None]
+) -> None:
+    user = somebody(local)
+    before, first = digests(user.folder), local.repository().choose(None).base
+    something_new(local)
+    local.sync(**at(NOW))
+    lost = max((local.place / names.DATA).iterdir(), key=lambda path: path.stat().st_size)
+    spoil(lost)
+    with local.manifest() as manifest:
+        assert verify(local.repository(), roots(local), manifest=manifest, fraction=1.0).problems
+    local.sync(**at(NOW + DAY))
+    assert local.restore(user, a_folder / "lacking", first).damaged, "the control"
+    done = prune_once(local, Keep(3, 0, 0), NOW + DAY)
+    assert (done.kept, done.problems) == (3, [])
+    assert check(local).problems == []
+    assert local.restore(user, a_folder / "whole", first).damaged == []
+    assert digests(a_folder / "whole") == before
+    newest_is_whole(local, a_folder)
+    # And what is left of the pack goes like everything that nobody needs.
+    prune(local, Keep(3, 0, 0), NOW + 2 * DAY)
+    assert (check(local).unused, lost.exists()) == (0, False)
+    assert local.sync(**at(NOW + 2 * DAY)).snapshot == "", "nothing else has changed"
 
 
 def test_a_verify_that_finds_nothing_leaves_nothing_to_do(local: FolderDroplet) -> None:

@@ -26,12 +26,12 @@ from typing import Any
 import pytest
 from gigglekit.backup import names
 from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.clips import User
 from gigglekit.backup.connection import Connection
 from gigglekit.backup.errors import BackupError, MissingError
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.sending import Patience
 from gigglekit.backup.settings import Keep
-from gigglekit.backup.sync import User
 from gigglekit.crypto import chunked
 
 from tests.unit.b2 import Storage

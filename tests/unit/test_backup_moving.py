@@ -25,9 +25,9 @@ from typing import Any
 import pytest
 from gigglekit.backup import names
 from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.clips import User
 from gigglekit.backup.errors import BackupError, ClockError, DeniedError
 from gigglekit.backup.manifest import Manifest, State
-from gigglekit.backup.sync import User
 from gigglekit.files import walking
 
 from tests.unit.b2 import Storage, b2_proxy

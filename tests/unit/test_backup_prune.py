@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from gigglekit.backup import names, signed, waiting
+from gigglekit.backup.clips import User
 from gigglekit.backup.erase import ErasedUser, erase_user
 from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.backup.names import SnapshotName
@@ -17,7 +18,6 @@ from gigglekit.backup.prune import Prune, Pruned
 from gigglekit.backup.retention import kept
 from gigglekit.backup.settings import Keep
 from gigglekit.backup.snapshot import Dump
-from gigglekit.backup.sync import User
 from gigglekit.backup.verify import Verified, verify
 from gigglekit.crypto import chunked
 
@@ -332,6 +332,31 @@ def test_the_memory_of_a_prune_does_not_grow_with_the_snapshots_it_keeps(a_folde
 
 
 # --- small packs ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pack_that_is_broken_is_named_and_keeps_no_other_from_being_written_anew(a_folder: Path) -> None:
+    droplet = FolderDroplet.make(a_folder / "droplet")
+    users = [droplet.add(), droplet.add()]
+    for night in range(10):
+        for user in users:
+            droplet.write(user, f"{night}.wav", os.urandom(1000))
+        droplet.sync(**at(NOW - (10 - night) * DAY))
+    with droplet.manifest() as manifest:
+        broken = next(manifest.packs(users[0].vault_id))
+    path = droplet.place / names.DATA / broken.id
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    done = prune_once(droplet, Keep(30, 0, 0))
+    assert done.rewritten == 19
+    assert [broken.id in problem for problem in done.problems] == [True]
+    with droplet.manifest() as manifest:
+        assert [len([*manifest.packs(user.vault_id)]) for user in users] == [2, 1]
+    for user in users:
+        restored = droplet.restore(user, a_folder / user.vault_id)
+        assert [broken.id in problem for problem in restored.damaged] == [True] * (user is users[0])
+        assert len(digests(a_folder / user.vault_id)) == 10 - len(restored.damaged)
+    assert any(broken.id in problem for problem in check(droplet).problems)
+    again = prune_once(droplet, Keep(30, 0, 0))
+    assert (again.rewritten, len(again.problems)) == (0, 0), "alone it is not worth it"
 
 
 @pytest.mark.parametrize(("nights", "left"), [(8, 8), (9, 1)])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gigglekit.backup import names
-from gigglekit.backup import restore as backup_restore
 from gigglekit.files import draining
 
 from tests.unit.backup_folder import FolderDroplet
 from tests.unit.backup_repository import digests
+from tests.unit.vault_volume import AsApp
 
 ME = draining.Owner(os.getuid(), os.getgid())
 
@@ -38,16 +40,61 @@ def test_a_second_restore_into_the_same_folder_takes_nothing_from_the_first(
     def syncing(folder: int) -> None:
         if not second:
             second.append(None)
-            assert len([path for path in target.rglob("*") if path.name.startswith(names.UNFINISHED)]) == 3
+            assert len(left_in(target)) == 3
             second.append(local.restore(user, target, replace=replace))
         sync(folder)
 
     with monkeypatch.context() as beside:
-        beside.setattr(backup_restore.draining, "sync", syncing)
+        beside.setattr(draining, "sync", syncing)
         first = local.restore(user, target, replace=replace)
     assert second[1] is not None
     assert (second[1].files, second[1].damaged) == (3, [])
     assert (first.files, first.kept, first.damaged) == ((3, 0, []) if replace else (0, 3, []))
+    assert digests(target) == digests(user.folder)
+
+
+def left_in(target: Path) -> list[Path]:
+    """Return the files that have no name yet."""
+    return [path for path in target.rglob("*") if path.name.startswith(names.UNFINISHED)]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("replace", [False, True])
+def test_restores_in_processes_of_their_own_leave_each_others_files_alone(
+    local: FolderDroplet, a_folder: Path, replace: bool, killed: bool
+) -> None:
+    """As above, with locks that are two processes': the kernel takes one away with who held it."""
+    user = local.add(*[3000] * 20)
+    local.sync()
+    target, said = a_folder / "back", a_folder / "said"
+    there, go_on = os.pipe(), os.pipe()
+
+    def first() -> None:
+        sync = draining.sync
+
+        def waiting(folder: int) -> None:
+            os.write(there[1], b"!")
+            assert select.select([go_on[0]], [], [], 60)[0]
+            sync(folder)
+
+        draining.sync = waiting
+        said.write_text(str(local.restore(user, target, replace=replace).files))
+
+    with AsApp(first, uid=os.getuid()) as process:
+        assert select.select([there[0]], [], [], 60)[0]
+        assert len(left_in(target)) == 20
+        if killed:
+            os.kill(process.pid, signal.SIGKILL)
+            os.waitpid(process.pid, 0)
+            process.pid, process.code = 0, 0
+        second = local.restore(user, target, replace=replace)
+        assert (second.files, second.damaged) == (20, [])
+        assert len(left_in(target)) == (0 if killed else 20)
+        os.write(go_on[1], b"!!")
+    for end in (*there, *go_on):
+        os.close(end)
+    assert killed or said.read_text() == ("20" if replace else "0")
+    assert left_in(target) == []
     assert digests(target) == digests(user.folder)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gigglekit.backup import names, signed
-from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.bucket import Bucket, Object
 from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.backup.sending import Patience
 
@@ -98,6 +101,46 @@ def test_nothing_of_a_user_is_stored_before_that_users_key_is(droplet: Droplet, 
     order = [request["key"] for request in b2.proxy.requests() if request["method"] == "PUT" and request["status"] == 200]
     kinds = ["key" if key.startswith(names.USER_KEYS) else "data" for key in order if key.startswith((names.USER_KEYS, names.DATA))]
     assert kinds == ["key", "data"]
+
+
+@pytest.mark.parametrize(("known", "questions"), [(False, 5), (True, 3)])
+def test_what_has_to_be_asked_before_anything_is_stored_is_asked_at_once(
+    droplet: Droplet, monkeypatch: pytest.MonkeyPatch, known: bool, questions: int
+) -> None:
+    # One round trip to a bucket that is far away, and not one after the other.
+    user = droplet.add(1000)
+    if known:
+        droplet.sync()
+        droplet.write(user, "new.wav", b"new")
+    together, asked, real = threading.Barrier(questions), itertools.count(), Bucket.list
+
+    def meeting(bucket: Bucket, prefix: str = "") -> Iterator[Object]:
+        if next(asked) < questions:
+            together.wait(30)
+        return real(bucket, prefix)
+
+    monkeypatch.setattr(Bucket, "list", meeting)
+    assert droplet.sync().problems == []
+    assert not together.broken
+
+
+@pytest.mark.parametrize(("missing", "stored"), [("user", 1), ("system", 0)])
+def test_a_key_that_cannot_be_stored_keeps_back_what_it_opens_and_nothing_else(
+    droplet: Droplet, b2: Storage, monkeypatch: pytest.MonkeyPatch, missing: str, stored: int
+) -> None:
+    first, second = droplet.add(1000), droplet.add(2000)
+    name = names.USER_KEYS + first.vault_id if missing == "user" else names.SYSTEM_KEYS + "names"
+    b2.proxy.set_faults([{"kind": "slow-down", "key": f"^{b2.bucket}/{name}$"}])
+    impatient = Bucket(settings(b2), patience=Patience(tries=2, first=0.0))
+    monkeypatch.setattr(droplet, "bucket", lambda: impatient)
+    with pytest.raises(BackupError, match="could not be asked"):
+        droplet.sync()
+    b2.proxy.clear_faults()
+    with droplet.manifest() as manifest:
+        assert [pack.vault for pack in manifest.packs()] == [second.vault_id] * stored
+    assert len([*droplet.bucket().list(names.DATA)]) == stored
+    assert droplet.repository().snapshots() == []
+    assert (droplet.sync().packs, len(droplet.repository().snapshots())) == (2 - stored, 1)
 
 
 def test_a_copy_and_a_touched_file_are_not_stored_again(droplet: Droplet, tmp_path: Path) -> None:

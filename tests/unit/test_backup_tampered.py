@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gigglekit.backup import names, section, signed, snapshot
+from gigglekit.backup.clips import User
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
 from gigglekit.backup.repository import backup_key
 from gigglekit.backup.restore import restore_user
 from gigglekit.backup.section import FileEntry, NotReadableError
 from gigglekit.backup.settings import Keep
 from gigglekit.backup.signed import Signer
-from gigglekit.backup.sync import User
 from gigglekit.crypto import chunked, keys, sealing
 
 from tests.unit.backup_folder import FolderDroplet, samples

@@ -106,6 +106,35 @@ def test_an_erased_user_is_refused_and_nothing_of_him_stays(fleet: Fleet) -> Non
     assert not path.exists()
 
 
+def test_a_user_whose_vault_is_locked_is_none_who_was_erased(fleet: Fleet) -> None:
+    path = fleet.made(USER, "a.wav")
+    fleet.made(OTHER, "b.wav")
+    fleet.send()
+    # Without its key no name in a vault is found, though the vault is there.
+    vault = fleet.web.parent / "vaults/locked"
+    vault.mkdir(parents=True)
+    (fleet.web / USER).symlink_to("../vaults/locked/clips")
+    done = fleet.receive()
+    assert (done.stored, done.refused, len(done.problems)) == (1, 0, 1)
+    assert "locked" in done.problems[0]
+    assert fleet.send().delivered == 1
+    assert path.exists()
+    (vault / "clips").mkdir()
+    assert fleet.receive() == Received(stored=1)
+    assert (vault / "clips/a.wav").exists()
+
+
+def test_a_clip_that_cannot_be_stored_keeps_no_other_waiting(fleet: Fleet) -> None:
+    users = sorted((USER, OTHER), key=lambda user: KEYS.id_of(Clip(user, "a.wav", 0, b"laughter")))
+    for user in users:
+        fleet.made(user, "a.wav")
+    fleet.send()
+    (fleet.web / users[0]).write_bytes(b"")
+    done = fleet.receive()
+    assert (done.stored, done.refused, len(done.problems)) == (1, 0, 1)
+    assert len(fleet.left(PARCELS)) == 1
+
+
 def test_a_clip_is_written_into_the_vault_where_the_folder_is_a_link(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "vault").mkdir()
     (fleet.web / USER).symlink_to(tmp_path / "vault")

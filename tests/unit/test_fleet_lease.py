@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 import pytest
-from gigglekit.fleet.errors import LeaseError, LostError, UnreachableError
+from gigglekit.fleet.errors import ForeignError, LeaseError, LostError, UnreachableError
 from gigglekit.fleet.lease import AWAITED_SECONDS, ROUND_HOURS, Holder, Lease, Leases, Share
 from gigglekit.fleet.sharding import shards
 from gigglekit.health import nightly_database
@@ -32,8 +32,8 @@ class Night:
     name: str
     droplets: list[str] = field(default_factory=lambda: list(NAMES))
 
-    def leases(self, name: str, boot: str = "one", machine: str | None = None) -> Leases:
-        return Leases(self.url, Holder(name, machine or f"machine of {name}", boot), 600)
+    def leases(self, name: str, boot: str = "one", machine: str | None = None, whose: str = "production") -> Leases:
+        return Leases(self.url, Holder(name, machine or f"machine of {name}", boot), 600, whose)
 
     def later(self, seconds: int) -> None:
         """Have time pass: everything that is written down was so much earlier."""
@@ -115,6 +115,32 @@ def test_an_old_and_a_new_droplet_that_know_nothing_of_each_other_process_nobody
     assert (share.users, share.all_of_them) == ((), False)
     assert share.left == (0 if later else USERS)
     assert other.token > lease.token
+
+
+def test_staging_never_processes_the_users_of_production(night: Night) -> None:
+    night.begin("night1")
+    with pytest.raises(ForeignError, match="settings lead to the database of production") as told:
+        night.leases("stage", whose="staging").take()
+    assert rows(night.url, "SELECT DISTINCT droplet FROM giggles_salt.nightly_leases") == [("night1",)]
+    # What the message says to do is what helps.
+    execute(night.url, str(told.value).partition("in the database: ")[2])
+    night.leases("stage", whose="staging").take()
+
+
+def test_a_database_of_staging_stays_its_own_until_production_needs_it(night: Night) -> None:
+    for _ in range(2):
+        leases = night.leases("stage", whose="staging")
+        leases.end(leases.take())
+    # A mistake on staging costs production no night.
+    night.begin("night1")
+    with pytest.raises(ForeignError):
+        night.leases("stage", whose="staging").take()
+
+
+def test_a_comment_of_somebody_elses_on_the_schema_is_no_environment(night: Night) -> None:
+    night.begin("night1")
+    execute(night.url, "COMMENT ON SCHEMA giggles_salt IS 'production of ours'")
+    night.leases("stage", whose="staging").take()
 
 
 def test_the_next_night_is_another(night: Night) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from gigglekit.fleet import heart, lines, runner
-from gigglekit.fleet.errors import LeaseError, LostError, UnreachableError
+from gigglekit.fleet.errors import ForeignError, LeaseError, LostError, UnreachableError
 from gigglekit.fleet.heart import Heart
 from gigglekit.fleet.lease import Holder, Lease, Leases, Share
 from gigglekit.fleet.runner import BUSY, STOPPED, UNAVAILABLE, Runner
@@ -176,6 +176,12 @@ def test_without_a_lease_a_single_droplet_runs_and_says_so_and_one_of_several_do
     assert len(night.told) == 1
     assert night.run(TELLS, None) == 0, "no database is configured"
     assert len(night.told) == 2
+
+
+def test_a_single_droplet_too_leaves_the_database_of_another_environment_alone(night: Night) -> None:
+    assert night.run(TELLS, Played(refuses=ForeignError("It is production's."))) == UNAVAILABLE
+    assert night.said == [lines.line(lines.REFUSED, "It is production's.")]
+    assert not (night.folder / "told.jsonl").exists()
 
 
 def test_one_of_several_waits_for_a_database_that_is_not_there_yet(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:

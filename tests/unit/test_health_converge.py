@@ -89,6 +89,28 @@ def test_a_droplet_on_which_a_state_keeps_failing_still_tells_drift() -> None:
     assert ids(outcome(first, now=NEW, last=kept)["drift"]) == ["b", "a"]
 
 
+def login(function: str, number: int, result: bool) -> Any:
+    returned = state(f"login-{function}", number=number, result=result)
+    return {f"login_|-login-{function}_|-login-{function}_|-{function}": next(iter(returned.values()))}
+
+
+@pytest.mark.parametrize(("proven", "again"), [(False, ["ssh"]), (True, [])])
+def test_what_was_put_back_since_nobody_could_log_in_is_not_drift_when_it_is_made_again(proven: bool, again: list[str]) -> None:
+    around = {**state("before", number=1, mode="0600"), **state("after", number=6, mode="0600")}
+    ssh = state("ssh", number=3, diff="new")
+    run = {**around, **login("guarded", 2, True), **ssh, **state("same", number=4), **login("proven", 5, proven)}
+    told = outcome({**around, **ssh, **state("same", number=4, mode="0600")}, now=NEW, last=converge.settled(run, NEW))
+    assert ids(told["intended"]) == again
+    assert ids(told["drift"]) == [one for one in ("before", "ssh", "same", "after") if one not in again]
+
+
+@pytest.mark.parametrize("made", [99, 100, 101])
+def test_of_many_changes_a_hundred_are_named_and_all_are_counted(made: int) -> None:
+    told = outcome({key: value for number in range(made) for key, value in state(f"s{number}", number=number, mode="0600").items()})
+    assert ids(told["drift"]) == [f"s{number}" for number in range(min(made, 100))]
+    assert told["changed"] == made
+
+
 def test_a_run_that_did_not_render_settles_nothing_and_fails() -> None:
     returned = ["Rendering SLS 'base:web' failed: Jinja variable 'x' is undefined"]
     assert converge.settled(returned, NEW) is None

@@ -290,3 +290,42 @@ def test_a_disk_that_fills_while_files_are_laid_out_gets_the_old_ones_back(small
         tree.take(new)
     assert (tree.head(), git(small.path, "status", "--porcelain")) == (old, "")
     assert (small.path / "salt/top.sls").read_text() == "first\n"
+
+
+def test_a_droplet_may_follow_another_branch_than_was_cloned(forge: Forge) -> None:
+    old = git(forge.path, "rev-parse", "HEAD")
+    git(forge.remote, "branch", "production")
+    new = forge.commit("salt/top.sls", "second\n")
+    following = Tree(forge.path, spare=0, pause=0, branch="production")
+    assert following.look().commit is None
+    git(forge.remote, "update-ref", "refs/heads/production", new)
+    assert following.look().commit == new
+    following.take(new)
+    assert following.head() == new != old
+    forge.commit("salt/top.sls", "third\n")
+    assert following.look().commit is None, "it is on main only"
+
+
+def test_a_tree_that_is_on_no_branch_follows_the_one_that_was_chosen(forge: Forge) -> None:
+    git(forge.path, "checkout", "--quiet", "--detach")
+    new = forge.commit("salt/top.sls", "second\n")
+    assert forge.tree().look().commit is None
+    following = Tree(forge.path, spare=0, pause=0, branch="main")
+    assert following.look().commit == new
+    following.take(new)
+    assert following.head() == new
+
+
+def test_a_branch_that_is_behind_the_droplet_is_told_with_how_to_move_it_on(forge: Forge) -> None:
+    git(forge.remote, "branch", "production")
+    new = forge.commit("salt/top.sls", "second\n")
+    forge.tree().take(forge.tree().look().commit or "")
+    with pytest.raises(FetchError) as told:
+        Tree(forge.path, spare=0, pause=0, branch="production").look()
+    assert f"git push origin {new}:refs/heads/production" in str(told.value)
+    assert git(forge.path, "rev-parse", "HEAD") == new
+
+
+def test_a_chosen_branch_that_is_not_there_is_told(forge: Forge) -> None:
+    with pytest.raises(FetchError, match="refs/heads/production is still there"):
+        Tree(forge.path, spare=0, pause=0, branch="production").look()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,21 @@ def test_the_connection_is_encrypted_as_chosen_and_always_verified() -> None:
     for security in ("starttls", "tls", "none"):
         assert "tls_certcheck off" not in chosen(security=security)
         assert "tls_trust_file /etc/ssl/certs/ca-certificates.crt\n" in chosen(security=security)
+
+
+@pytest.mark.parametrize(("environment", "called"), [("production", "g.test"), ("staging", "staging g.test"), (None, "g.test")])
+def test_a_subject_tells_staging_from_production(tmp_path: Path, environment: str | None, called: str) -> None:
+    chosen: dict[str, Any] = {"domain": "g.test", "monitoring": {"mail": {"to": "you@example.com", "from": None, "digest": False}}}
+    kept = tmp_path / "monitoring.json"
+    kept.write_text(monitoring.settings_file(chosen | ({"environment": environment} if environment else {}), {}))
+    read = monitoring.read(kept)
+    assert read is not None
+    assert (read.called, read.domain, read.sender) == (called, "g.test", "root@g.test")
+    if environment is None:
+        content = json.loads(kept.read_text())
+        del content["environment"]
+        kept.write_text(json.dumps(content))
+        assert monitoring.read(kept) == read, "one from before there were environments still tells"
 
 
 def test_a_droplet_without_a_domain_writes_in_its_hosts_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

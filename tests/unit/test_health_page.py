@@ -70,6 +70,16 @@ def test_it_is_well_formed_and_refers_to_nothing_outside(places: Places) -> None
     assert len(next(iter(tree.iter("tbody")))) == 90
 
 
+def test_a_page_of_staging_says_so_where_a_person_looks(places: Places) -> None:
+    staging = parsed(made(places, dataclasses.replace(WANTED, environment="staging")))
+    assert (staging.findtext(".//title") or "").startswith("✓ staging giggles.example.test")
+    assert "staging" not in (parsed(made(places)).findtext(".//title") or "")
+    seen = dataclasses.replace(WANTED, environment="staging")
+    places.page.parent.mkdir(parents=True, exist_ok=True)
+    page.write(places, facts.gather(places, seen, now=NOW, ask_systemd=all_run), seen, Memory())
+    assert "This is staging." in (parsed(places.page.read_text()).findtext(".//h1") or "")
+
+
 def test_hostile_records_are_shown_as_what_they_are(places: Places) -> None:
     spoil(places, "nightly", 0, verdict=HOSTILE[:40], reasons=[HOSTILE], result=HOSTILE)
     spoil(places, "nightly", 1, verdict=HOSTILE, seconds=HOSTILE, peak_mb=HOSTILE)

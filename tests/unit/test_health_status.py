@@ -57,6 +57,13 @@ def test_a_droplet_on_which_all_goes_well_is_all_right_since_its_last_start(plac
     assert {one.name for one in found.facts} >= names
 
 
+def test_a_droplet_that_is_not_production_says_so_first(places: Places) -> None:
+    found = look(places, dataclasses.replace(WANTED, environment="staging"))
+    assert found.summary.startswith("This is staging. Everything is all right")
+    assert found.as_dict()["environment"] == "staging"
+    assert look(places).as_dict()["environment"] == "production"
+
+
 def test_since_when_it_has_been_so_is_what_was_noted(places: Places) -> None:
     write(places, "status", [{"time": at(NOW - 9 * DAY), "all_right": False}, {"time": at(NOW - 8 * DAY), "all_right": True}])
     assert look(places).since == at(NOW - 8 * DAY)
@@ -279,6 +286,8 @@ def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
     wanted = read(path)
     assert wanted == dataclasses.replace(WANTED, delivery=True)
     assert ("giggles-delivery.timer", "app") in wanted.units()
+    path.write_text(settings_file({**chosen, "environment": "staging"}))
+    assert read(path) == dataclasses.replace(WANTED, environment="staging")
     for content in ("", "{", "[]", '{"roles": 7}', "[" * 100_000):
         path.write_text(content)
         assert read(path) is None

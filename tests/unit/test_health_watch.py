@@ -413,6 +413,16 @@ def test_a_server_that_is_away_gets_each_mail_once_when_it_is_back(watched: Watc
     assert told["mail"] == {"somebody": True, "waiting": 0, "last": "2027-01-15T08:20:00Z"}
 
 
+def test_mails_of_a_staging_droplet_begin_with_that(watched: Watched) -> None:
+    watched.places.settings.write_text(watched.places.settings.read_text().replace('"production"', '"staging"'))
+    watched.look(facts_at(watched, NOW, ("a.service",)))
+    watching.send_test(watched.places, watched.mailer)
+    assert [line for mail in watched.mails() for line in mail.splitlines() if line.startswith("Subject: [staging giggles.test] ")] == [
+        "Subject: [staging giggles.test] test",
+        "Subject: [staging giggles.test] a.service failed",
+    ]
+
+
 @pytest.mark.parametrize("name", ["settings", "expected"])
 def test_a_look_needs_its_settings(watched: Watched, name: str) -> None:
     getattr(watched.places, name).write_text("{")

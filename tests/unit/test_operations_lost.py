@@ -346,14 +346,39 @@ def test_dumps_that_only_the_kit_of_before_opens_end_when_the_new_one_is_in_forc
     old.new_users()
     old.sync()
     dumps = [plant_dump(old), plant_dump(old, known=False)]
+    steps = iter([kits.finish, _not_now])
+
+    def finish(*given: Any) -> None:
+        next(steps)(*given)
+
     with monkeypatch.context() as gone:
-        gone.setattr(kits, "finish", _not_now)
+        gone.setattr(kits, "finish", finish)
         kit = old.kit(rotate=True)
-    assert len(old.versions(names.DATABASE_KEYS)) == 2, "the control"
+    assert len(old.versions(names.DATABASE_KEYS)) == 3, "the control: all that the kit of before opens, and what the new one does"
     assert opened_by(kit, old) == dict(dumps[:1])
     assert old.sync()["problems"] == []
     assert old.versions(names.DATABASE_KEYS) == [names.DATABASE_KEYS + dumps[0][0]]
     assert opened_by(kit, old) == dict(dumps[:1])
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_dump_opens_after_replacements_of_the_kit_that_did_not_end_and_an_erasure_before_the_next_backup(
+    old: Saved, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    # What the erasure takes from the droplet, the kit in force has to open.
+    kit = old.kit()
+    erased, _ = old.new_users(2)
+    old.sync()
+    dumps = dict([plant_dump(old)])
+    for _ in range(times):
+        with monkeypatch.context() as gone:
+            gone.setattr(type(old.operated), "keep_kit", _not_now)
+            with pytest.raises(BackupError):
+                old.kit(rotate=True)
+    old.erase(erased)
+    assert old.sync()["problems"] == []
+    assert opened_by(kit, old) == dumps
+    assert len(old.versions(names.DATABASE_KEYS)) == 1
 
 
 def _not_now(*_: object) -> None:

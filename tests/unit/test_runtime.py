@@ -228,6 +228,22 @@ def test_a_bundle_that_does_not_fit_here_is_told_and_the_lock_file_is_taken(ther
         assert "\n" not in note
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_bundle_in_force_that_the_tree_still_names_does_not_keep_a_new_lock_file_away(there: Runtimes, again: bool) -> None:
+    there.lock("one\n")
+    wanted = there.bundle("one\n")
+    bundled = there.ensure(wanted).name
+    two = there.lock("two\n")
+    there.fail.touch()
+    with pytest.raises(RuntimeProblem, match="no network"):
+        there.ensure(wanted, again=again)
+    assert (current(there), there.works()) == (bundled, True), "what is in force is never built anew in its place"
+    there.fail.unlink()
+    done = there.ensure(wanted, again=again)
+    assert (done.name, current(there), there.works()) == (two, two, True)
+    assert "another requirements" in done.note
+
+
 def test_what_is_no_bundle_is_told(there: Runtimes, tmp_path: Path) -> None:
     there.lock("one\n")
     wanted = there.bundle("one\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -13,7 +14,8 @@ import yaml
 from gigglekit.settings.check import check, merged, missing
 from gigglekit.settings.formats import FORMATS
 from gigglekit.settings.machine import Machine
-from gigglekit.settings.places import REPOSITORY
+from gigglekit.settings.overlays import backup_beside
+from gigglekit.settings.places import REPOSITORY, UNREADABLE
 from gigglekit.settings.report import paragraphs
 from gigglekit.settings.rules import RULES, rule_problems
 from gigglekit.settings.schema import DEFAULTS_FILE, defaults, node_at, nodes, schema, schema_problems
@@ -183,6 +185,37 @@ def test_a_bucket_with_all_that_it_needs_passes(right: Settings) -> None:
     assert told({"giggles": right | {"backup": BUCKET}}) == ""
 
 
+def test_staging_and_production_never_share_a_place_in_the_bucket(right: Settings) -> None:
+    right["secrets"]["backup"] = BUCKET_KEY
+    for beside, prefix, refused in (
+        ((None, ""), "", True),
+        (("giggles-backup", "production/"), "production/", True),
+        (("giggles-backup", ""), "staging/", False),
+        (("another-bucket", ""), "", False),
+        (None, "", False),
+    ):
+        said = told({"giggles": right | {"backup": BUCKET | {"prefix": prefix}}}, Machine("production", 1987, backup_beside=beside))
+        assert ("giggles:backup:prefix" in said) is refused, (beside, prefix, said)
+    without_a_bucket = told({"giggles": right}, Machine("production", 1987, backup_beside=(None, "")))
+    assert without_a_bucket == ""
+
+
+def test_what_git_names_for_the_other_environment_is_read_from_its_overlay(tmp_path: Path) -> None:
+    (tmp_path / "giggles.sls").write_text("#!quiet_yaml\ngiggles: {backup: {bucket: giggles-backup}}\n")
+    (tmp_path / "staging.sls").write_text("#!quiet_yaml\ngiggles: {backup: {prefix: staging/}}\n")
+    assert backup_beside("production", tmp_path) == ("giggles-backup", "staging/")
+    assert backup_beside("staging", tmp_path) == ("giggles-backup", "")
+    assert backup_beside("neither", tmp_path) is None
+    (tmp_path / "giggles.sls").write_text("giggles: {backup: 7}\n")
+    assert backup_beside("staging", tmp_path) == (None, "")
+
+
+def test_the_committed_overlays_differ_in_their_place_in_the_bucket() -> None:
+    beside = [backup_beside(environment) for environment in ("staging", "production")]
+    assert None not in beside
+    assert beside[0] != beside[1]
+
+
 def test_without_a_bucket_the_time_of_the_drill_and_its_memory_do_not_matter(right: Settings) -> None:
     assert told({"giggles": right | {"backup": {"drill_at": "Sat 05:50", "memory_max_mb": 9000}}}) == ""
 
@@ -279,3 +312,15 @@ def test_settings_are_merged_as_salt_merges_them(below: Any, above: Any) -> None
 
 def test_a_key_of_the_schema_is_found_again() -> None:
     assert all(node_at(key) is node for key, node in nodes())
+
+
+@pytest.mark.parametrize(
+    ("sls", "place"),
+    [
+        ("droplet", "/etc/giggles/pillar/droplet.sls"),
+        ("fleet", "fleet.sls of the fleet"),
+        ("droplets.night1", "droplets/night1.sls of the fleet"),
+    ],
+)
+def test_a_file_that_is_not_yaml_is_named_where_it_lies(sls: str, place: str) -> None:
+    assert place in told({UNREADABLE: {sls: "line 3, column 1"}})

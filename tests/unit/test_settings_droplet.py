@@ -61,6 +61,21 @@ def test_what_is_there_is_kept_and_a_second_run_writes_nothing(file: Path, right
     assert held(file) == right | {"web": {"max_upload_mb": 50}}
 
 
+def test_an_answer_that_gives_staging_productions_place_in_the_bucket_is_refused_at_once(
+    file: Path, right: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket = {"bucket": "giggles-backup", "endpoint": "https://s3.eu-central-003.backblazeb2.com", "region": "eu-central-003"}
+    right["secrets"]["backup"] = {"key_id": "0031a2b3c4d5e6f0000000001", "application_key": "K003planted0application0key0abc"}
+    droplet.write(file, right | {"environment": "staging", "backup": bucket})
+    assert run(file, "--check") == 0
+    before = file.read_text()
+    assert run(file, "--set", "backup.prefix=") == 1
+    said = capsys.readouterr().err
+    assert "giggles:backup:prefix" in said
+    assert "pillar/production.sls has the same" in said
+    assert file.read_text() == before
+
+
 def test_answers_come_from_file_environment_option_and_prompt(
     file: Path, tmp_path: Path, right: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

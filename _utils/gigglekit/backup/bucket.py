@@ -40,6 +40,7 @@ class Bucket:
         client: a client of botocore to use; one is made when it is first needed if None.
         patience: how long to go on asking when the bucket does not answer.
         now: the time of day, UTC; the clock's if None.
+        compares: whether it refuses other bytes than those whose SHA-256 was signed; see `probe`. If not, everything carries its MD5.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Bucket:
         client: Any = None,  # noqa: ANN401 - botocore has no types
         patience: Patience | None = None,
         now: Callable[[], datetime] | None = None,
+        compares: bool = True,
     ) -> None:
+        self.compares = compares
         self.connection = Connection(settings, client, patience, now)
         self._eraser = erasing.Eraser(self.connection)
 
@@ -203,14 +206,15 @@ class Bucket:
             data: all of it; must not change meanwhile. It is not copied.
             locked: whether nobody may delete this version for `lock_days`.
             confirmed: whether the bucket has to say which bytes it has written (their MD5). If not, it still compares what it got with the
-                SHA-256 that is signed, which botocore does where there is no Content-MD5; under Object Lock there always is one.
+                SHA-256 that is signed, which botocore does where there is no Content-MD5; under Object Lock, and for a bucket that does
+                not compare, there always is one.
 
         Raises:
             BackupError: it is not certain that it was written.
         """
         lock = self.connection.lock(locked)
         which = {"Bucket": self.settings.bucket, "Key": self.connection.key(name), **lock}
-        if lock or confirmed:
+        if lock or confirmed or not self.compares:
             which["ContentMD5"] = s3.md5(data)
 
         def question() -> None:
@@ -272,6 +276,14 @@ class Bucket:
         Returns, raises: as `erase`.
         """
         return self._eraser.erase_many(names)
+
+    def keep_one(self, name: str, *, newest: bool) -> Erased:
+        """Delete the versions and markers of exactly this name but one: the newest, or the oldest. No error if there is none.
+
+        Raises:
+            BackupError: as `erase`.
+        """
+        return self._eraser.keep_one(name, newest=newest)
 
     def abort(self, upload: Upload) -> None:
         """Throw away the parts of an upload that was not ended; no error if it is gone already."""

@@ -10,6 +10,8 @@ from gigglekit import looks
 NOTES = Path("/var/lib/giggles/backup/checked.json")
 RIGHTS, OWN_SETTINGS = "rights", "settings"
 """What is looked at: whether the droplet has the rights that it needs, and the settings that the bucket itself has."""
+UNCOMPARED = "uncompared"
+"""What a look has found once: the bucket takes other bytes than those that were signed. It counts for as long as the settings do."""
 
 
 def last(what: str, settings: Path, *, notes: Path = NOTES) -> looks.Last:

@@ -40,7 +40,7 @@ class Connection:
         self.requests = Requests()
         self.patience = patience or Patience()
         self.now = now or (lambda: datetime.now(timezone.utc))
-        self._throttle = Throttle(settings.upload_kib_per_second * 1024, clock=self.patience.clock, sleep=self.patience.sleep)
+        self.throttle = Throttle(settings.upload_kib_per_second * 1024, clock=self.patience.clock, sleep=self.patience.sleep)
         self._lock = threading.Lock()
         self._client = client
         if client is not None:
@@ -86,7 +86,7 @@ class Connection:
 
     def body(self, data: bytes | bytearray | memoryview) -> Body:
         """Return `data` for one attempt to send it."""
-        return Body(data, self._throttle, self.requests)
+        return Body(data, self.throttle, self.requests)
 
     def key(self, name: str) -> str:
         """Return the name that the bucket knows an object by.

@@ -47,6 +47,14 @@ class Eraser:
             locked = _later(locked, erased.locked_until)
         return Erased(versions, locked)
 
+    def keep_one(self, name: str, *, newest: bool) -> Erased:
+        """Delete every version and marker of exactly this name but the newest version, or the oldest; see `Bucket.keep_one`."""
+        self._connection.key(name)
+        found = self._versions_of(name)
+        versions = [version for version in found if not version.marker]
+        kept = versions[: 1 if newest else None][-1:]
+        return self._delete([version for version in found if version not in kept])
+
     # --- finding ----------------------------------------------------------------------------------------------------
 
     def _versions_of(self, name: str) -> list[Version]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from dataclasses import dataclass, field
 
@@ -36,7 +37,11 @@ class Finished:
 
 def memory(capacity: int = PACK_BYTES) -> memoryview:
     """Return memory for a pack of so many bytes of clips; the kernel gives it when it is written to, so a small pack takes little."""
-    return memoryview(mmap.mmap(-1, chunked.ciphertext_size(capacity), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    pages = mmap.mmap(-1, chunked.ciphertext_size(capacity), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):
+        # By the 2 MiB instead of the 4 KiB, where the kernel can: it is asked 500 times less often.
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
 
 
 class Builder:

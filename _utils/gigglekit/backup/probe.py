@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from gigglekit.backup import bucket_settings
 from gigglekit.backup import client as s3
+from gigglekit.backup.body import Body
 from gigglekit.backup.errors import BackupError, ClockError, DamagedError, DeniedError, MissingError, RefusedError, UnreachableError
-from gigglekit.backup.sending import WRONG_CREDENTIALS, has_code, short
+from gigglekit.backup.sending import WRONG_CREDENTIALS, has_code, short, status_of
 
 if TYPE_CHECKING:
     from gigglekit.backup.bucket import Bucket
+    from gigglekit.backup.connection import Connection
     from gigglekit.backup.settings import Settings
 
 FOLDER = "probe/"
+UNCOMPARED = "digests"
+"""What is found at a bucket that takes other bytes than those whose SHA-256 was signed."""
 _SKEW_SECONDS = 300
 _LOCK_SECONDS = 3
 _CONTENT = b"giggles-salt: written by a probe of the bucket, and deleted by it\n"
@@ -33,7 +37,7 @@ class Finding:
     """Something about the bucket that is not as it should be.
 
     Arguments:
-        what: the right of B2 that is missing, or `credentials`, `bucket`, `clock`, `lock`, `versions`, `content`.
+        what: the right of B2 that is missing, or `credentials`, `bucket`, `clock`, `lock`, `versions`, `content`, or `UNCOMPARED`.
         text: a paragraph for an operator.
         serious: whether the backup cannot do what it promises with it.
     """
@@ -74,6 +78,19 @@ def probe(bucket: Bucket) -> list[Finding]:
     return trial.found
 
 
+class _Damaged(Body):
+    """A body whose first byte is another one when it is sent than when it was signed."""
+
+    def __init__(self, data: bytes, connection: Connection) -> None:
+        self._bytes = bytearray(data)
+        super().__init__(self._bytes, connection.throttle, connection.requests)
+
+    def sending(self) -> None:
+        """Change the byte; what follows goes out."""
+        self._bytes[0] ^= 1
+        super().sending()
+
+
 class _Trial:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
@@ -96,6 +113,7 @@ class _Trial:
         self._clock()
         if version is not None:
             self._read()
+            self._compare()
             self._delete(version)
         self._settings()
 
@@ -161,6 +179,33 @@ class _Trial:
         # B2 tells who may not list buckets that an object is forbidden when it is not there: https://github.com/kopia/kopia/issues/5329.
         with self._right("listBuckets", "be told that something is not there"), contextlib.suppress(MissingError):
             self._bucket.get(f"{self._name}-none")
+
+    def _compare(self) -> None:
+        """Send bytes that were changed after they were signed, as a fault of the way would."""
+
+        def question() -> bool:
+            with _Damaged(_CONTENT, self._connection) as body:
+                try:
+                    self._connection.call("PutObject", {**which, "Body": body})
+                except Exception as error:
+                    # Of what may help another time there is 503, and not that the bytes are others.
+                    if not 400 <= status_of(error) < 500 or status_of(error) in (408, 425, 429):
+                        raise
+                    return True
+            return False
+
+        name = f"{self._name}-damaged"
+        which = {"Bucket": self._bucket.settings.bucket, "Key": self._connection.key(name)}
+        if self._connection.repeat("PutObject", name, question):
+            return
+        text = (
+            "The bucket takes other bytes than those whose SHA-256 was signed, so it would not notice if clips were damaged on their way. "
+            "From now on each pack carries its MD5 as well, which takes longer."
+        )
+        self.found.append(Finding(UNCOMPARED, text, serious=False))
+        # If that is not allowed, the deletion of the other object says so.
+        with contextlib.suppress(DeniedError):
+            self._bucket.erase(name)
 
     def _delete(self, version: str) -> None:
         if version in ("", "null"):

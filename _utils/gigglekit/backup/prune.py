@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from gigglekit.backup import names, ownership, retention, waiting
 from gigglekit.backup.erase import end_keys_of_erased
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
+from gigglekit.backup.healing import Healer, Moved, Piece
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.pack import PACK_BYTES, Builder
@@ -46,7 +47,6 @@ _LENGTH_BITS = 48
 _LONGEST = (1 << _LENGTH_BITS) - 1
 _MOVED_AT_ONCE = 10_000
 """Pieces that are moved before the snapshots are written with their new places: a run that is killed before has moved them in vain."""
-_Piece = tuple[str, int, int]
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Pruned:
         freed: bytes of what was removed, less what was written anew.
         locked_until: when the last of those can go that are still locked; "" if none is.
         notes: what somebody may want to know: one paragraph each.
+        problems: what is damaged, so that it was left as it is: one paragraph each.
     """
 
     kept: int = 0
@@ -71,6 +72,7 @@ class Pruned:
     freed: int = 0
     locked_until: str = ""
     notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -99,6 +101,10 @@ class _Needed:
     def add(self, part: Extent) -> None:
         """Count a piece in."""
         self.parts.add(part.offset << _LENGTH_BITS | part.length)
+
+    def discard(self, part: Extent) -> None:
+        """Count a piece out."""
+        self.parts.discard(part.offset << _LENGTH_BITS | part.length)
 
     def pieces(self) -> list[tuple[int, int]]:
         """Return offset and length of each, in order."""
@@ -175,6 +181,7 @@ class Prune:
         kept.sort(key=lambda snapshot: snapshot.name)
         self.done.kept = len(kept)
         lying = {entry.name.removeprefix(names.DATA): entry.size for entry in self.repository.bucket.list(names.DATA)}
+        self._heal(kept, lying, erased)
         self._rewrite(kept, lying)
         needed = {pack for snapshot in kept for pack in snapshot.packs}
         if self.manifest.get("learned") == "yes":
@@ -348,6 +355,30 @@ class Prune:
         with self.manifest.change():
             waiting.note(self.manifest, known.intersection({new.name, *(record.name for record in still)}), ())
 
+    # --- writing snapshots anew for what was lost -----------------------------------------------------------------------------
+
+    def _heal(self, kept: list[_Kept], lying: Mapping[str, int], erased: Mapping[str, str]) -> None:
+        """Have the snapshots that stay refer to what was stored again, where a pack is not there as it was written."""
+        if self.manifest.get("learned") != "yes":
+            return
+        broken = {pack for pack, needed in self._needed.items() if lying.get(pack) != needed.entry.size}
+        # Those too that are as long as they should be, and did not open when verify read them.
+        broken |= self._needed.keys() & {pack for vault in self.roots for pack in self.manifest.given_up(vault)}
+        healer = Healer(self.manifest, broken, lying)
+        moved: Moved = {}
+        for snapshot in kept:
+            if snapshot.packs & broken:
+                for vault, section in self._sections(self.repository.open(snapshot.name), erased):
+                    found = healer.places(vault, section)
+                    moved |= found
+                    for (old, offset, length), (pack, place) in found.items():
+                        self._needed[old].discard(Extent(0, offset, length))
+                        self._needed.setdefault(pack.id, _Needed(vault, pack)).add(Extent(0, place, length))
+        lost = {pack for pack, _, _ in moved}
+        for snapshot in kept:
+            if snapshot.packs & lost:
+                self._rename(snapshot, moved)
+
     # --- writing packs anew -----------------------------------------------------------------------------------------------
 
     def _rewrite(self, kept: list[_Kept], lying: Mapping[str, int]) -> None:
@@ -376,7 +407,7 @@ class Prune:
     def _rewrite_of(self, group: Mapping[str, list[_Needed]], kept: list[_Kept]) -> None:
         """Write packs of some users anew, and then every snapshot that needs them, once."""
         self.progress(f"writing {sum(map(len, group.values()))} packs anew")
-        moved: dict[_Piece, tuple[PackEntry, int]] = {}
+        moved: Moved = {}
         stored: dict[str, list[PackEntry]] = {}
         for vault, packs in group.items():
             stored[vault], places = self._move(vault, packs)
@@ -385,7 +416,7 @@ class Prune:
         with self.manifest.change():
             # If this is killed, some snapshots name the new packs and some the old: the next sync reads what holds then.
             self.manifest.put("learned", None)
-        old = {pack.entry.id for packs in group.values() for pack in packs}
+        old = {pack for pack, _, _ in moved}
         for snapshot in kept:
             if snapshot.packs & old:
                 self._rename(snapshot, moved)
@@ -397,10 +428,10 @@ class Prune:
             self.manifest.put("learned", learned)
         self.done.rewritten += len(old)
 
-    def _move(self, vault: str, packs: Iterable[_Needed]) -> tuple[list[PackEntry], dict[_Piece, tuple[PackEntry, int]]]:
+    def _move(self, vault: str, packs: Iterable[_Needed]) -> tuple[list[PackEntry], Moved]:
         """Store what is still needed of some packs in new ones; return these, and where each piece lies now."""
         key = backup_key(self.roots[vault])
-        moved: dict[_Piece, tuple[str, int]] = {}
+        moved: dict[Piece, tuple[str, int]] = {}
         entries: dict[str, PackEntry] = {}
         builder: Builder | None = None
 
@@ -413,7 +444,12 @@ class Prune:
 
         for needed in packs:
             pack = needed.entry
-            plain = self._plain(pack, key)
+            try:
+                plain = self._plain(pack, key)
+            except (DamagedError, MissingError) as error:
+                # One that is broken keeps no other from being written anew.
+                self.done.problems.append(str(error))
+                continue
             for offset, length in needed.pieces():
                 if builder is None or builder.room < length:
                     store()
@@ -430,13 +466,13 @@ class Prune:
         except chunked.DamagedError as error:
             raise DamagedError(
                 name,
-                f"{name} in the bucket is not as it was written ({error}), so what is still needed of it cannot be moved, and nothing more "
-                "was removed. salt-call giggles.verify read_data=all tells what else is damaged, and the next salt-call giggles.sync then "
-                "stores again those clips in it that are still on this droplet. The snapshots until now go on naming it: once that is "
-                "done, remove the object in the web UI of Backblaze in all versions, and the next prune goes on without it.",
+                f"{name} in the bucket is not as it was written ({error}), so what is still needed of it was not moved, and it stays as it "
+                "is; all others were dealt with. salt-call giggles.verify read_data=all tells which clips that concerns and what else is "
+                "damaged, and the next salt-call giggles.sync then stores again those that are still on this droplet. The snapshots until "
+                "now go on naming it until they end.",
             ) from None
 
-    def _rename(self, snapshot: _Kept, moved: Mapping[_Piece, tuple[PackEntry, int]]) -> None:
+    def _rename(self, snapshot: _Kept, moved: Mapping[Piece, tuple[PackEntry, int]]) -> None:
         """Write a snapshot again, with the new places of what was moved."""
         before = self.repository.open(snapshot.name)
         name = replace(snapshot.name, generation=snapshot.name.generation + 1)
@@ -457,7 +493,7 @@ class Prune:
         snapshot.name, snapshot.packs = name, packs
 
     @staticmethod
-    def _moved(section: Section, moved: Mapping[_Piece, tuple[PackEntry, int]]) -> Section:
+    def _moved(section: Section, moved: Mapping[Piece, tuple[PackEntry, int]]) -> Section:
         """Return a section with the new places of what was moved."""
         packs: dict[PackEntry, int] = {}
         files = []

@@ -7,6 +7,7 @@ user's vault like any other clip, and where a user was erased nothing can be wri
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from gigglekit.delivery.parcel import PARCELS, RECEIPTS, REFUSED, STORED, Clip, 
 _MOST_BYTES = 64 << 20
 _RECEIPT_DAYS = 30
 """So long a receipt waits for a droplet that was off; then its clip is sent, and received, once more."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
@@ -47,7 +50,7 @@ def receive(bucket: Bucket, keys: Keys, clips: Path, now: float | None = None) -
 
     Raises:
         BackupError: the bucket cannot be had.
-        OSError: nothing can be written.
+        OSError: the disk is full.
     """
     done = Received()
     for found in bucket.list(PARCELS):
@@ -63,6 +66,18 @@ def receive(bucket: Bucket, keys: Keys, clips: Path, now: float | None = None) -
             stored = _store(clips, clip, ident)
         except FileExistsError:
             done.problems.append(f"A clip of the parcel {ident} is here already, with another content. It was left as it is.")
+            continue
+        except _LockedError:
+            done.problems.append(
+                f"The clip of the parcel {ident} was not taken, since the vault of its user is locked. It stays in the bucket, and is tried "
+                "again. Look at systemctl status giggles-vault-unlock; while that user is being erased, it ends with that."
+            )
+            continue
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            # Its words may name the user.
+            done.problems.append(f"The clip of the parcel {ident} could not be stored ({error.strerror}). It stays in the bucket.")
             continue
         done.stored += stored
         done.refused += not stored
@@ -80,19 +95,27 @@ def _store(clips: Path, clip: Clip, ident: str) -> bool:
 
     Raises:
         FileExistsError: another one has its name.
+        _LockedError: nothing can be written for its user now.
         OSError: it cannot be written.
     """
     folder = clips / clip.user
     try:
         folder.mkdir(mode=0o750, exist_ok=True)
     except FileExistsError:
-        return False  # a link that leads nowhere
+        # A link that leads nowhere. An erased user's vault is gone; in one that is there, and locked, no name is found.
+        if os.path.lexists(clips / os.path.dirname(os.readlink(folder))):
+            raise _LockedError from None
+        return False
     with contextlib.closing(_Folder(folder)) as place:
         # What one that was killed has left.
         place.remove(f".{ident}")
         if not place.is_there(clip):
             place.write(clip, f".{ident}")
     return True
+
+
+class _LockedError(Exception):
+    """The user's vault is there, and cannot be entered."""
 
 
 class _Folder:

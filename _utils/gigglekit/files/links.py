@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import secrets
 from pathlib import Path
@@ -68,11 +69,16 @@ def move_in(first_folder: int, first: str, second_folder: int, second: str) -> N
 
 
 def _rename(first_folder: int, first: str, second_folder: int, second: str, how: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    renamed = libc.renameat2(first_folder, os.fsencode(first), second_folder, os.fsencode(second), how)
+    renamed = _libc().renameat2(first_folder, os.fsencode(first), second_folder, os.fsencode(second), how)
     if renamed != 0:
         code = ctypes.get_errno() or errno.EIO
         raise OSError(code, os.strerror(code), first, None, second)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    # Once: to open it takes longer than to rename.
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _flush(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What giggles-nightly.service runs: `python -m gigglekit.fleet --droplet NAME [--droplets NAME,…] --lease-minutes N --hours N`."""
+"""What giggles-nightly.service runs: `python -m gigglekit.fleet --droplet NAME [--droplets NAME,…] --lease-minutes N --hours N …`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from gigglekit.fleet.environment import PRODUCTION
 from gigglekit.fleet.lease import Holder, Leases
 from gigglekit.fleet.runner import Runner, end_as
 from gigglekit.fleet.script import Script
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--droplets", default="", help="names of all that run the nightly job, with commas between them")
     parser.add_argument("--lease-minutes", type=float, required=True)
     parser.add_argument("--hours", type=float, required=True, help="after which systemd ends the job")
+    parser.add_argument("--environment", default=PRODUCTION, help="whose database it has to be")
     given = parser.parse_args(arguments)
     try:
         url = read_back(ENVIRONMENT.read_text(encoding="utf-8")).get("DATABASE_URL")
@@ -50,7 +52,7 @@ def main(arguments: list[str]) -> int:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     runner = Runner(
         script=Script(PYTHON, SCRIPT, APP, environment),
-        leases=Leases(url, holder, given.lease_minutes * 60) if url else None,
+        leases=Leases(url, holder, given.lease_minutes * 60, given.environment) if url else None,
         droplets=[name for name in given.droplets.split(",") if name] or [given.droplet],
         seconds=max(60.0, given.hours * 3600 - _EARLIER_SECONDS),
         say=_say,

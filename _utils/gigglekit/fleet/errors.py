@@ -13,3 +13,7 @@ class UnreachableError(LeaseError):
 
 class LostError(LeaseError):
     """The lease is over: others may have taken what it was for."""
+
+
+class ForeignError(LeaseError):
+    """The database belongs to another environment."""

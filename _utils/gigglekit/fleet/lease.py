@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gigglekit.fleet import sharding, tables
+from gigglekit.fleet import environment, sharding, tables
 from gigglekit.fleet.errors import LeaseError, LostError, UnreachableError
 
 if TYPE_CHECKING:
@@ -99,23 +99,27 @@ class Leases:
         url: of the app's database. It holds a password and is never shown.
         holder: who asks.
         seconds: how long a lease holds from when it was taken or put off.
+        whose: the environment of this droplet.
     """
 
     url: str = field(repr=False)
     holder: Holder
     seconds: float
+    whose: str = environment.PRODUCTION
 
     def take(self) -> Lease:
         """Take part in the round that is at work, or begin one.
 
         Raises:
             UnreachableError: the database does not answer.
+            ForeignError: it belongs to another environment.
             LeaseError: it refuses.
         """
         with self._transaction() as connection:
             if not _one(connection, tables.ARE_RIGHT)[0]:
                 for statement in tables.MAKE:
                     connection.execute(statement.encode())
+            environment.insist(connection, self.whose)
             (now,) = _one(connection, "SELECT clock_timestamp()")
             values = {
                 "now": now,

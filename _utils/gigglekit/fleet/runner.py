@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gigglekit.fleet import lines
-from gigglekit.fleet.errors import LeaseError, LostError, UnreachableError
+from gigglekit.fleet.errors import ForeignError, LeaseError, LostError, UnreachableError
 from gigglekit.fleet.heart import Heart, since_boot
 from gigglekit.fleet.lease import AWAITED_SECONDS, Lease, Leases, Share
 from gigglekit.fleet.script import Script
@@ -105,7 +105,7 @@ class Runner:
         try:
             held, share = self._take(self.leases, began + (self.pause if alone else AWAITED_SECONDS))
         except LeaseError as error:
-            if alone:
+            if alone and not isinstance(error, ForeignError):
                 return self._without_lease(str(error))
             self.say(lines.line(lines.REFUSED, error))
             return UNAVAILABLE

@@ -3,8 +3,8 @@
 The rule, as docs/ARCHITECTURE.md tells it:
 
 - The commit of this repository and the pillar, with what was confirmed on the droplet itself, are those of the last whole run:
-  somebody or something else changed the droplet, so every change is drift. Only a state that failed in that run is not settled
-  yet, and what it changes is intended.
+  somebody or something else changed the droplet, so every change is drift. Only a state that failed in that run, or whose change was
+  put back in it since nobody could log in, is not settled yet, and what it changes is intended.
 - One of them is new: a change is intended, unless the timer saw, before it took the new commit, that an apply of the old one
   would have changed the same state.
 - There was no whole run before: all of it is intended.
@@ -118,16 +118,38 @@ def settled(returned: object, basis: Basis) -> LastFull | None:
     """Return what later runs are compared with, after a run of all states; None if none of them was run."""
     if not returned or not is_rendered(returned):
         return None
-    return LastFull(basis, frozenset(identifier for identifier, state in _states(returned) if state.get("result") is False))
+    failed = {identifier for identifier, state in _states(returned) if state.get("result") is False}
+    return LastFull(basis, frozenset(failed | _put_back(returned)))
+
+
+def _put_back(returned: object) -> set[str]:
+    """Return the states whose changes are not there any more since no login succeeded after them: `login.proven` has put back all that
+    decides about logins. Which of them did is not told, so all that changed something since `login.guarded` count."""
+    changed: set[str] = set()
+    for key, identifier, state in _ordered(returned):
+        if key.startswith("login_|-") and key.endswith("_|-guarded"):
+            changed.clear()
+        elif key.startswith("login_|-") and key.endswith("_|-proven"):
+            # Where something else has failed before it, it was not asked, and the guard that outlasts the run puts back the same.
+            return changed if state.get("result") is False else set()
+        elif state.get("changes"):
+            changed.add(identifier)
+    return set()
 
 
 def _states(returned: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for _, identifier, state in _ordered(returned):
+        yield identifier, state
+
+
+def _ordered(returned: object) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield key, ID and what was returned of each state, in the order they ran."""
     if not is_rendered(returned):
         return
     assert isinstance(returned, Mapping)  # noqa: S101 (is_rendered says so; this is for mypy)
     for key, state in sorted(returned.items(), key=lambda item: _order(item[1])):
         parts = str(key).split("_|-")
-        yield str(state.get("__id__") or (parts[1] if len(parts) > 1 else key)), state
+        yield str(key), str(state.get("__id__") or (parts[1] if len(parts) > 1 else key)), state
 
 
 def _order(state: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""What giggles-converge.service runs: fetch, apply, record. `python -m gigglekit.health.converge_run [--pull] [--allowed-signers FILE]`
+"""What giggles-converge.service runs: fetch, apply, record. `python -m gigglekit.health.converge_run [--pull] [--branch NAME] …`
 
 Whatever a new commit does to this very program, the server goes on: a commit with which it, or what watches over it, does not start is
 not taken, and one whose states do not render is put back: the newest commit that was applied as a whole is applied again. That is found
@@ -97,13 +97,14 @@ class _Findings:
         self.failures.append({"id": identifier, "name": name, "comment": comment[:1500]})
 
 
-def converged(machine: Machine, *, pull: bool, signers: Path | None) -> dict[str, Any] | None:
+def converged(machine: Machine, *, pull: bool, signers: Path | None, branch: str | None = None) -> dict[str, Any] | None:
     """Fetch, apply and record.
 
     Arguments:
         machine: this droplet.
         pull: whether new commits are fetched; without it, the tree is applied as it is.
         signers: file of those who may sign commits; None if signatures are not asked for.
+        branch: the branch that is fetched; None for the one that is checked out.
 
     Returns:
         The record; None if another self-converge is at work.
@@ -122,7 +123,8 @@ def converged(machine: Machine, *, pull: bool, signers: Path | None) -> dict[str
         began = time.time()
         findings = _Findings()
         _watch_over_the_watch(machine, findings, began)
-        made = _pull_and_apply(Tree(machine.tree, signers), machine, findings) if pull else _applied(machine, None, findings)
+        tree = Tree(machine.tree, signers, branch=branch)
+        made = _pull_and_apply(tree, machine, findings) if pull else _applied(machine, None, findings)
         record = _whole(made, findings, began)
         records.append(machine.records, "converge", record, keep=recording.KEPT)
         if not findings.half_laid:
@@ -371,6 +373,7 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(prog="converge_run", description=__doc__)
     parser.add_argument("--pull", action="store_true", help="fetch new commits first")
+    parser.add_argument("--branch", help="the branch to fetch, if it is another one than is checked out")
     parser.add_argument("--allowed-signers", type=Path, help="file of those who may sign commits")
     # Asked of a new commit by the program of the one before: it has to stay.
     parser.add_argument("--try", dest="only_try", action="store_true", help="look whether the programs of this tree start, and end")
@@ -379,7 +382,7 @@ def main() -> int:
         _try_programs()
         return 0
     try:
-        record = converged(Machine(), pull=given.pull, signers=given.allowed_signers)
+        record = converged(Machine(), pull=given.pull, signers=given.allowed_signers, branch=given.branch)
     except Busy as error:
         print(f"Nothing was done, since something else is at work: {error}. The next run tries again.")
         return os.EX_TEMPFAIL

@@ -10,6 +10,7 @@ from typing import Any
 
 from gigglekit.health.places import Places
 
+PRODUCTION = "production"
 STARTED_BY = {"ssh.service": "ssh.socket"}
 """What need not run while this waits for somebody who needs it. Ubuntu 24.04 has its sshd so."""
 
@@ -41,6 +42,7 @@ class Expected:
         nightly_memory_mb: what the nightly job may use.
         thresholds: see there.
         second_factor: whose second factor ssh is to ask for; None if it is to ask for none.
+        environment: `production`, or which one it is.
         delivery: whether it hands clips over to another droplet, or takes them.
     """
 
@@ -52,6 +54,7 @@ class Expected:
     nightly_memory_mb: int
     thresholds: Thresholds
     second_factor: str | None = None
+    environment: str = PRODUCTION
     delivery: bool = False
 
     def units(self) -> Iterator[tuple[str, str]]:
@@ -101,6 +104,7 @@ def of_settings(settings: Mapping[str, Any]) -> Expected:
         nightly_memory_mb=int(settings["nightly"]["memory_max_mb"]),
         thresholds=Thresholds(**{name: int(chosen[name]) for name in Thresholds.__dataclass_fields__}),
         second_factor=str(settings["admin"]["name"]) if settings["hardening"]["ssh_second_factor"] else None,
+        environment=str(settings.get("environment", PRODUCTION)),
         delivery=bool(settings["delivery"]["mode"]),
     )
 
@@ -118,6 +122,7 @@ def read(path: Path) -> Expected | None:
             nightly_memory_mb=int(written["nightly_memory_mb"]),
             thresholds=Thresholds(**{name: int(written["thresholds"][name]) for name in Thresholds.__dataclass_fields__}),
             second_factor=None if written.get("second_factor") is None else str(written["second_factor"]),
+            environment=str(written.get("environment", PRODUCTION)),
             delivery=bool(written.get("delivery")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -61,10 +61,20 @@ class Tree:
         signers: file of those who may sign commits (ssh-keygen(1), ALLOWED SIGNERS); None if signatures are not asked for.
         spare: bytes that must be left of the disk.
         pause: seconds before a remote that did not answer is asked again.
+        branch: the branch of the remote that is followed; None for the one that is checked out here.
     """
 
-    def __init__(self, path: Path, signers: Path | None = None, *, spare: int = SPARE_BYTES, pause: float = _PAUSE_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signers: Path | None = None,
+        *,
+        spare: int = SPARE_BYTES,
+        pause: float = _PAUSE_SECONDS,
+        branch: str | None = None,
+    ) -> None:
         self._path = path
+        self._branch = branch
         self._signers = signers
         self._spare = spare
         self._pause = pause
@@ -93,17 +103,49 @@ class Tree:
                 if time.time() - path.stat().st_mtime > _LOCAL_SECONDS:
                     path.unlink()
 
+    def edits(self) -> tuple[str, ...]:
+        """Return the files that are in no commit as they lie here.
+
+        Raises:
+            FetchError: git does not say.
+        """
+        listing = self._must(
+            ["status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=none"],
+            "cannot be compared with its commit",
+        )
+        return tuple(entry[3:] for entry in listing.split("\0") if entry)
+
+    def tip_of(self, branch: str) -> str | None:
+        """Ask the remote for the commit that one of its branches has; None if there is no such branch. Nothing is fetched.
+
+        Raises:
+            FetchError: it does not answer.
+        """
+        checked_out = self._git(["symbolic-ref", "--short", "--quiet", "HEAD"]).output.strip()
+        remote = (self._setting(f"branch.{checked_out}.remote") if checked_out else None) or "origin"
+        ref = f"refs/heads/{branch}"
+        said = self._must(["ls-remote", "--quiet", "--", remote, ref], f"cannot ask {remote} for its branch {branch}")
+        return next((line.split()[0] for line in said.splitlines() if line.endswith(f"\t{ref}")), None)
+
+    def has(self, commit: str) -> bool:
+        """Tell whether the tree's repository has a commit."""
+        return self._git(["cat-file", "-e", f"{commit}^{{commit}}"]).code == 0
+
+    def count_between(self, earlier: str, later: str) -> int:
+        """Return how many commits lie between one and another that comes after it, the later one included.
+
+        Raises:
+            FetchError: git does not say.
+        """
+        return int(self._must(["rev-list", "--count", f"{earlier}..{later}"], "cannot count its commits"))
+
     def put_away(self) -> PutAway | None:
         """Put edits of the tree, and files that git does not know, into git's stash; None if there are none.
 
         Raises:
             FetchError: they could not be kept; then they are still there.
         """
-        listing = self._must(
-            ["status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=none"],
-            "cannot be compared with its commit",
-        )
-        names = tuple(entry[3:] for entry in listing.split("\0") if entry)
+        names = self.edits()
         if not names:
             return None
         before = self._stashed()
@@ -126,14 +168,14 @@ class Tree:
         Raises:
             FetchError: no answer, rewritten history, a commit that nobody allowed has signed, or no room on the disk.
         """
-        branch = self._git(["symbolic-ref", "--short", "--quiet", "HEAD"])
-        if branch.code != 0:
+        checked_out = self._git(["symbolic-ref", "--short", "--quiet", "HEAD"])
+        if checked_out.code != 0 and self._branch is None:
             return Looked(None, f"{self._path} is checked out at one commit and not on a branch, so nothing new is fetched.")
-        name = branch.output.strip()
-        remote = self._setting(f"branch.{name}.remote") or "origin"
+        name = checked_out.output.strip()
+        remote = (self._setting(f"branch.{name}.remote") if name else None) or "origin"
         if self._setting(f"remote.{remote}.url") is None:
             return Looked(None, f"{self._path} has no remote named {remote}, so nothing new is fetched. See git -C {self._path} remote.")
-        ref = self._setting(f"branch.{name}.merge") or f"refs/heads/{name}"
+        ref = f"refs/heads/{self._branch}" if self._branch else self._setting(f"branch.{name}.merge") or f"refs/heads/{name}"
         here = self.head()
         self._need_room(0)
         new = self._fetch(remote, ref)
@@ -210,6 +252,12 @@ class Tree:
     def _insist_on_forward(self, here: str, new: str, what: str) -> None:
         if self.is_ancestor(here, new):
             return
+        if self._branch and self.is_ancestor(new, here):
+            raise FetchError(
+                f"The branch {what} is at {new[:12]}, which {self._path} has long had: this droplet is further on, at {here[:12]}, so "
+                f"there was nothing to take over. If that is right, move the branch on, on your own computer: git push origin "
+                f"{here}:refs/heads/{self._branch}. To go back instead, push a commit that undoes the newer ones (git revert). {_KEPT}"
+            )
         raise FetchError(
             f"The branch {what} does not go on from the commit {here[:12]} that {self._path} has: its history was rewritten (a "
             f"force-push), or the droplet has a commit that was never pushed. Nothing was taken over, since nobody can tell from here "

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gigglekit.health.expected import PRODUCTION
+
 PATH = Path("/etc/giggles/monitoring.json")
 
 
@@ -17,11 +19,12 @@ class Monitoring:
     """Who is told.
 
     Arguments:
-        domain: the droplet's name in subjects: its domain, or the host's name.
+        domain: the droplet's name: its domain, or the host's name.
         sender: address that alerts come from.
         recipient: address they go to, None for nobody.
         digest: whether a summary comes every morning.
         pings: secret addresses of dead-man checks, by `nightly`, `backup` and `converge`.
+        environment: `production`, or which one it is.
     """
 
     domain: str
@@ -29,6 +32,12 @@ class Monitoring:
     recipient: str | None
     digest: bool
     pings: Mapping[str, str] = field(repr=False)
+    environment: str = PRODUCTION
+
+    @property
+    def called(self) -> str:
+        """What subjects call the droplet, so that nobody gets up at night for one that serves nobody."""
+        return self.domain if self.environment == PRODUCTION else f"{self.environment} {self.domain}"
 
 
 def settings_file(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> str:
@@ -41,6 +50,7 @@ def settings_file(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> st
     mail = settings["monitoring"]["mail"]
     content = {
         "domain": name(settings),
+        "environment": settings.get("environment", PRODUCTION),
         "mail": {"to": mail["to"], "from": sender(settings), "digest": mail["digest"]},
         "pings": secrets.get("pings", {}),
     }
@@ -68,6 +78,7 @@ def read(path: Path = PATH) -> Monitoring | None:
             recipient=str(mail["to"]) if mail["to"] else None,
             digest=bool(mail["digest"]),
             pings={str(name): str(url) for name, url in pings.items()},
+            environment=str(kept.get("environment", PRODUCTION)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -226,7 +226,7 @@ def _stopped(told: Told, ending: Ending) -> tuple[str, str] | None:
     if fleet_lines.REFUSED in told.fleet:
         return FAILED, (
             "It did not begin: the app's database gave no lease (the log says why), and without one two droplets could process the same "
-            "users. When the database is back: systemctl start giggles-nightly."
+            "users. When that is put right: systemctl start giggles-nightly."
         )
     if told.no_lock:
         return FAILED, "The job's lock could not be opened, so it did not begin. salt-call state.apply nightly puts it back."

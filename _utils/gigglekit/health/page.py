@@ -16,7 +16,7 @@ from gigglekit import records
 from gigglekit.files.replacing import replace
 from gigglekit.health import calendar_of_runs, facts, recent, status
 from gigglekit.health.calendar_of_runs import Day
-from gigglekit.health.expected import Expected
+from gigglekit.health.expected import PRODUCTION, Expected
 from gigglekit.health.facts import Facts
 from gigglekit.health.judge import judge
 from gigglekit.health.judge.condition import OK, PROBLEM, UNKNOWN, WARNING, WRONG, Memory
@@ -88,6 +88,7 @@ def render(found: Status, days: Sequence[Day], wanted: Expected) -> str:
         wanted: what the droplet is meant to have; its thresholds are drawn, too.
     """
     name = escaped(wanted.domain or "Giggles server")
+    title = name if wanted.environment == PRODUCTION else f"{escaped(wanted.environment)} {name}"
     icon = {PROBLEM: "✕", UNKNOWN: "?"}.get(found.level, "✓")
     return "\n".join(
         [
@@ -101,7 +102,7 @@ def render(found: Status, days: Sequence[Day], wanted: Expected) -> str:
             '<meta name="referrer" content="no-referrer"/>',
             '<meta name="robots" content="noindex"/>',
             f'<meta http-equiv="refresh" content="{REFRESH_S}"/>',
-            f"<title>{icon} {name}</title>",
+            f"<title>{icon} {title}</title>",
             f"<style>{_STYLE}</style>",
             "</head>",
             "<body>",
@@ -315,7 +316,7 @@ def write(places: Places, seen: Facts, wanted: Expected, memory: Memory) -> Stat
         OSError: the page cannot be written; the old one stays.
     """
     noted = next(recent.newest_first(places.records, "status", now=seen.now), None)
-    found = status.of(judge(seen, wanted, memory), seen.now, noted)
+    found = status.of(judge(seen, wanted, memory), seen.now, noted, environment=wanted.environment)
     note_change(places, found)
     text = render(found, calendar_of_runs.days(seen.runs, seen.now), wanted)
     replace(places.page, text.encode("utf-8", "replace"), 0o644)

@@ -53,6 +53,7 @@ class Status:
         since: from when on it has been so, RFC 3339; None if that is not known.
         summary: one sentence.
         facts: the worst first, otherwise in a fixed order.
+        environment: `production`, or which one this droplet is.
     """
 
     time: str
@@ -61,6 +62,7 @@ class Status:
     since: str | None
     summary: str
     facts: tuple[Fact, ...]
+    environment: str = expected.PRODUCTION
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -82,16 +84,18 @@ def collect(
     wanted = wanted or expected.of_droplet(places)
     found = facts_of.gather(places, wanted, now=now, ask_systemd=ask_systemd)
     subjects = judge(found, wanted, watch.memory(watch.remembered(places, found.now)))
-    return of(subjects, found.now, next(recent.newest_first(places.records, "status", now=found.now), None))
+    noted = next(recent.newest_first(places.records, "status", now=found.now), None)
+    return of(subjects, found.now, noted, environment=wanted.environment)
 
 
-def of(subjects: Sequence[Subject], now: float, noted: Entry | None = None) -> Status:
+def of(subjects: Sequence[Subject], now: float, noted: Entry | None = None, *, environment: str = expected.PRODUCTION) -> Status:
     """Say in one sentence what a judgement comes to.
 
     Arguments:
         subjects: from `judge`.
         now: seconds since 1970.
         noted: the last record of when everything came right or went wrong, which giggles-watch leaves; None if there is none.
+        environment: which one the droplet is; any but production is named.
     """
     ordered = sorted(map(_fact, subjects), key=lambda fact: LEVELS.index(fact.level))
     wrong = [fact for fact in ordered if fact.level in WRONG]
@@ -109,7 +113,10 @@ def of(subjects: Sequence[Subject], now: float, noted: Entry | None = None) -> S
             summary += f" Worth knowing: {names([fact.title for fact in warned])}."
     else:
         summary = f"Not everything is all right{when}: {names([fact.title for fact in wrong])}."
-    return Status(recent.written(now) or "", all_right, ordered[0].level if ordered else UNKNOWN, since, summary, tuple(ordered))
+    if environment != expected.PRODUCTION:
+        summary = f"This is {environment}. {summary}"
+    level = ordered[0].level if ordered else UNKNOWN
+    return Status(recent.written(now) or "", all_right, level, since, summary, tuple(ordered), environment)
 
 
 def _fact(subject: Subject) -> Fact:

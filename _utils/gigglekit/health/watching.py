@@ -62,12 +62,12 @@ def look(places: Places, mailer: Mailer | None = None, seen: facts.Facts | None 
         waits = found.vault is not None and found.vault.mode == "encrypted" and not found.vault.mounted
         app = found.units.known.get(facts.APP) if found.units and not waits else None
         state, changes = watch.step(
-            state, wrong, now=found.now, name=chosen.domain, somebody=chosen.recipient is not None, seen=newest,
+            state, wrong, now=found.now, name=chosen.called, somebody=chosen.recipient is not None, seen=newest,
             restarts=app.restarts if app else None,
         )  # fmt: skip
         if chosen.digest and chosen.recipient:
             lines = _since_yesterday(places.records, found.now)
-            state = watch.with_digest(state, now=found.now, day=found.day, hour=found.hour, name=chosen.domain, changes=lines)
+            state = watch.with_digest(state, now=found.now, day=found.day, hour=found.hour, name=chosen.called, changes=lines)
         group = _group()
         # Before anything is sent: what is sent is known from then on.
         unkept = watch.remember(places, state, group)
@@ -135,7 +135,7 @@ def send_test(places: Places, mailer: Mailer | None = None) -> None:
             "host), then salt-call state.apply monitoring."
         )
     post = mailer or Mailer(chosen.sender, chosen.recipient, chosen.domain)
-    letter = letter_of_test(chosen.domain)
+    letter = letter_of_test(chosen.called)
     problem = post.send(letter)
     post.forget(letter)
     if problem:

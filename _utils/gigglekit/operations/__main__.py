@@ -28,7 +28,8 @@ def _sync(droplet: Droplet, given: argparse.Namespace) -> dict[str, Any]:
         raise
     if saving.is_prune_due(droplet, postponed=bool(done["problems"])):
         done["pruned"] = saving.prune(droplet)
-        done["notes"] += done["pruned"].pop("notes")
+        for told in ("problems", "notes"):
+            done[told] += done["pruned"].pop(told)
     return done
 
 

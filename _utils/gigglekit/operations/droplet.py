@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gigglekit.backup import names, settings
+from gigglekit.backup import checked, names, settings
 from gigglekit.backup.errors import BackupError, BusyError, RefusedError
 from gigglekit.backup.settings import Settings
 from gigglekit.crypto import keys
@@ -26,10 +26,10 @@ from gigglekit.vault.receipt import Receipts
 
 if TYPE_CHECKING:
     from gigglekit.backup.bucket import Bucket
+    from gigglekit.backup.clips import User
     from gigglekit.backup.manifest import Manifest
     from gigglekit.backup.repository import Repository
     from gigglekit.backup.sending import Patience
-    from gigglekit.backup.sync import User
     from gigglekit.vault.rows import Database
 
 _KIT = "kit.json"
@@ -201,9 +201,13 @@ class Droplet:
 
     def bucket(self) -> Bucket:
         """Open the bucket."""
+        return self._bucket(self.settings(), None)
+
+    def _bucket(self, chosen: Settings, patience: Patience | None) -> Bucket:
         from gigglekit.backup.bucket import Bucket
 
-        return Bucket(self.settings())
+        found = checked.last(checked.UNCOMPARED, self.settings_path, notes=self.folder / checked.NOTES.name)
+        return Bucket(chosen, patience=patience, compares=found.time is None)
 
     # --- keys ------------------------------------------------------------------------------------------------------------
 
@@ -264,12 +268,7 @@ class Droplet:
             keyring.keep_secret(DUMPS, keys.new())
         signer = Signer(Ed25519PrivateKey.from_private_bytes(Receipts(self.places).signing_key()))
 
-        def bucket() -> Bucket:
-            from gigglekit.backup.bucket import Bucket
-
-            return Bucket(chosen, patience=patience)
-
-        return Repository(bucket, Secrets(snapshots, keyring.names_key(), signer, signer.public, public))
+        return Repository(lambda: self._bucket(chosen, patience), Secrets(snapshots, keyring.names_key(), signer, signer.public, public))
 
     def dump_key(self, dump_id: str) -> bytes | None:
         """Return the key of a dump that this droplet made since the last erasure; another one opens nothing."""
@@ -322,7 +321,7 @@ class Droplet:
         return found
 
     def _encrypted_users(self, ids: Mapping[str, str]) -> dict[str, User]:
-        from gigglekit.backup.sync import User
+        from gigglekit.backup.clips import User
         from gigglekit.vault import fscrypt
         from gigglekit.vault.keyring import fscrypt_key
         from gigglekit.vault.volume import mounted
@@ -351,7 +350,7 @@ class Droplet:
         return {vault: User(vault, ids.get(vault, ""), root, self.places.uploads / VAULTS / vault) for vault, root in roots.items()}
 
     def _plain_users(self, ids: Mapping[str, str]) -> dict[str, User]:
-        from gigglekit.backup.sync import User
+        from gigglekit.backup.clips import User
 
         erased, keyring = set(self.ledger().tombstones()), self.keyring()
         return {
@@ -385,7 +384,7 @@ class Droplet:
         """Give clips that lie directly below `clips/` to the users whose rows name them."""
         from dataclasses import replace as changed
 
-        from gigglekit.backup.sync import User
+        from gigglekit.backup.clips import User
 
         clips = self.places.uploads / "clips"
         keyring, erased = self.keyring(), set(self.ledger().tombstones())

@@ -47,10 +47,19 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
         if repository.secrets.signer is None:
             raise RefusedError("There is no key to sign with. Look at salt-call giggles.verify_receipt.")
         made = Kit(chosen.endpoint, chosen.region, chosen.bucket, chosen.prefix, created, private, repository.secrets.signer.public)
-        repository.secrets = dataclasses.replace(repository.secrets, kit_public=public)
+        try:
+            before = droplet.kit_public()
+        except BackupError:
+            # It is damaged, which is why it is replaced.
+            before = None
         if is_there:
             try:
                 with droplet.manifest() as manifest, Progress("sealing") as progress:
+                    if before is not None:
+                        # What an earlier replacement has left, so that each key lies there once.
+                        repository.secrets = dataclasses.replace(repository.secrets, kit_public=before)
+                        finish(droplet, repository, manifest)
+                    repository.secrets = dataclasses.replace(repository.secrets, kit_public=public)
                     _seal_again(droplet, repository, manifest, progress)
                     _seal_dumps(droplet, repository, manifest)
             except BackupError as error:
@@ -58,6 +67,7 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
                     f"The recovery kit was not replaced: {error} The one from before is still in force, and the next backup seals for it "
                     "what was sealed for the new one by now. Then ask again: salt-call giggles.recovery_kit rotate=True"
                 ) from error
+        repository.secrets = dataclasses.replace(repository.secrets, kit_public=public)
         # Last: until somebody has the new one, the old one has to open everything. What a run that was killed has sealed for a kit
         # that nobody has is sealed again by the next backup.
         droplet.keep_kit(public, created)
@@ -99,7 +109,8 @@ def _seal_dumps(droplet: Droplet, repository: Repository, manifest: Manifest) ->
             # Before it is done: whoever finds the kit of before in force seals for that again.
             manifest.put(f"{_SEALED if key else _ENDING}{dump}", wanted)
         if key is not None:
-            repository.bucket.erase(entry.name)
+            # Above the one that the kit of before opens, which stays until the new kit is in force: if it never is, and an erasure takes
+            # the key from this droplet first, nobody could seal it again.
             repository.store_key(entry.name, key)
 
 
@@ -119,12 +130,15 @@ def finish(droplet: Droplet, repository: Repository, manifest: Manifest) -> None
     in_force = kit.fingerprint(repository.secrets.kit_public or b"")
     others = [dump for dump, wanted in sealed.items() if wanted != in_force]
     sizes = {entry.name.removeprefix(names.DATABASE): entry.size for entry in repository.bucket.list(names.DATABASE)} if others else {}
-    for dump in others:
-        # It was replaced for a kit that never came into force.
-        key = _known_key(droplet, repository, dump, sizes)
-        if key is not None:
-            repository.bucket.erase(names.DATABASE_KEYS + dump)
-            repository.store_key(names.DATABASE_KEYS + dump, key)
+    for dump, wanted in sealed.items():
+        newest = wanted == in_force
+        if not newest:
+            # It was sealed for a kit that never came into force.
+            key = _known_key(droplet, repository, dump, sizes)
+            if key is not None:
+                repository.store_key(names.DATABASE_KEYS + dump, key)
+                newest = True
+        repository.bucket.keep_one(names.DATABASE_KEYS + dump, newest=newest)
     # All versions: they open with the kit of before.
     repository.bucket.erase_many(names.DATABASE_KEYS + dump for dump, wanted in ending.items() if wanted == in_force)
     with manifest.change():

@@ -20,6 +20,8 @@ def save(droplet: Droplet | None = None) -> str:
     Raises:
         MigrationError: there is no dump.
     """
+    from gigglekit.backup.sync import NO_DUMP
+
     try:
         droplet = droplet or Droplet()
         if not droplet.settings().database:
@@ -27,7 +29,7 @@ def save(droplet: Droplet | None = None) -> str:
         done = saving.sync(droplet, seconds=_WAIT_SECONDS)
     except (BackupError, VaultError) as error:
         raise _not_saved(str(error).rstrip(".")) from error
-    missing = [problem for problem in done["problems"] if "the database was not" in problem]
+    missing = [problem for problem in done["problems"] if problem.startswith(NO_DUMP)]
     if missing or not done["snapshot"]:
         raise _not_saved((missing or ["the backup has stored nothing"])[0].rstrip("."))
     return str(done["snapshot"])

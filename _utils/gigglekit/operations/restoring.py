@@ -16,7 +16,8 @@ from gigglekit import records
 from gigglekit.backup import names, signed
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.kit import Kit
-from gigglekit.backup.restore import Owner, Task
+from gigglekit.backup.placing import Owner
+from gigglekit.backup.restore import Task
 from gigglekit.backup.restore import restore as write
 from gigglekit.backup.section import FileEntry, NotReadableError, Section
 from gigglekit.operations import erasing, kits

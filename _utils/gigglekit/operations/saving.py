@@ -32,7 +32,7 @@ def sync(droplet: Droplet, *, anyway: bool = False, seconds: float = 0) -> dict[
         seconds: how long to wait for somebody else who is at work on the bucket.
 
     Returns:
-        What `gigglekit.backup.sync.Synced` says, `erasures` that were finished, and `notes`: what was left out rightly.
+        What `gigglekit.backup.storing.Synced` says, `erasures` that were finished, and `notes`: what was left out rightly.
 
     Raises:
         BackupError, VaultError: what was stored is known to the next run.
@@ -49,7 +49,8 @@ def sync(droplet: Droplet, *, anyway: bool = False, seconds: float = 0) -> dict[
 
 def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
     from gigglekit.backup.erase import end_keys_of_erased
-    from gigglekit.backup.sync import BEGUN_EMPTY, Sync
+    from gigglekit.backup.learning import BEGUN_EMPTY
+    from gigglekit.backup.sync import Sync
 
     repository = droplet.repository()
     problems: list[str] = []
@@ -109,7 +110,9 @@ def prune(droplet: Droplet) -> dict[str, Any]:
     """
     with records.recorded(droplet.records, "prune") as record, _pruning(droplet) as run:
         done = dataclasses.asdict(run.run())
-        record.update({key: value for key, value in done.items() if key != "notes"})
+        record.update({key: value for key, value in done.items() if key not in ("problems", "notes")}, problems=len(done["problems"]))
+        if done["problems"]:
+            record.update(ok=False, reason=" ".join(done["problems"]))
     return done
 
 

@@ -121,7 +121,7 @@ def bundle(home: Home, source: str, digest: str, lock: bytes) -> Runtime:
             _must(opened, f"The bundle {source} could not be unpacked into {folder}. Mostly the disk is full", _INSTALL_SECONDS)
             made_from = str(json.loads((folder / "bundle.json").read_bytes())["lock"])
             if made_from != hashlib.sha256(lock).hexdigest():
-                raise CannotRunHere(f"The bundle {source} was made from another {LOCK} than this repository has. Build one of this commit.")
+                raise other_lock(source)
         except (OSError, ValueError, KeyError, TypeError) as error:
             home.discard(name)
             raise RuntimeProblem(f"The archive {source} is no bundle ({error}). Build one with packaging/build.") from error
@@ -131,6 +131,11 @@ def bundle(home: Home, source: str, digest: str, lock: bytes) -> Runtime:
     result = Runtime(folder, "bundle", made_from)
     home.complete(result)
     return result
+
+
+def other_lock(source: str) -> CannotRunHere:
+    """Return the error of a bundle that is not made for this tree."""
+    return CannotRunHere(f"The bundle {source} was made from another {LOCK} than this repository has. Build one of this commit.")
 
 
 @contextmanager

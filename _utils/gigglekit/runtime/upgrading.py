@@ -125,10 +125,15 @@ class Upgrade:
 
     def _bundle(self, wanted: Wanted, lock: bytes, before: Runtime | None) -> Runtime | None:
         name = building.bundle_name(wanted.digest)
-        if before is not None and before.name == name and before.lock == hashlib.sha256(lock).hexdigest():
+        there = self.home.read(name)
+        fits = there is None or there.lock == hashlib.sha256(lock).hexdigest()
+        if before is not None and before.name == name and fits:
             return before
         instead = "Salt is installed from the lock file instead, which does the same."
         try:
+            if not fits:
+                # It may be the one in force: it is neither enough nor to be unpacked once more over itself.
+                raise building.other_lock(wanted.source)
             return self._taken(name, before, lambda: building.bundle(self.home, wanted.source, wanted.digest, lock))
         except CannotRunHere as error:
             self._notes.append(f"{error} {instead} For one that runs here, build it on a system like this one: packaging/build.")

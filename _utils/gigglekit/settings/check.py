@@ -91,7 +91,10 @@ def _unreadable(pillar: Mapping[Any, Any]) -> Iterator[Problem]:
     """Yield a problem for every pillar file that is not YAML; with one missing, nothing else can be judged."""
     noted = pillar.get(UNREADABLE)
     for sls, place in noted.items() if isinstance(noted, Mapping) else ():
-        where = DROPLET_FILE if sls == "droplet" else f"pillar/{sls}.sls"
+        if sls == "fleet" or str(sls).startswith("droplets."):
+            where = f"{str(sls).replace('.', '/')}.sls of the fleet's pillar (docs/FLEET.md)"
+        else:
+            where = str(DROPLET_FILE) if sls == "droplet" else f"pillar/{sls}.sls"
         yield Problem(
             (f"{sls}.sls",),
             f"it is not YAML ({place})",

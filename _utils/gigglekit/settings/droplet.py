@@ -39,6 +39,7 @@ from gigglekit.settings.answers import (
 from gigglekit.settings.check import check, merged, missing, value_at
 from gigglekit.settings.formats import backblaze_region
 from gigglekit.settings.machine import Machine
+from gigglekit.settings.overlays import backup_beside
 from gigglekit.settings.places import DROPLET_FILE, REPOSITORY
 from gigglekit.settings.problem import Key, Problem, concerns, is_secret
 from gigglekit.settings.report import Source, paragraphs, pillar_sources
@@ -241,7 +242,8 @@ def _run(options: argparse.Namespace) -> int:
             print(dotted(key), node.get("x-prompt", node["description"]), "yes" if is_secret(key) else "no", sep="\t")
         return 0
     sources += [(str(options.pillar), {"giggles": chosen}), (_ANSWERS, {"giggles": answers})]
-    problems = check({"giggles": settings}, Machine(environment, _memory_mb()))
+    machine = Machine(environment, _memory_mb(), backup_beside=backup_beside(environment, options.choices))
+    problems = check({"giggles": settings}, machine)
     if options.check:
         return _tell(problems, sources)
     given = _answered_keys(answers)

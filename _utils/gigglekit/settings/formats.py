@@ -187,6 +187,24 @@ def git_ref_fault(text: str) -> Reason | None:
     return "it cannot be the name of a commit, tag or branch" if broken else None
 
 
+def branch_name_fault(text: str) -> Reason | None:
+    """Return why `text` is not a possible name of a branch (git-check-ref-format)."""
+    return "it is a commit, which never moves" if is_commit(text) else git_ref_fault(text)
+
+
+def network_fault(text: str) -> Reason | None:
+    """Return why `text` is neither an address nor a network (RFC 4632, RFC 4291)."""
+    try:
+        # A zone (fe80::1%eth0) is no part of what nginx compares.
+        network = ipaddress.ip_network("" if "%" in text else text, strict=False)
+    except ValueError:
+        return "it is neither an IP address nor a network"
+    if network.prefixlen == 0:
+        return "it is everybody"
+    # As nginx and the address itself are written: host bits would be ignored without a word.
+    return None if "/" not in text or text == str(network) else f"bits beyond the prefix are set: write {network}"
+
+
 def relative_path_fault(text: str) -> Reason | None:
     """Return why `text` is not a path that stays below where it starts."""
     if not text:
@@ -480,6 +498,8 @@ FORMATS: Mapping[str, Format] = {
     "time-zone": Format("a name from the time zone database such as Etc/UTC or Europe/Berlin", time_zone_fault),
     "git-url": Format("an address that begins with https://, ssh://, git:// or file:// and holds no password or token", git_url_fault),
     "git-ref": Format("a full commit of 40 hexadecimal digits, or the name of a tag or branch", git_ref_fault),
+    "branch-name": Format("the name of a branch such as production", branch_name_fault),
+    "network": Format("an IP address or a network such as 203.0.113.7 or 2001:db8:1::/48", network_fault),
     "relative-path": Format("a path without a leading / and without ..", relative_path_fault),
     "absolute-path": Format("a path that begins with / and has no ..", absolute_path_fault),
     "command": Format("a program and its arguments, on one line; there is no shell", command_fault),

@@ -29,10 +29,12 @@ def fingerprint(pillar: object, machine: Machine) -> str:
         machine: the droplet that the pillar is for.
 
     Returns:
-        64 hexadecimal digits: of the settings, the droplet, the schema, the defaults and the code of the check.
+        64 hexadecimal digits: of the settings, the droplet, the schema, the defaults, the committed choices and the code of the check.
     """
     digest = hashlib.sha256()
-    for file in (SCHEMA_FILE, DEFAULTS_FILE, *sorted(Path(__file__).parent.glob("*.py"))):
+    # The overlay of the other environment counts too.
+    choices = sorted(SCHEMA_FILE.parent.glob("*.sls"))
+    for file in (SCHEMA_FILE, DEFAULTS_FILE, *choices, *sorted(Path(__file__).parent.glob("*.py"))):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     for token in (platform.python_version(), repr(machine), *_tokens(pillar)):
         digest.update(f"{len(token)}:{token}".encode(errors="surrogatepass"))

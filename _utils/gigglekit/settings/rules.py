@@ -161,6 +161,17 @@ def _staging_certificate(settings: Settings, _: Machine) -> Iterator[tuple[Key, 
         yield ("giggles", "web", "acme", "directory"), "a staging droplet would use up the rate limits of production"
 
 
+def _own_prefix(settings: Settings, machine: Machine) -> Iterator[tuple[Key, str]]:
+    backup = settings["backup"]
+    if backup["bucket"] is None or "backup" not in settings["roles"] or machine.backup_beside is None:
+        return
+    bucket, prefix = machine.backup_beside
+    # A bucket that only the other droplet's own answers name may be this one.
+    if bucket in (None, backup["bucket"]) and prefix == backup["prefix"]:
+        beside = "production" if settings["environment"] == "staging" else "staging"
+        yield ("giggles", "backup", "prefix"), f"pillar/{beside}.sls has the same, and as far as Git knows the same bucket"
+
+
 def _git_protocol(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
     repository = settings["app"]["repository"] or ""
     if repository.startswith("git://") and not is_commit(settings["app"]["ref"]):
@@ -255,6 +266,11 @@ RULES: tuple[Rule, ...] = (
         "`environment: staging` takes its certificate from another directory than Let's Encrypt's production one.",
         (("giggles", "environment"), ("giggles", "web", "acme", "directory")),
         _staging_certificate,
+    ),
+    Rule(
+        "With a bucket, `backup:prefix` is another one than Git names for the other environment, unless Git names another bucket for it.",
+        (_ROLES, ("giggles", "environment"), ("giggles", "backup")),
+        _own_prefix,
     ),
     Rule(
         "A `git://` repository needs a full commit as `app:ref`.",

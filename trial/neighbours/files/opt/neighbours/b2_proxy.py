@@ -290,7 +290,7 @@ class Upload:
     sizes: dict[int, int] = field(default_factory=dict)
 
 
-FAULTS = ("slow-down", "reset-before", "reset-after", "truncate", "corrupt", "lose-half", "latency", "down")
+FAULTS = ("slow-down", "reset-before", "reset-after", "truncate", "corrupt", "lose-half", "unchecked", "latency", "down")
 
 
 @dataclass
@@ -1158,7 +1158,7 @@ class B2Proxy:
     def _answer(self, stream: Stream, request: Request, key: Key, fault: Fault | None) -> Answer:
         operation = request.operation
         if operation in _STREAMED_UP:
-            return self._upload(stream, request, fault if fault is not None and fault.kind == "lose-half" else None)
+            return self._upload(stream, request, fault)
         body = self._body(stream, request)
         own: dict[str, Callable[[Request, Key, bytes], Answer]] = {
             "CreateBucket": self._create_bucket,
@@ -1235,7 +1235,8 @@ class B2Proxy:
     def _pass(self, request: Request, body: bytes = b"") -> Answer:
         return self.upstream.call(request.method, self._target(request), body, self._forwarded(request))
 
-    def _upload(self, stream: Stream, request: Request, loss: Fault | None) -> Answer:
+    def _upload(self, stream: Stream, request: Request, fault: Fault | None) -> Answer:
+        loss = fault if fault is not None and fault.kind == "lose-half" else None
         bucket = self._bucket(request.bucket)
         part = request.operation == "UploadPart"
         upload = self._uploads.get(request.query.get("uploadId", "")) if part else None
@@ -1247,6 +1248,7 @@ class B2Proxy:
         _go_on(stream, request)
         forwarded = request.length if loss is None else request.length // 2
         digests = Digests(request, md5=loss is not None)
+        digests.counts = fault is None or fault.kind != "unchecked"
         server = self.upstream.open()
         try:
             head = self.upstream.head(request.method, self._target(request), self._forwarded(request), forwarded)
@@ -1609,6 +1611,7 @@ class Digests:
 
     def __init__(self, request: Request, *, md5: bool = False) -> None:
         """Arguments: the request whose body it will be, and whether MD5 is wanted although none is named."""
+        self.counts = True
         self._named = request.headers.get("content-md5")
         self._signed = request.headers["x-amz-content-sha256"]
         self._md5 = hashlib.md5(usedforsecurity=False) if md5 or self._named is not None else None
@@ -1627,7 +1630,7 @@ class Digests:
 
     def verify(self) -> None:
         """Refuse a body that is not the one announced."""
-        if self._sha256 is not None and self._sha256.hexdigest() != self._signed:
+        if self.counts and self._sha256 is not None and self._sha256.hexdigest() != self._signed:
             raise Refusal(400, "XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' header does not match what was computed.")
         if self._md5 is not None and self._named not in (None, base64.b64encode(self._md5.digest()).decode()):
             raise Refusal(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
