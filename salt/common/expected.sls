@@ -8,7 +8,7 @@ status-expectations:
     - template: py
     - context:
         choices: {{ {"environment": giggles.environment, "roles": giggles.roles, "domain": giggles.domain,
-                     "backup": giggles.backup, "monitoring": giggles.monitoring,
+                     "backup": giggles.backup, "delivery": giggles.delivery, "monitoring": giggles.monitoring,
                      "converge": giggles.converge, "nightly": giggles.nightly, "admin": {"name": giggles.admin.name},
                      "hardening": {"ssh_second_factor": giggles.hardening.ssh_second_factor} } | tojson }}
     - user: root

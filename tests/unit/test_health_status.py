@@ -274,7 +274,7 @@ def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
     assert read(path) is None
     chosen = {
         "roles": sorted(ALL_ROLES), "domain": WANTED.domain, "backup": {"bucket": "b"}, "converge": {"enabled": True},
-        "admin": {"name": "operator"}, "hardening": {"ssh_second_factor": False},
+        "admin": {"name": "operator"}, "hardening": {"ssh_second_factor": False}, "delivery": {"mode": None},
         "nightly": {"memory_max_mb": 1700}, "monitoring": {"mail": {"to": "a@b.test"}, "thresholds": vars(WANTED.thresholds)},
     }  # fmt: skip
     path.write_text(settings_file(chosen))
@@ -282,6 +282,10 @@ def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
     assert read(path) == WANTED
     path.write_text(settings_file({**chosen, "hardening": {"ssh_second_factor": True}}))
     assert read(path) == dataclasses.replace(WANTED, second_factor="operator")
+    path.write_text(settings_file({**chosen, "delivery": {"mode": "send"}}))
+    wanted = read(path)
+    assert wanted == dataclasses.replace(WANTED, delivery=True)
+    assert ("giggles-delivery.timer", "app") in wanted.units()
     path.write_text(settings_file({**chosen, "environment": "staging"}))
     assert read(path) == dataclasses.replace(WANTED, environment="staging")
     for content in ("", "{", "[]", '{"roles": 7}', "[" * 100_000):

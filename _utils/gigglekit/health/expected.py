@@ -43,6 +43,7 @@ class Expected:
         thresholds: see there.
         second_factor: whose second factor ssh is to ask for; None if it is to ask for none.
         environment: `production`, or which one it is.
+        delivery: whether it hands clips over to another droplet, or takes them.
     """
 
     roles: frozenset[str]
@@ -54,6 +55,7 @@ class Expected:
     thresholds: Thresholds
     second_factor: str | None = None
     environment: str = PRODUCTION
+    delivery: bool = False
 
     def units(self) -> Iterator[tuple[str, str]]:
         """Yield units that have to be active, each with the role that brings it back."""
@@ -63,7 +65,7 @@ class Expected:
                 "vault",
                 ["giggles-vault-unlock.service", "giggles-vault-adopt.service", "giggles-vault-lobby.timer", "giggles-vault-sweep.timer"],
             ),
-            ("app", ["giggles.service", "giggles.socket"]),
+            ("app", ["giggles.service", "giggles.socket", *(["giggles-delivery.timer"] if self.delivery else [])]),
             ("web", ["nginx.service", *(["giggles-certbot.timer"] if self.domain else [])]),
             ("nightly", ["cron.service"]),
             ("backup", ["giggles-backup.timer", "giggles-drill.timer"] if self.bucket else []),
@@ -103,6 +105,7 @@ def of_settings(settings: Mapping[str, Any]) -> Expected:
         thresholds=Thresholds(**{name: int(chosen[name]) for name in Thresholds.__dataclass_fields__}),
         second_factor=str(settings["admin"]["name"]) if settings["hardening"]["ssh_second_factor"] else None,
         environment=str(settings.get("environment", PRODUCTION)),
+        delivery=bool(settings["delivery"]["mode"]),
     )
 
 
@@ -120,6 +123,7 @@ def read(path: Path) -> Expected | None:
             thresholds=Thresholds(**{name: int(written["thresholds"][name]) for name in Thresholds.__dataclass_fields__}),
             second_factor=None if written.get("second_factor") is None else str(written["second_factor"]),
             environment=str(written.get("environment", PRODUCTION)),
+            delivery=bool(written.get("delivery")),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
