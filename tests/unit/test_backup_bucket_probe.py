@@ -60,6 +60,13 @@ def test_a_bucket_that_takes_other_bytes_than_were_signed_is_told_and_left_empty
     assert [*bucket(b2).versions()] == []
 
 
+def test_a_bucket_that_takes_nothing_without_its_md5_gets_it_though_nothing_is_to_be_locked(b2_locked: Storage) -> None:
+    (found,) = probe(bucket(b2_locked))
+    assert (found.what, found.serious) == (UNCOMPARED, False)
+    assert "InvalidRequest" in found.text
+    assert [*bucket(b2_locked).versions()] == []
+
+
 @pytest.mark.parametrize("compares", [True, False])
 def test_a_pack_carries_its_md5_where_the_bucket_does_not_compare(b2: Storage, monkeypatch: pytest.MonkeyPatch, compares: bool) -> None:
     there = Bucket(settings(b2), patience=Patience(tries=2, first=0.0), compares=compares)
@@ -143,7 +150,7 @@ def test_a_bucket_that_locks_everything_is_refused(b2_locked: Storage, lock_days
     rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
     configuration = {"ObjectLockEnabled": "Enabled", "Rule": rule}
     there.connection.ask("PutObjectLockConfiguration", ObjectLockConfiguration=configuration)
-    assert whats(there) == ["lock"]
+    assert [finding.what for finding in probe(there) if finding.serious] == ["lock"]
     with pytest.raises(RefusedError, match="compliance for 1 days"):
         bucket_settings.establish(there)
 

@@ -17,7 +17,7 @@ from gigglekit.backup import bucket_settings
 from gigglekit.backup import client as s3
 from gigglekit.backup.body import Body
 from gigglekit.backup.errors import BackupError, ClockError, DamagedError, DeniedError, MissingError, RefusedError, UnreachableError
-from gigglekit.backup.sending import WRONG_CREDENTIALS, has_code, short, status_of
+from gigglekit.backup.sending import WRONG_CREDENTIALS, code_of, has_code, short, status_of
 
 if TYPE_CHECKING:
     from gigglekit.backup.bucket import Bucket
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FOLDER = "probe/"
 UNCOMPARED = "digests"
 """What is found at a bucket that takes other bytes than those whose SHA-256 was signed."""
+_OTHER_BYTES = ("XAmzContentSHA256Mismatch", "BadDigest", "SignatureDoesNotMatch")
 _SKEW_SECONDS = 300
 _LOCK_SECONDS = 3
 _CONTENT = b"giggles-salt: written by a probe of the bucket, and deleted by it\n"
@@ -78,6 +79,10 @@ def probe(bucket: Bucket) -> list[Finding]:
     return trial.found
 
 
+def _answered(code: str) -> str:
+    return f"answered {code}" if code else "took them"
+
+
 class _Damaged(Body):
     """A body whose first byte is another one when it is sent than when it was signed."""
 
@@ -113,7 +118,9 @@ class _Trial:
         self._clock()
         if version is not None:
             self._read()
-            self._compare()
+            if not self._bucket.settings.lock_days:
+                # What is locked carries its MD5 anyway.
+                self._compare()
             self._delete(version)
         self._settings()
 
@@ -183,7 +190,8 @@ class _Trial:
     def _compare(self) -> None:
         """Send bytes that were changed after they were signed, as a fault of the way would."""
 
-        def question() -> bool:
+        def question() -> str:
+            """Return why it was refused, "" if it was not."""
             with _Damaged(_CONTENT, self._connection) as body:
                 try:
                     self._connection.call("PutObject", {**which, "Body": body})
@@ -191,18 +199,21 @@ class _Trial:
                     # Of what may help another time there is 503, and not that the bytes are others.
                     if not 400 <= status_of(error) < 500 or status_of(error) in (408, 425, 429):
                         raise
-                    return True
-            return False
+                    return code_of(error)
+            return ""
 
         name = f"{self._name}-damaged"
         which = {"Bucket": self._bucket.settings.bucket, "Key": self._connection.key(name)}
-        if self._connection.repeat("PutObject", name, question):
+        refused = self._connection.repeat("PutObject", name, question)
+        if refused in _OTHER_BYTES:
             return
         text = (
-            "The bucket takes other bytes than those whose SHA-256 was signed, so it would not notice if clips were damaged on their way. "
-            "From now on each pack carries its MD5 as well, which takes longer."
+            f"The bucket does not refuse other bytes than those whose SHA-256 was signed because of that (it {_answered(refused)}), so it "
+            "may not notice if clips are damaged on their way. From now on each pack carries its MD5 as well, which takes longer."
         )
         self.found.append(Finding(UNCOMPARED, text, serious=False))
+        if refused:
+            return
         # If that is not allowed, the deletion of the other object says so.
         with contextlib.suppress(DeniedError):
             self._bucket.erase(name)
