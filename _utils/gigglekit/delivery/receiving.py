@@ -69,8 +69,8 @@ def receive(bucket: Bucket, keys: Keys, clips: Path, now: float | None = None) -
             continue
         except _LockedError:
             done.problems.append(
-                f"The clip of the parcel {ident} was not taken, since the vault of its user is locked. It stays in the bucket, and is tried "
-                "again. Look at systemctl status giggles-vault-unlock; while that user is being erased, it ends with that."
+                f"The clip of the parcel {ident} was not taken, since the vault of its user is locked. It stays in the bucket, and is "
+                "tried again. Look at systemctl status giggles-vault-unlock; while that user is being erased, it ends with that."
             )
             continue
         except OSError as error:
