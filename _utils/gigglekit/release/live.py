@@ -68,6 +68,7 @@ def apply(
             course.notes.append(str(error))
         if repin is None:
             # Only now: whoever was at work until now may have chosen another one.
+            pin.forget_over(settings, layout)
             settings, _ = pin.wanted(settings, layout)
         plan = examine(settings, layout, surroundings, commit)
         if not plan.unchanged:
