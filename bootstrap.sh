@@ -378,10 +378,10 @@ link_salt() {
   fi
 }
 
-# Whether what is in force is the bundle that was asked for, or is a bundle if none was.
+# Whether what is in force is the bundle that was asked for, or is a bundle if none was. One of another lock file is not enough.
 runs_from_bundle() {
   case $(readlink "$SALT_HOME/current") in
-    "bundle-${bundle_sha256:0:16}"*) return 0 ;;
+    "bundle-${bundle_sha256:0:16}"*) grep -qs "$(sha256sum "$HOME_OF_TREE/requirements/salt.txt" | cut -d' ' -f1)" "$SALT_HOME/current/runtime.json" ;;
     *) return 1 ;;
   esac
 }

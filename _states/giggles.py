@@ -321,9 +321,8 @@ def release(
         plan = looked = live.examine(wanted, layout, surroundings)
         if plan.unchanged:
             ret["comment"] = f"The release {plan.commit} is live and as it was built{_instead(chosen)}."
-            if chosen is None and not test:
-                # It was for another ref than the one that the pillar names now.
-                pin.store(layout, None)
+            if not test:
+                pin.forget_over(settings, layout)
             return ret
         if test:
             ret["result"] = None

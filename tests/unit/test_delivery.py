@@ -7,11 +7,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.errors import BackupError
 from gigglekit.delivery import __main__ as program
+from gigglekit.delivery import sending
 from gigglekit.delivery.parcel import PARCELS, RECEIPTS, STORED, Clip, Keys, ParcelError, is_clip
 from gigglekit.delivery.receiving import Received, receive
 from gigglekit.delivery.sending import SETTLED_SECONDS, Sent, send
@@ -87,6 +89,13 @@ def test_the_bucket_says_nothing_of_whose_and_what(fleet: Fleet) -> None:
     for secret in (USER.encode(), USER.replace("-", "").encode(), b"a.wav", marker[:15]):
         assert secret not in content
         assert secret not in name.encode()
+
+
+def test_how_long_a_clip_waits_counts_from_when_it_was_sent(fleet: Fleet) -> None:
+    fleet.made(USER, "a.wav")
+    assert fleet.send().oldest == 0, "a clip that is years old has not waited yet"
+    assert fleet.send().oldest < 3600
+    assert 86400 < send(fleet.bucket, KEYS, fleet.night, time.time() + 90000).oldest < 93600
 
 
 def test_a_clip_that_somebody_still_writes_is_not_sent(fleet: Fleet) -> None:
@@ -254,13 +263,13 @@ def test_the_program_tells_numbers_and_what_is_wrong(fleet: Fleet, b2: Storage, 
     (tmp_path / "delivery.json").write_text(json.dumps({"bucket": known, "key": SECRET.hex()}))
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(program, "CLIPS", fleet.night)
-    path = fleet.made(USER, "a.wav")
-    os.utime(path, (time.time() - 100,) * 2)
-    assert program.main(["send"]) == 0
+    fleet.made(USER, "a.wav")
+    assert program.main(["send"]) == 0, "a clip that is years old has not waited yet"
     assert json.loads(capsys.readouterr().out)["sent"] == 1
-    os.utime(path, (time.time() - 30 * 3600,) * 2)
-    assert program.main(["send"]) == 1, "it has waited for more than a day"
-    assert "1 clips have no receipt" in capsys.readouterr().err
+    with monkeypatch.context() as later:
+        later.setattr(sending, "time", SimpleNamespace(time=lambda: time.time() + 30 * 3600))
+        assert program.main(["send"]) == 1, "it has waited for more than a day"
+    assert "1 clips have no receipt, the oldest for 30 hours" in capsys.readouterr().err
     monkeypatch.setattr(program, "CLIPS", fleet.web)
     assert program.main(["receive"]) == 0
     (tmp_path / "delivery.json").write_text(json.dumps({"key": SECRET.hex()}))

@@ -151,6 +151,29 @@ def test_it_ends_as_the_script_ended_and_only_what_ended_well_is_done(night: Nig
     assert leases.does == does
 
 
+def test_what_was_done_while_the_database_was_away_is_written_down_when_it_is_back(night: Night) -> None:
+    @dataclass
+    class Away(Played):
+        times: int = 4
+
+        def done(self, lease: Lease) -> None:
+            self.times -= 1
+            if self.times > 0:
+                raise UnreachableError("away")
+            super().done(lease)
+
+        def claim(self, lease: Lease, droplets: list[str]) -> Share:
+            # The database leaves them to this droplet, since its lease is alive.
+            if not self.shares and "done" not in self.does:
+                return some(left=1)
+            return super().claim(lease, droplets)
+
+    leases = Away(shares=[some(1)])
+    assert night.run("", leases, seconds=5) == 0
+    assert leases.does == ["done", "end"]
+    assert lines.OPEN not in night.kinds()
+
+
 def test_a_start_by_hand_between_two_parts_is_waited_for(night: Night) -> None:
     leases = Played(shares=[some(1), some(2)])
     text = """

@@ -55,6 +55,16 @@ def test_another_ref_in_the_pillar_ends_the_pin(releasing: Droplet, upstream: Up
     assert pin.wanted(elsewhere, releasing.layout) == (elsewhere, None)
 
 
+def test_a_pin_that_is_over_does_not_come_back_with_the_pillars_next_change(releasing: Droplet, upstream: Upstream, first: str) -> None:
+    releasing.deploy(first, upstream.commit({"x": "y"}))
+    pin.forget_over(releasing.settings(first), releasing.layout)
+    assert pin.load(releasing.layout.pin) is not None, "one in force, that was made a moment ago, is not forgotten"
+    third = upstream.commit({"x": "z"})
+    live.apply(releasing.settings(third), releasing.layout, releasing.surroundings)
+    live.apply(releasing.settings(first), releasing.layout, releasing.surroundings)
+    assert releasing.layout.live() == first
+
+
 def test_a_deploy_without_a_ref_goes_to_the_pillars_and_ends_the_pin(releasing: Droplet, upstream: Upstream, first: str) -> None:
     releasing.deploy(first, upstream.commit({"x": "y"}))
     assert releasing.deploy(first).result == "deployed"

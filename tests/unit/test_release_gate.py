@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import re
 import shutil
 import ssl
@@ -53,6 +54,22 @@ def test_what_is_no_fault_of_the_release_is_not_counted(tmp_path: Path, written:
     traffic = Traffic(log)
     log.write_text(written + line())
     assert traffic.counted() == (1, 0)
+
+
+def test_each_line_is_read_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.write_text("")
+    traffic = Traffic(log)
+    with log.open("a") as file:
+        file.write(line(500) + line(502)[:-5])
+        file.flush()
+        assert traffic.counted() == traffic.counted() == (1, 1)
+        # What was counted is not looked at again, however long the log gets.
+        os.truncate(log, 0)
+        os.truncate(log, len(line(500)))
+        file.write(line(502))
+        file.flush()
+    assert traffic.counted() == (2, 2)
 
 
 def test_a_log_that_is_rotated_or_missing_is_no_reason_to_fail(tmp_path: Path) -> None:
@@ -136,9 +153,9 @@ def test_a_release_without_static_files_is_asked_for_none(tmp_path: Path) -> Non
 
 def test_users_who_are_failed_are_a_reason_and_a_few_among_many_are_not(app: Path, tmp_path: Path) -> None:
     log = tmp_path / "access.log"
-    log.write_text("")
-    traffic = Traffic(log)
     for written, blamed in ((line(500) * 2, False), (line(500) * 3 + line() * 100, False), (line(500) * 3 + line() * 20, True)):
+        log.write_text("")
+        traffic = Traffic(log)
         log.write_text(written)
         assert bool(verdict(Said(app, **WHOLE), traffic=traffic)) is blamed
 

@@ -68,6 +68,7 @@ def test_killed_anywhere_the_old_or_the_new_release_answers_and_the_next_deploy_
         assert health.ask(releasing.socket, 5) == "", where
         assert releasing.deploy(first, second).live == second, where
         check_whole(releasing, where)
+        assert releasing.layout.before() == first, where
         pinned = pin.load(releasing.layout.pin)
         assert pinned is not None, where
         assert pinned.commit == second, where
@@ -110,6 +111,7 @@ def test_killed_anywhere_on_the_way_back_the_next_one_completes_it(releasing: Dr
         assert health.ask(releasing.socket, 5) == "", where
         assert act().live == first, where  # type: ignore[attr-defined]
         check_whole(releasing, where)
+        assert releasing.layout.before() == second, where
 
 
 def test_what_was_switched_to_and_not_judged_is_announced_and_judged_by_the_next_run(

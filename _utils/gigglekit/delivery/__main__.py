@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             told, problems = dataclasses.asdict(sent), sent.problems
             if sent.oldest > _PATIENCE_SECONDS:
                 problems.append(
-                    f"{sent.waiting + sent.sent} clips have no receipt, the oldest for {sent.oldest / 3600:.0f} hours. They are kept here. "
+                    f"{sent.waiting} clips have no receipt, the oldest for {sent.oldest / 3600:.0f} hours. They are kept here. "
                     "Look at the droplet that serves them: systemctl status giggles-delivery."
                 )
     except BackupError as error:

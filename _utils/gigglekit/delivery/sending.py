@@ -28,7 +28,7 @@ class Sent:
         sent: clips that are on their way since this run.
         waiting: clips that are on their way and have no receipt.
         delivered: clips that have arrived, and were removed here.
-        oldest: how long ago the oldest clip was written that has no receipt, in seconds.
+        oldest: how long ago the first of those that wait was sent, in seconds.
         problems: one sentence each.
     """
 
@@ -53,35 +53,33 @@ def send(bucket: Bucket, keys: Keys, clips: Path, now: float | None = None) -> S
     """
     moment = time.time() if now is None else now
     done = Sent()
-    parcels = {ident_of(found.name, PARCELS) for found in bucket.list(PARCELS)}
+    parcels = {ident_of(found.name, PARCELS): found.modified.timestamp() for found in bucket.list(PARCELS)}
     receipts = {ident_of(found.name, RECEIPTS) for found in bucket.list(RECEIPTS)}
     for path, clip in _clips(clips, moment):
         ident = keys.id_of(clip)
         if ident in receipts:
-            if _arrived(bucket, keys, ident, path, clip, done):
-                continue
+            _arrived(bucket, keys, ident, path, clip, done)
         elif ident in parcels:
             done.waiting += 1
+            done.oldest = max(done.oldest, moment - parcels[ident])
         else:
             bucket.put(PARCELS + ident, keys.pack(clip)[1])
             done.sent += 1
-        done.oldest = max(done.oldest, moment - clip.modified / 1e9)
     return done
 
 
-def _arrived(bucket: Bucket, keys: Keys, ident: str, path: Path, clip: Clip, done: Sent) -> bool:
+def _arrived(bucket: Bucket, keys: Keys, ident: str, path: Path, clip: Clip, done: Sent) -> None:
     try:
         keys.read_receipt(ident, bucket.get(RECEIPTS + ident, _RECEIPT_BYTES))
     except (ParcelError, BackupError) as error:
         done.problems.append(f"A receipt in the bucket ({ident}) does not count: {error}. The clip stays here.")
-        return False
+        return
     with contextlib.suppress(FileNotFoundError):
         # Whoever wrote it anew meanwhile has another one.
         if path.stat().st_mtime_ns == clip.modified:
             path.unlink()
     bucket.erase(RECEIPTS + ident)
     done.delivered += 1
-    return True
 
 
 def _clips(folder: Path, moment: float) -> Iterator[tuple[Path, Clip]]:

@@ -79,6 +79,7 @@ class Runner:
     say: Callable[[str], None]
     pause: float = 20.0
     _told_to_end: bool = field(default=False, init=False)
+    _is_owed: bool = field(default=False, init=False)
 
     def run(self) -> int:
         """Run the night.
@@ -162,6 +163,10 @@ class Runner:
             else:
                 self._sleep(self.pause)
             try:
+                if self._is_owed:
+                    # Or it would wait for users whom nobody else may have while this lease is alive.
+                    held.leases.done(held.lease)
+                    self._is_owed = False
                 share = held.claim(self.droplets)
                 users = share.users
             except LeaseError as error:
@@ -185,9 +190,10 @@ class Runner:
         if status == BUSY:
             self._try(held.leases.withdraw, held.lease)
         elif status == 0:
-            # Where this cannot be written down, the app's own log of each user tells the others.
+            # Where this can never be written down, the app's own log of each user tells the others.
             for _ in range(3):
-                if self._try(held.leases.done, held.lease):
+                self._is_owed = not self._try(held.leases.done, held.lease)
+                if not self._is_owed:
                     break
                 self._sleep(self.pause)
         return status

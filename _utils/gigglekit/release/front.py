@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import socket
 import ssl
@@ -85,6 +86,7 @@ class Traffic:
 
     def __init__(self, log: Path) -> None:
         self._log = log
+        self._asked = self._failed = 0
         try:
             found = log.stat()
             self._inode, self._offset = found.st_ino, found.st_size
@@ -95,19 +97,22 @@ class Traffic:
         """Return how many requests of users the app was asked since then, and how many of them it failed (5xx, or no answer)."""
         try:
             with self._log.open("rb") as file:
-                # Rotated meanwhile: what is lost are a few lines of the old one.
-                begun = self._offset if self._log.stat().st_ino == self._inode else 0
-                file.seek(begun)
-                lines = file.read().splitlines()
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self._inode:
+                    # Rotated meanwhile: what is lost are a few lines of the old one.
+                    self._inode, self._offset = inode, 0
+                file.seek(self._offset)
+                whole, end, _ = file.read().rpartition(b"\n")
         except OSError:
-            return 0, 0
-        asked = failed = 0
-        for line in lines:
+            return self._asked, self._failed
+        # What nginx has only half written is read with the rest of it.
+        self._offset += len(whole) + len(end)
+        for line in whole.splitlines():
             found = _LINE.match(line)
             if found is None or _AGENT in line or found["upstream"] == b"-":
                 continue
             if found["method"] == b"DELETE" and _KNOWN.match(found["path"]):
                 continue
-            asked += 1
-            failed += found["status"].startswith(b"5")
-        return asked, failed
+            self._asked += 1
+            self._failed += found["status"].startswith(b"5")
+        return self._asked, self._failed

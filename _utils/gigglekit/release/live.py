@@ -68,10 +68,8 @@ def apply(
             course.notes.append(str(error))
         if repin is None:
             # Only now: whoever was at work until now may have chosen another one.
-            settings, chosen = pin.wanted(settings, layout)
-            if chosen is None:
-                # It was for another ref than the one that the pillar names now.
-                pin.store(layout, None)
+            pin.forget_over(settings, layout)
+            settings, _ = pin.wanted(settings, layout)
         plan = examine(settings, layout, surroundings, commit)
         if not plan.unchanged:
             _carry_out(plan, settings, layout, surroundings, repin, course, ready)

@@ -70,3 +70,14 @@ def wanted(settings: Settings, layout: Layout) -> tuple[Settings, Pin | None]:
     if found is None or not found.holds_against(settings):
         return settings, None
     return replace(settings, ref=found.commit), found
+
+
+def forget_over(settings: Settings, layout: Layout) -> None:
+    """Take the note of a pin away that is over, which another change of the pillar would bring back; never one made meanwhile.
+
+    Raises:
+        OSError: the disk takes nothing.
+    """
+    found = load(layout.pin)
+    if found is not None and not found.holds_against(settings):
+        store(layout, None)

@@ -137,8 +137,7 @@ class Switch:
                 if self._layout.live() != self._entry.commit:
                     clear(self._layout.current)
                     point(self._layout.current, str(self._target))
-                    if self._entry.live:
-                        point(self._layout.previous, str(self._layout.release(self._entry.live)))
+                    self._remember_before()
                 reason = self._start()
                 self._course.took("switched", began)
                 if not reason:
@@ -175,6 +174,7 @@ class Switch:
             self._sweep()
             journal.end(self._layout)
             return f"A run before this one was ended before it had switched to {entry.commit[:12]}; what it left was removed."
+        self._remember_before()
         state = self._surroundings.service.state()
         runs = state.active and (state.folder + "/").startswith(f"{self._target}/")
         front = self._front()
@@ -189,6 +189,11 @@ class Switch:
         return f"A run before this one was ended after it had switched to {entry.commit[:12]}; it was judged now, and is well."
 
     # --- steps --------------------------------------------------------------------------------------------------------------
+
+    def _remember_before(self) -> None:
+        """Have what is gone back to be what was live before this change; it may have been ended between one link and the other."""
+        if self._entry.live not in (None, self._entry.commit):
+            point(self._layout.previous, str(self._layout.release(self._entry.live)))
 
     def _note(self, step: journal.Step) -> None:
         self._entry = replace(self._entry, step=step)
