@@ -245,7 +245,7 @@ class Droplet:
     def surroundings(self) -> live.Surroundings:
         """What a release runs in."""
         return live.Surroundings(
-            self.service, self.socket, self.unit, 0.6, self.make_venv, self.try_out, self.candidate, None, self.hooks.dump
+            self.service, self.socket, self.unit, 1.5, self.make_venv, self.try_out, self.candidate, None, self.hooks.dump
         )
 
     def plan(self, ref: str, **changes: object) -> live.Plan:

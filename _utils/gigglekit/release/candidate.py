@@ -16,7 +16,6 @@ from gigglekit.release.service import Ended, how_it_ended
 NAME = "giggles-candidate"
 _LIVE = "/opt/giggles/current"
 _LOG = "append:/var/log/giggles/web.log"
-_LEAST_MB = 256
 _PROPERTIES = "ActiveState,SubState,Result,ExecMainCode,ExecMainStatus,InvocationID"
 
 
@@ -136,7 +135,8 @@ class SystemdCandidate:
         with suppress(OSError, ValueError, IndexError):
             for line in self._memory.read_text(encoding="ascii").splitlines():
                 if line.startswith("MemAvailable:"):
-                    return max(_LEAST_MB, min(chosen, int(line.split()[1]) // 1024))
+                    # Not less than half: a start that is all swapping would look like one that hangs.
+                    return max(chosen // 2, min(chosen, int(line.split()[1]) // 1024))
         return chosen
 
 

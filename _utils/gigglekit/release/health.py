@@ -92,11 +92,11 @@ def get(connection: http.client.HTTPConnection, page: str, host: str | None = No
         connection.close()
 
 
-def wait(path: Path, seconds: float, given_up: Callable[[], str]) -> str:
+def wait(where: Callable[[], Path], seconds: float, given_up: Callable[[], str]) -> str:
     """Ask until the app is well.
 
     Arguments:
-        path: the UNIX socket.
+        where: names the UNIX socket, which may get another name meanwhile.
         seconds: how long to wait in all.
         given_up: returns a reason to stop waiting, or "".
 
@@ -108,7 +108,7 @@ def wait(path: Path, seconds: float, given_up: Callable[[], str]) -> str:
     while True:
         left = end - time.monotonic()
         # Short questions, so that a service which keeps crashing is noticed before the time is over.
-        reason = ask(path, max(0.1, min(left, 10.0)))
+        reason = ask(where(), max(0.1, min(left, 10.0)))
         if not reason:
             return ""
         # Who answers has started, and does not get well by being asked for minutes.

@@ -89,7 +89,7 @@ class Switch:
         began = time.monotonic()
         try:
             candidate.start(folder, self._settings.module)
-            reason = health.wait(candidate.socket, self._surroundings.health_seconds, candidate.trouble)
+            reason = health.wait(lambda: candidate.socket, self._surroundings.health_seconds, candidate.trouble)
             if not reason:
                 asked = gate.at_socket(candidate.socket, folder / self._settings.subdirectory)
                 reason = gate.judge(asked, seconds, candidate.trouble)
@@ -179,8 +179,7 @@ class Switch:
         runs = state.active and (state.folder + "/").startswith(f"{self._target}/")
         front = self._front()
         # What ran beside goes on answering until the service does.
-        socket = self._lent or self._surroundings.socket
-        reason = health.wait(socket, self._surroundings.health_seconds, self._ended) if runs else self._start()
+        reason = health.wait(self._own_socket, self._surroundings.health_seconds, self._ended) if runs else self._start()
         if not reason:
             self._take_over(_DRAIN_SECONDS)
             reason = self._judge(front)
@@ -232,9 +231,9 @@ class Switch:
 
     def _start(self) -> str:
         """Start the service anew, and wait until it answers. Returns why it does not."""
-        service, socket = self._surroundings.service, self._lent or self._surroundings.socket
+        service = self._surroundings.service
         try:
-            if not socket.exists():
+            if not self._own_socket().exists():
                 # systemd does not notice that its socket's name was removed, and makes it anew only after a stop.
                 service.stop()
             service.restart()
@@ -250,7 +249,11 @@ class Switch:
                 return f"its process keeps ending: {self._how_it_ended()}"
             return ""
 
-        return health.wait(socket, self._surroundings.health_seconds, given_up)
+        return health.wait(self._own_socket, self._surroundings.health_seconds, given_up)
+
+    def _own_socket(self) -> Path:
+        """Return where the service itself answers: under its public name again once what ran beside has ended, whoever ended it."""
+        return self._lent if self._lent is not None and self._lent.exists() else self._surroundings.socket
 
     def _judge(self, front: Front | None) -> str:
         began = time.monotonic()
