@@ -1,8 +1,9 @@
 # Clips that the nightly job makes on this droplet go to the one that serves them (send), or come here (receive), by way of the bucket.
 {%- from "map.jinja" import giggles with context %}
 {%- set units = ["giggles-delivery.service", "giggles-delivery.timer"] %}
-{%- if giggles.delivery.mode %}
 include:
+  - common.failures
+{%- if giggles.delivery.mode %}
   - common.validate
   - app.account
   - app.folders
