@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import tempfile
 import time
@@ -65,20 +66,17 @@ def start(place: Path) -> subprocess.Popen[bytes]:
 @pytest.fixture(scope="module")
 def factories() -> Iterator[FactoriesManager]:
     """What starts daemons of Salt and waits for them. The fixture that it brings along is left out in pyproject.toml."""
-    listener = EventListener()
-    listener.start_server()
-    try:
-        with tempfile.TemporaryDirectory(prefix="factories-") as name:
-            yield FactoriesManager(
-                root_dir=name,
-                log_server_host="127.0.0.1",
-                log_server_port=0,
-                log_server_level="error",
-                event_listener=listener,
-                start_timeout=_SECONDS,
-            )
-    finally:
-        listener.stop()
+    # Salt keeps what is logged before it is configured, and would print it when pytest ends.
+    logging.getLogger("saltfactories").setLevel(logging.ERROR)
+    with EventListener() as listener, tempfile.TemporaryDirectory(prefix="factories-") as name:
+        yield FactoriesManager(
+            root_dir=name,
+            log_server_host="127.0.0.1",
+            log_server_port=0,
+            log_server_level="error",
+            event_listener=listener,
+            start_timeout=_SECONDS,
+        )
 
 
 @pytest.fixture(scope="module")
