@@ -108,16 +108,19 @@ def test_looking_and_applying_show_no_secret(droplet: Droplet, planted: Secrets)
 @pytest.fixture
 def rotated(droplet: Droplet, planted: Secrets) -> Iterator[Secrets]:
     """Put other secrets into droplet.sls, of awkward characters; the earlier ones are back at the end."""
-    pillar = yaml.safe_load(droplet.exec(["cat", DROPLET_PILLAR]).stdout)
+    # Kept here and not on the droplet, where it would be found.
+    kept = droplet.exec(["cat", DROPLET_PILLAR]).stdout
+    pillar = yaml.safe_load(kept)
     app = pillar["giggles"]["secrets"]["app"]
     app["SECRET_KEY"] = "Rotated-%s-{{ 7*7 }}-$HOME-`id`-" + app["SECRET_KEY"][::-1]
     app["SUPABASE_SERVICE_ROLE_KEY"] = "rotated-" + app["SUPABASE_SERVICE_ROLE_KEY"][::-1]
     text = "#!quiet_yaml\n" + json.dumps(pillar)
-    droplet.exec(["bash", "-euc", f"cp -a {DROPLET_PILLAR} /etc/giggles/kept.sls; cat > {DROPLET_PILLAR}"], stdin=text.encode())
+    put = ["bash", "-euc", f"cat > {DROPLET_PILLAR}"]
+    droplet.exec(put, stdin=text.encode())
     try:
         yield secrets_of(droplet) | planted
     finally:
-        droplet.shell(f"mv /etc/giggles/kept.sls {DROPLET_PILLAR}")
+        droplet.exec(put, stdin=kept)
         droplet.converge()
 
 
