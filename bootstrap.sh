@@ -358,6 +358,7 @@ lay_uv_of_bundle() {
 }
 
 # _utils/gigglekit/runtime builds beside what runs, tries it, and has it take its place only when it works.
+# Nothing to say is an answer too, and whether it went well is told by its exit code.
 runtime_says() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$runtime_said" "$1" | grep . || true; }
 
 runtime() { PYTHONPATH=$HOME_OF_TREE/_utils PYTHONDONTWRITEBYTECODE=1 python3 -s -m gigglekit.runtime --home "$SALT_HOME" "$@"; }

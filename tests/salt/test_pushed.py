@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.operators_tree import clone, git
+
 from .conftest import REPOSITORY, Minion
-
-
-def git(tree: Path, *arguments: str) -> str:
-    somebody = ("-c", "user.name=Operator", "-c", "user.email=operator@giggles.test")
-    command = ["git", *somebody, "-C", str(tree), *arguments]
-    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout.strip()
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """What somebody else has."""
-    made = tmp_path / "tree"
-    made.mkdir()
-    git(made, "init", "--quiet")
-    git(made, "commit", "--quiet", "--allow-empty", "--no-gpg-sign", "-m", "First")
-    return made
+    return clone(tmp_path / "tree")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,15 @@ from gigglekit import records
 from gigglekit.health import basis, pushed, recording
 from gigglekit.settings import pushing
 
+from tests.operators_tree import clone, git
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 RIGHT: dict[str, Any] = {"giggles": {"roles": ["app", "nightly"], "converge": {"pull": False}}}
 
 
-def git(tree: Path, *arguments: str) -> str:
-    somebody = ("-c", "user.name=Operator", "-c", "user.email=operator@giggles.test")
-    command = ["git", *somebody, "-C", str(tree), *arguments]
-    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout.strip()
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A clone with one commit."""
-    made = tmp_path / "tree"
-    made.mkdir()
-    git(made, "init", "--quiet")
-    git(made, "commit", "--quiet", "--allow-empty", "--no-gpg-sign", "-m", "First")
-    return made
+    return clone(tmp_path / "tree")
 
 
 def test_a_committed_tree_is_told_by_its_commit(tree: Path) -> None:
