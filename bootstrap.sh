@@ -627,7 +627,8 @@ main() {
 
   wait_for_converge
   say "giggles-salt: converging (the first time takes some minutes)"
-  local code=0
+  local code=0 began
+  began=$(date +%s)
   # Warnings of Salt's own modules about coming Pythons are nothing to act on.
   PYTHONWARNINGS=ignore::DeprecationWarning "$SALT_HOME/current/bin/salt-call" --local --retcode-passthrough --log-level=error --state-output=mixed state.apply </dev/null || code=$?
   # With failed states too, Salt has applied them: that of this run need not give way to the one before.
@@ -635,6 +636,8 @@ main() {
   report
   if [ "$code" != 0 ]; then
     printf '\nbootstrap: %s\n' "Not everything converged (exit code $code). Each state that failed says above what happened and what to do; the rest is in place. Correct it and run: sudo salt-call state.apply" | fold -s -w 110 >&2
+    # What failed is far above by now.
+    PYTHONPATH=$HOME_OF_TREE/_utils PYTHONDONTWRITEBYTECODE=1 python3 -s -m gigglekit.health.history --since "$began" | sed 's/^/  /' >&2 || true
   fi
   exit "$code"
 }

@@ -78,6 +78,7 @@ def test_the_exit_code_of_a_failed_apply_is_passed_on(droplet: Droplet) -> None:
     assert code == 2, text
     assert "Not everything converged (exit code 2)" in flat
     assert "run: sudo salt-call state.apply" in flat
+    assert file in flat.partition("Not everything converged")[2], "what failed is told again at the end"
     assert re.search(r"(?m)^Failed: +[1-9]", text), text
     assert dict(KEY.findall(text))["web"] == "up"
     assert droplet.converge().changed == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from pathlib import Path
@@ -350,3 +351,14 @@ def test_history_reads_whatever_lies_there(tmp_path: Path) -> None:
         file.write(b'\xff\x00\n[1]\n{"cut": \n' + b"[" * 100_000 + b"\n")
     assert [record["ok"] for record in history.history(tmp_path)] == [True]
     assert history.history(tmp_path, count=0) == []
+
+
+def test_what_failed_is_told_of_the_run_that_was_asked_for(tmp_path: Path) -> None:
+    failed = {"id": "certificate-issued", "name": "example.com", "comment": "No certificate could be had. Wait."}
+    records.append(tmp_path, "converge", {"ok": False, "failures": [failed], "time": "2026-01-02T03:04:05Z"})
+    at = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc).timestamp()
+    assert history.failed(tmp_path, at + 0.9) == ["certificate-issued (example.com): No certificate could be had. Wait."]
+    assert history.failed(tmp_path, at + 1) == [], "an earlier run says nothing of this one"
+    assert history.failed(tmp_path / "none", 0) == []
+    records.append(tmp_path, "converge", {"ok": False, "failures": "x", "time": "whenever"})
+    assert history.failed(tmp_path, 0) == []

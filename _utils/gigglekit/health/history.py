@@ -1,7 +1,14 @@
-"""What giggles.history returns: the newest converges, for a person."""
+"""What giggles.history returns: the newest converges, for a person.
+
+`python -m gigglekit.health.history --since TIME` prints what failed in the newest one, a paragraph each, unless that began before TIME,
+in seconds since 1970. The bootstrap ends with it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +41,30 @@ def _told(record: dict[str, Any]) -> dict[str, Any]:
         entries = found if isinstance(found, list) else []
         told[kind] = [f"{entry.get('id')} ({entry.get('name')}): {entry.get(words)}" for entry in entries if isinstance(entry, dict)]
     return told
+
+
+def failed(folder: Path, since: float) -> list[str]:
+    """Return a paragraph for each state that failed in the newest converge.
+
+    Arguments:
+        folder: where records lie.
+        since: nothing is told of a converge that was recorded earlier (seconds since 1970).
+    """
+    newest = next(iter(records.newest(folder, "converge", 1)), {})
+    try:
+        recorded = datetime.datetime.fromisoformat(str(newest.get("time")).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return []
+    # Records tell whole seconds.
+    return [str(told) for told in _told(newest)["failures"]] if recorded >= int(since) else []
+
+
+def main() -> None:
+    """Print what failed."""
+    parser = argparse.ArgumentParser(prog="python -m gigglekit.health.history", description="What failed in the newest converge.")
+    parser.add_argument("--since", type=float, required=True, metavar="TIME", help="seconds since 1970")
+    sys.stdout.writelines(f"{paragraph}\n" for paragraph in failed(records.FOLDER, parser.parse_args().since))
+
+
+if __name__ == "__main__":
+    main()
