@@ -23,7 +23,9 @@ find /etc /opt/giggles /opt/certbot /usr/local /var/lib/giggles /var/spool/cron 
   \( -path /opt/giggles/python -o -path /opt/giggles/repository.git -o -path /root/.cache \
      -o -path /etc/giggles/pillar/droplet.sls -o -name '*.lock' -o -name __pycache__ \
      -o -path /var/lib/giggles/records/converge.jsonl -o -path /var/lib/giggles/converge \
-     -o -path '/var/lib/giggles/records/alerts*' -o -path /var/lib/giggles/records/disk.jsonl \
+     -o -path '/var/lib/giggles/records/alerts*' -o -path '/var/lib/giggles/records/.alerts*' -o -path /var/lib/giggles/records/disk.jsonl \
+     -o -path '/var/lib/giggles/records/.disk.jsonl.*' -o -path '/var/lib/giggles/records/.status.jsonl.*' \
+     -o -path '/var/lib/giggles/records/.converge.jsonl.*' \
      -o -path /var/lib/giggles/records/status.jsonl -o -path /var/lib/giggles/alerts \) -prune \
   -o -printf '%p %y %m %U:%G %l' \( -type d -printf '\n' -o -printf ' %s %T@\n' \)
 systemctl show --property=Id,MainPID,ActiveState,UnitFileState giggles.service giggles.socket nginx.service ssh.service \
