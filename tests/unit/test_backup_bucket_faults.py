@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import ssl
 import threading
@@ -242,6 +243,41 @@ def test_a_listing_that_does_not_say_whether_it_is_whole_is_none(there: Bucket, 
     for ask in (there.list, there.versions, there.unfinished):
         with pytest.raises(UnreachableError):
             [*ask()]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"NextContinuationToken": "a", "NextKeyMarker": "a", "NextUploadIdMarker": "a"},
+    ],
+    ids=["without the next page", "with the same page again and again"],
+)
+def test_a_listing_that_never_ends_is_none(there: Bucket, monkeypatch: pytest.MonkeyPatch, more: dict[str, str]) -> None:
+    monkeypatch.setattr(there.connection, "call", lambda *_: {"IsTruncated": True, **more})
+    for ask in (there.list, there.versions, there.unfinished):
+        with pytest.raises(UnreachableError, match="listing"):
+            [*ask()]
+
+
+@pytest.mark.parametrize("length", [1 << 40, None])
+def test_more_bytes_than_were_asked_for_are_not_read(there: Bucket, monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+    def call(_: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        if "Range" in parameters:
+            return {"Body": Endless(), "ContentRange": "bytes 0-9/10", "ContentLength": length}
+        return {"Body": Endless()}
+
+    class Endless(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise AssertionError("it was read")
+
+    monkeypatch.setattr(there.connection, "call", call)
+    with pytest.raises(UnreachableError):
+        there.read("data/a", 0, 10)
+    with pytest.raises(UnreachableError):
+        there.get("data/a")
+    with pytest.raises(UnreachableError):
+        [*there.stream("data/a")]
 
 
 def test_a_stream_that_cannot_be_written_leaves_no_parts(b2: Storage, there: Bucket) -> None:

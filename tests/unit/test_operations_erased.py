@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from gigglekit.backup import names, signed, snapshot
+from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.errors import UnreachableError
+from gigglekit.backup.learning import WHOLE
 from gigglekit.backup.repository import backup_key
 from gigglekit.backup.section import NotReadableError
 from gigglekit.backup.sync import Sync
 from gigglekit.crypto import chunked, keys
-from gigglekit.operations import erasing, restoring
+from gigglekit.operations import erasing, restoring, saving
 from gigglekit.vault.keyring import DUMPS, Keyring
 
 from tests.unit import saved_droplet
@@ -130,7 +133,7 @@ def test_a_manifest_that_was_lost_leaves_nothing_of_the_user_either(droplet: Sav
     droplet.path("clips", kept, "more.wav").write_bytes(b"more")
     assert droplet.sync()["problems"] == []
     with droplet.operated.manifest() as manifest:
-        assert manifest.get(erasing.WHOLE) == "no"
+        assert manifest.get(WHOLE) == "no"
     assert droplet.erase(kept).pending == ""
     assert droplet.versions(names.DATA) == []
 
@@ -143,7 +146,7 @@ def test_what_a_killed_first_backup_has_stored_goes_with_its_user_though_the_man
     droplet.bucket().put(names.DATA + pack, chunked.encrypt(backup_key(root), names.pack_context(pack), os.urandom(1000)))
     droplet.sync()
     with droplet.operated.manifest() as manifest:
-        assert (manifest.get("number"), manifest.get(erasing.WHOLE)) == ("1", "no")
+        assert (manifest.get("number"), manifest.get(WHOLE)) == ("1", "no")
     droplet.erase(user)
     assert droplet.versions(names.DATA) == []
 
@@ -165,6 +168,38 @@ def test_a_manifest_that_was_lost_costs_nobody_else_what_no_snapshot_names_yet(d
     assert unnamed[erased] not in droplet.versions(names.DATA)
     assert unnamed[kept] in droplet.versions(names.DATA)
     assert len(droplet.versions(names.DATA)) == 2
+
+
+def test_what_a_prune_that_did_not_end_has_written_anew_goes_with_its_user(droplet: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    erased, kept = droplet.new_users(2)
+    droplet.sync()
+    for user in (erased, kept):
+        droplet.path("clips", user, "2026_0_laughter.wav").unlink()
+        droplet.path("clips", user, "2026_1_laughter.wav").unlink()
+        droplet.path("clips", user, "tiny.wav").write_bytes(b"tiny")
+    for night in range(9):
+        for user in (erased, kept):
+            droplet.path("clips", user, f"{night}.wav").write_bytes(os.urandom(100))
+        droplet.sync()
+    before = droplet.objects(names.DATA)
+    put = Bucket.put
+
+    def ends(self: Bucket, name: str, *content: Any, **more: Any) -> None:
+        if name.startswith(names.SNAPSHOTS):
+            raise UnreachableError("The bucket went away.")
+        put(self, name, *content, **more)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Bucket, "put", ends)
+        with pytest.raises(UnreachableError):
+            saving.prune(droplet.operated)
+    assert len(set(droplet.objects(names.DATA)) - set(before)) == 2
+    assert droplet.erase(erased).pending == ""
+    mine = droplet.keyring.root_key(droplet.vault_id(kept))
+    assert mine is not None
+    bucket = droplet.bucket()
+    for name in droplet.objects(names.DATA):
+        assert chunked.decrypt(backup_key(mine), names.pack_context(name.removeprefix(names.DATA)), bucket.get(name))
 
 
 def test_one_user_costs_no_more_requests_with_many_others(droplet: Saved) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gigglekit.backup import names, signed
 from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.crypto import chunked, keys
-from gigglekit.operations import kits, restoring
+from gigglekit.operations import kits, restoring, saving
 from gigglekit.vault import fscrypt
 from gigglekit.vault.errors import VaultError
 from gigglekit.vault.keyring import DUMPS, SNAPSHOTS, fscrypt_key
@@ -447,21 +447,68 @@ def test_an_erasure_that_was_half_done_in_the_bucket_is_ended_by_who_takes_over(
     assert new.keyring.root_key(old.vault_id(erased)) is None
 
 
-def test_a_damaged_key_or_receipt_in_the_bucket_costs_only_itself(old: Saved, new: Saved) -> None:
+@pytest.mark.parametrize("nonsense", [b"nonsense", bytes(2 << 20)], ids=["short", "longer than can be"])
+def test_a_damaged_key_or_receipt_in_the_bucket_costs_only_itself(old: Saved, new: Saved, nonsense: bytes) -> None:
     kit = old.kit()
     broken, whole, erased = old.new_users(3)
     old.sync()
     old.erase(erased)
     old.sync()
     bucket = old.bucket()
-    bucket.put(old.sealed(broken), b"nonsense")
+    bucket.put(old.sealed(broken), nonsense)
     (receipt,) = old.objects(names.RECEIPTS)
-    bucket.put(receipt, b"nonsense")
+    bucket.put(receipt, nonsense)
     done = new.restore(kit_text=kit)
     assert new.clips(whole) == old.clips(whole)
     assert any(old.sealed(broken) in problem for problem in done["problems"])
     assert any(receipt in problem for problem in done["problems"])
     assert new.clips(broken) == {}
+
+
+def test_what_other_programs_leave_in_the_bucket_is_in_nobodys_way(old: Saved, new: Saved) -> None:
+    """The web UI of Backblaze and others mark folders by objects of names that this project never gives."""
+    kit = old.kit()
+    kept, erased = old.new_users(2)
+    old.sync()
+    old.erase(erased)
+    client, known = old.storage.client(), old.objects()
+    for folder in (*{name.rpartition("/")[0] + "/" for name in known}, names.DATABASE, names.DATABASE_KEYS, names.PRUNING):
+        for mark in ("", ".bzEmpty", "a name with spaces"):
+            client.put_object(Bucket=old.storage.bucket, Key=folder + mark, Body=b"")
+    assert old.objects() == known
+    assert old.verify()["problems"] == []
+    assert saving.prune(old.operated)["problems"] == []
+    again = old.new_users()[0]
+    assert old.sync()["problems"] == []
+    assert old.erase(again).pending == ""
+    kit = old.kit(rotate=True)
+    done = new.restore(kit_text=kit)
+    assert (done["files"], done["problems"]) == (2, [])
+    assert new.clips(kept) == old.clips(kept)
+
+
+def test_a_rotation_seals_nobody_whom_another_droplet_has_erased(old: Saved) -> None:
+    old.kit()
+    erased, _ = old.new_users(2)
+    old.sync()
+    signer = old.operated.repository().secrets.signer
+    assert signer is not None
+    old.bucket().put(*signed.tombstone(old.vault_id(erased), "2026-11-24T00:00:00Z", signer))
+    old.kit(rotate=True)
+    assert old.sealed(erased) not in old.versions()
+
+
+def test_a_rotation_does_not_destroy_a_key_that_only_the_bucket_has(old: Saved) -> None:
+    kit = old.kit()
+    lost, _ = old.new_users(2)
+    clips = old.clips(lost)
+    old.sync()
+    ring = (old.places.keys / "ring").resolve()
+    (ring / "vaults" / f"{old.vault_id(lost)}.key").unlink()
+    with pytest.raises(BackupError, match=rf"(?s){old.sealed(lost)}.*nobody asked for it to be erased.*Nothing was changed"):
+        old.kit(rotate=True)
+    assert old.restore(kit_text=kit, user=lost, target=str(old.folder / "look"))["problems"] == []
+    assert len(clips) == len([*(old.folder / "look" / lost).rglob("*.wav")])
 
 
 def test_on_a_machine_without_a_vault_a_folder_can_be_restored_into_and_nothing_else(

@@ -9,7 +9,7 @@ Sources: https://www.backblaze.com/docs/cloud-storage-s3-compatible-api and http
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -87,7 +87,7 @@ class Bucket:
             nonlocal damaged
             answer = self._open(name)
             with answer["Body"] as body:
-                length = int(answer["ContentLength"])
+                length = _length(answer)
                 if length > limit:
                     raise DamagedError(
                         name,
@@ -127,6 +127,8 @@ class Bucket:
                     raise Broken(f"bytes from {start} on were asked for, and {where or 'all'} came")
                 if not where.startswith(wanted):
                     raise _too_short(name)
+                if _length(answer) != length:
+                    raise Broken(f"{length} bytes were asked for, and others were announced")
                 return self._rest(body, length)
 
         try:
@@ -154,7 +156,7 @@ class Bucket:
             try:
                 answer = self._open(name, **version, **({"Range": f"bytes={position}-"} if position else {}))
                 with answer["Body"] as body:
-                    length = int(answer["ContentLength"])
+                    length = _length(answer)
                     if position and not str(answer.get("ContentRange", "")).startswith(f"bytes {position}-"):
                         raise Broken("another range came than was asked for")
                     if size >= 0 and (position + length != size or str(answer.get("ETag")) != tag):
@@ -292,6 +294,14 @@ class Bucket:
         except BackupError as error:
             if not has_code(error, "NoSuchUpload"):
                 raise
+
+
+def _length(answer: Mapping[str, Any]) -> int:
+    """Return how many bytes come with an answer, which is known before any is read."""
+    length = answer.get("ContentLength")
+    if length is None:
+        raise Broken("bytes came, and it was not said how many")
+    return int(length)
 
 
 def _too_short(name: str) -> DamagedError:

@@ -19,6 +19,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _LONGEST_NAME = 500
 
 
+def is_ours(name: str) -> bool:
+    """Tell whether this project gives such names: letters, digits, dots, hyphens and underscores, in folders."""
+    return _NAME.fullmatch(name) is not None and ".." not in name and len(name) <= _LONGEST_NAME
+
+
 class Connection:
     """A client of botocore and what belongs to it; made when it is first needed, for several threads.
 
@@ -94,7 +99,7 @@ class Connection:
         Raises:
             RefusedError: this project gives no such names.
         """
-        if not _NAME.fullmatch(name) or ".." in name or len(name) > _LONGEST_NAME:
+        if not is_ours(name):
             raise RefusedError(
                 "An object was asked for by a name that this project never gives: names have letters, digits, dots, hyphens and "
                 "underscores, in folders. Nothing was sent. If the name came out of the bucket, somebody else writes "

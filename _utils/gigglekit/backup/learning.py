@@ -30,6 +30,8 @@ _ELSEWHERE = "elsewhere"
 """A fact of the manifest: vault ids of users of this droplet that the bucket knows to be erased."""
 BEGUN_EMPTY = "begun empty"
 """A fact of the manifest: "yes" if no data lay in the bucket when it was begun, so that it knows all there is."""
+WHOLE = "whole"
+"""A fact of the manifest: "yes" if it knows every object there ever was for a user."""
 
 
 @contextlib.contextmanager

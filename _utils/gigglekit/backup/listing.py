@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from gigglekit.backup.connection import Connection
+from gigglekit.backup.connection import Connection, is_ours
 from gigglekit.backup.objects import Object, Upload, Version
 from gigglekit.backup.sending import Broken
 
+_NEXT = {
+    "ListObjectsV2": ("ContinuationToken",),
+    "ListObjectVersions": ("KeyMarker", "VersionIdMarker"),
+    "ListMultipartUploads": ("KeyMarker", "UploadIdMarker"),
+}
+"""What says where the next page begins; the answer has it with `Next` before it."""
+
 
 def objects(connection: Connection, prefix: str) -> Iterator[Object]:
-    """Yield the objects whose names begin with `prefix`, sorted, hidden ones left out."""
-    more: dict[str, Any] = {}
+    """Yield the objects whose names begin with `prefix`, sorted, hidden ones left out.
+
+    Those are left out, too, whose names this project never gives: other programs mark folders so (`data/`, `data/.bzEmpty`), and whoever
+    asked for one of them would be refused.
+    """
+    more: dict[str, str] = {}
     while True:
-        answer = _list(connection, "ListObjectsV2", **connection.below(prefix), **more)
+        answer = _list(connection, "ListObjectsV2", more, **connection.below(prefix))
         for entry in answer.get("Contents", []):
-            yield Object(connection.name(entry["Key"]), int(entry["Size"]), _utc(entry["LastModified"]))
+            name = connection.name(entry["Key"])
+            if is_ours(name):
+                yield Object(name, int(entry["Size"]), _utc(entry["LastModified"]))
         if not answer.get("IsTruncated"):
             return
         more = {"ContinuationToken": answer["NextContinuationToken"]}
@@ -44,7 +57,7 @@ def page_of_versions(connection: Connection, prefix: str, start: dict[str, str])
     Returns:
         The versions, as `versions` orders them, and where the next page begins; empty if there is none.
     """
-    answer = _list(connection, "ListObjectVersions", **connection.below(prefix), **start)
+    answer = _list(connection, "ListObjectVersions", start, **connection.below(prefix))
     page = [
         Version(
             connection.name(entry["Key"]),
@@ -71,7 +84,7 @@ def uploads(connection: Connection, prefix: str) -> Iterator[Upload]:
     """Yield the uploads in parts below `prefix` that were begun and not ended."""
     more: dict[str, str] = {}
     while True:
-        answer = _list(connection, "ListMultipartUploads", **connection.below(prefix), **more)
+        answer = _list(connection, "ListMultipartUploads", more, **connection.below(prefix))
         for entry in answer.get("Uploads", []):
             yield Upload(connection.name(entry["Key"]), entry["UploadId"], _utc(entry["Initiated"]))
         if not answer.get("IsTruncated"):
@@ -79,12 +92,18 @@ def uploads(connection: Connection, prefix: str) -> Iterator[Upload]:
         more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
 
-def _list(connection: Connection, operation: str, **parameters: str) -> dict[str, Any]:
+def _list(connection: Connection, operation: str, start: Mapping[str, str], **parameters: str) -> dict[str, Any]:
+    """Ask for the page that begins at `start`: parameters that the page before has said, none for the first one."""
+
     def question() -> dict[str, Any]:
-        answer: dict[str, Any] = connection.call(operation, {"Bucket": connection.settings.bucket, **parameters})
+        answer: dict[str, Any] = connection.call(operation, {"Bucket": connection.settings.bucket, **parameters, **start})
         # To take an answer that says nothing for an empty bucket would be to think that nothing is left to erase, or to restore.
         if "IsTruncated" not in answer:
             raise Broken("a listing came that does not say whether it is whole")
+        following = {name: answer.get(f"Next{name}") for name in _NEXT[operation]}
+        if answer["IsTruncated"] and (not any(following.values()) or following == {name: start.get(name) for name in following}):
+            # Nothing would ever end it.
+            raise Broken("a listing came that does not say where it goes on")
         return answer
 
     answer: dict[str, Any] = connection.repeat(operation, "", question)

@@ -23,6 +23,7 @@ from gigglekit.backup import names, ownership, retention, waiting
 from gigglekit.backup.erase import end_keys_of_erased
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.healing import Healer, Moved, Piece
+from gigglekit.backup.learning import WHOLE
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.pack import PACK_BYTES, Builder
@@ -407,6 +408,10 @@ class Prune:
     def _rewrite_of(self, group: Mapping[str, list[_Needed]], kept: list[_Kept]) -> None:
         """Write packs of some users anew, and then every snapshot that needs them, once."""
         self.progress(f"writing {sum(map(len, group.values()))} packs anew")
+        whole = self.manifest.get(WHOLE)
+        with self.manifest.change():
+            # If this is killed, packs lie there that only the next prune finds; an erasure before that has to look for them.
+            self.manifest.put(WHOLE, whole and "no")
         moved: Moved = {}
         stored: dict[str, list[PackEntry]] = {}
         for vault, packs in group.items():
@@ -426,6 +431,7 @@ class Prune:
                 now = {piece: (pack.id, offset) for piece, (pack, offset) in moved.items() if piece[0] in mine}
                 self.manifest.move(vault, [(entry.id, entry.size, entry.header) for entry in entries], now)
             self.manifest.put("learned", learned)
+            self.manifest.put(WHOLE, whole)
         self.done.rewritten += len(old)
 
     def _move(self, vault: str, packs: Iterable[_Needed]) -> tuple[list[PackEntry], Moved]:

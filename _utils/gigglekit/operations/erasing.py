@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _LOCK_SECONDS = 60.0
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _PREDECESSORS = "predecessors"
-WHOLE = "whole"
-"""A fact of the manifest: "yes" if it knows every object there ever was for a user."""
 _DAYS_BETWEEN_PRUNES = 15
 """At most, as `saving.is_prune_due` has it: a dump ends with the first prune after its days are over."""
 
@@ -57,6 +55,7 @@ class BucketCopies:
     def erase(self, vault_id: str, since: str) -> RemoteErased:
         """Erase a user in the bucket; see `gigglekit.vault.remote.Remote`."""
         from gigglekit.backup.erase import erase_user
+        from gigglekit.backup.learning import WHOLE
 
         try:
             with self._open() as (repository, manifest):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gigglekit import records
-from gigglekit.backup import kit, names
-from gigglekit.backup.errors import BackupError, MissingError, RefusedError
+from gigglekit.backup import kit, names, signed
+from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.repository import Repository
@@ -81,11 +81,14 @@ def recovery_kit(droplet: Droplet, *, rotate: bool = False) -> str:
 def _seal_again(droplet: Droplet, repository: Repository, manifest: Manifest, progress: Progress) -> None:
     wanted = kit.fingerprint(repository.secrets.kit_public or b"")
     secrets = repository.secrets
-    everything = {names.USER_KEYS + vault: root for vault, root in droplet.roots().items()}
+    # Nobody's key comes back who was erased by another droplet.
+    erased = {*droplet.ledger().tombstones(), *repository.erased([])}
+    everything = {names.USER_KEYS + vault: root for vault, root in droplet.roots().items() if vault not in erased}
     everything |= {names.SYSTEM_KEYS + "names": secrets.names, names.SYSTEM_KEYS + "snapshots": secrets.snapshots}
     if secrets.signer is not None:
         everything[names.SYSTEM_KEYS + "signing"] = secrets.signer.private
     there = {entry.name for prefix in (names.USER_KEYS, names.SYSTEM_KEYS) for entry in repository.bucket.list(prefix)}
+    _insist_on_every_key(repository, there - everything.keys() - {names.USER_KEYS + vault for vault in erased})
     for number, name in enumerate(sorted(there | everything.keys())):
         progress.words(f"{number} of {len(there | everything.keys())} keys")
         with manifest.change():
@@ -96,6 +99,30 @@ def _seal_again(droplet: Droplet, repository: Repository, manifest: Manifest, pr
             repository.store_key(name, everything[name])
             with manifest.change():
                 manifest.put(f"sealed:{name}", wanted)
+
+
+def _insist_on_every_key(repository: Repository, others: Iterable[str]) -> None:
+    """See that nothing is about to be deleted that is the last that opens somebody's clips.
+
+    Arguments:
+        repository: it.
+        others: sealed keys that this droplet does not have, of users that nobody has erased.
+
+    Raises:
+        RefusedError: one of them was sealed by this droplet, or by another one with the same keys.
+    """
+    for name in sorted(others):
+        try:
+            signed.open_signed(signed.KEY, name, repository.bucket.get(name, 4096), repository.secrets.signer_public)
+        except (signed.NotReadableError, DamagedError, MissingError):
+            continue  # it opens nothing
+        raise RefusedError(
+            f"{name} in the bucket opens clips of somebody whose key this droplet does not have, and nobody asked for it to be erased: it "
+            "was lost here, or another droplet with the same keys has made it. No new kit could open it, and it would be gone. Nothing was "
+            "changed. If the key was lost, bring it back with the kit that you have: salt-call giggles.restore kit=/root/kit.txt; if there "
+            "is a second droplet, stop the backup of one. If nobody is to have these clips any more, delete that object with all its "
+            "versions in the web UI of Backblaze."
+        )
 
 
 def _seal_dumps(droplet: Droplet, repository: Repository, manifest: Manifest) -> None:

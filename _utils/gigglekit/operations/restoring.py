@@ -246,8 +246,8 @@ def open_with_kit(droplet: Droplet, kit: Kit) -> _Source:
     def unseal(name: str) -> bytes | str:
         try:
             return signed.unseal_key(name, bucket.get(name, 4096), kit.key, kit.signer)
-        except (NotReadableError, MissingError) as error:
-            return f"{name} does not open with this kit: {error}."
+        except (NotReadableError, DamagedError, MissingError) as error:
+            return f"{name} does not open with this kit: {str(error).rstrip('.')}."
 
     with ThreadPoolExecutor(_KEYS_AT_ONCE, thread_name_prefix="keys") as pool:
         for name, found in zip(sealed, pool.map(unseal, sealed), strict=True):
@@ -298,8 +298,8 @@ def _receipts(source: _Source, receipts: Any, droplet: Droplet) -> None:  # noqa
                 signed.LEDGER, entry.name, bucket.get(entry.name, 1 << 20), source.repository.secrets.signer_public
             )
             subject = json.loads(content[_SIGNATURE_BYTES:])["subject"]
-        except (NotReadableError, ValueError, KeyError) as error:
-            source.problems.append(f"{entry.name} is not as it was written: {error}.")
+        except (NotReadableError, DamagedError, MissingError, ValueError, KeyError) as error:
+            source.problems.append(f"{entry.name} is not as it was written: {str(error).rstrip('.')}.")
             continue
         if number.isascii() and number.isdigit() and len(content) > _SIGNATURE_BYTES:
             receipts.put_back(int(number), content[_SIGNATURE_BYTES:], content[:_SIGNATURE_BYTES])

@@ -49,7 +49,7 @@ def sync(droplet: Droplet, *, anyway: bool = False, seconds: float = 0) -> dict[
 
 def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
     from gigglekit.backup.erase import end_keys_of_erased
-    from gigglekit.backup.learning import BEGUN_EMPTY
+    from gigglekit.backup.learning import BEGUN_EMPTY, WHOLE
     from gigglekit.backup.sync import Sync
 
     repository = droplet.repository()
@@ -63,11 +63,11 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
         run = Sync(repository, manifest, chosen.threads, erased=ledger.tombstones, progress=progress.bytes_and_files)
         database = droplet.database() if chosen.database else None
         done = run.run(users, (lambda: _dump(droplet, repository, database.url)) if database else None, anyway=anyway)
-        if manifest.get(erasing.WHOLE) is None and manifest.get("number") != "0":
+        if manifest.get(WHOLE) is None and manifest.get("number") != "0":
             # Begun in this run, or in one that did not come to its end. If the bucket was empty then it knows everything, else only what
             # the newest snapshot had.
             with manifest.change():
-                manifest.put(erasing.WHOLE, "yes" if manifest.get(BEGUN_EMPTY) == "yes" else "no")
+                manifest.put(WHOLE, "yes" if manifest.get(BEGUN_EMPTY) == "yes" else "no")
         # Who was to be erased while this run was at work.
         finished += erasing.finish_pending(droplet, repository, manifest, problems)
         if finished:
