@@ -12,6 +12,7 @@ from gigglekit.backup.errors import BackupError, DamagedError, MissingError, Ref
 from gigglekit.backup.kit import Kit
 from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.repository import Repository
+from gigglekit.backup.section import NotReadableError
 from gigglekit.crypto import chunked, sealing
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
@@ -114,7 +115,7 @@ def _insist_on_every_key(repository: Repository, others: Iterable[str]) -> None:
     for name in sorted(others):
         try:
             signed.open_signed(signed.KEY, name, repository.bucket.get(name, 4096), repository.secrets.signer_public)
-        except (signed.NotReadableError, DamagedError, MissingError):
+        except (NotReadableError, DamagedError, MissingError):
             continue  # it opens nothing
         raise RefusedError(
             f"{name} in the bucket opens clips of somebody whose key this droplet does not have, and nobody asked for it to be erased: it "
