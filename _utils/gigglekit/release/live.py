@@ -164,7 +164,7 @@ def _carry_out(
             began = time.monotonic()
             done = migration.migrate(settings, layout, folder, plan.commit, surroundings.unit, secrets, surroundings.dump)
             course.took("migrated", began)
-            course.notes.append(f"The migration has run{_saved(done)}.")
+            course.notes.append(f"The migration has run{_saved(done)}.{done['interrupted']}")
         ready()
         beside = switch.try_beside(folder, settings.gate_seconds)
         ready()
