@@ -173,11 +173,12 @@ def _errors():
     that somebody needs.
     """
     from gigglekit.backup.errors import BackupError
+    from gigglekit.release.errors import ReleaseError
     from gigglekit.vault.errors import VaultError
 
     try:
         yield
-    except (VaultError, BackupError) as error:
+    except (VaultError, BackupError, ReleaseError) as error:
         raise CommandExecutionError(str(error)) from None
     except OSError as error:
         raise CommandExecutionError(
@@ -200,9 +201,10 @@ def _database():
 
 
 def _restart_app():
+    from gigglekit.release import turns
     from gigglekit.release.service import SystemdService
 
-    SystemdService().restart()
+    turns.restart(SystemdService(), Layout())
 
 
 def _copies_elsewhere():

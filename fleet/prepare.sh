@@ -17,7 +17,7 @@ while systemctl show --property=ActiveState --value giggles-converge.service 2>/
   waited=$((waited + 2))
 done
 
-if [ "$(git -C "$tree" rev-parse HEAD 2>/dev/null)" != "$commit" ]; then
+if [ "$(git -C "$tree" rev-parse HEAD 2>/dev/null)" != "$commit" ] || [ -n "$(git -C "$tree" status --porcelain 2>/dev/null)" ]; then
   rm -rf "$tree.new"
   mkdir -m 0755 "$tree.new"
   if ! tail -n +@LINES@ "$0" | tar --extract --gzip --no-same-owner --directory "$tree.new"; then
@@ -26,9 +26,12 @@ if [ "$(git -C "$tree" rev-parse HEAD 2>/dev/null)" != "$commit" ]; then
     exit 1
   fi
   if [ -e "$tree" ]; then
-    rm -rf "$tree.before"
     # Edits on the droplet are in no commit; they are not thrown away, but they are not applied either.
-    [ -z "$(git -C "$tree" status --porcelain 2>/dev/null)" ] || cp -a "$tree" "$tree.before"
+    if [ -n "$(git -C "$tree" status --porcelain 2>/dev/null)" ]; then
+      rm -rf "$tree.before"
+      cp -a "$tree" "$tree.before"
+      say "The tree on this droplet had edits that are in no commit. They are in $tree.before (git -C $tree.before status), and not applied."
+    fi
     mv "$tree" "$tree.old"
   fi
   mv "$tree.new" "$tree"

@@ -72,4 +72,8 @@ delivery-absent:
 delivery-settings:
   file.absent:
     - name: /etc/giggles/delivery.json
+
+delivery-notes:
+  file.absent:
+    - name: /var/lib/giggles-delivery
 {%- endif %}

@@ -32,6 +32,11 @@ MUTATIONS = {
     ),
     "site mode": ("chmod 0666 /etc/nginx/sites-available/giggles", "nginx-site-giggles", "0644"),
     "nginx.conf owner": ("chown www-data /etc/nginx/nginx.conf", "nginx-configuration", "root"),
+    "connection limits lowered": (
+        "sed -i -E 's/(worker_rlimit_nofile|worker_connections) [0-9]+/\\1 64/' /etc/nginx/nginx.conf",
+        "nginx-configuration",
+        "worker_rlimit_nofile 64",
+    ),
     "certificate link swapped": (
         "ln -sfn /etc/nginx/tls/placeholder /etc/nginx/tls/current",
         "certificate-linked",

@@ -45,6 +45,13 @@ def test_with_another_commit_nothing_else_runs(pushed: Minion, tree: Path) -> No
         assert "fleet/pack" in done.stdout
         assert not pushed.canary.exists()
     git(other, "reset", "--quiet", "--hard", "HEAD~1")
+    # The right commit, and an edit that somebody made on the droplet.
+    (other / "edit").write_text("An edit.\n")
+    done = pushed.call("state.apply")
+    assert done.returncode != 0
+    assert "has them: edit." in done.stdout
+    assert not pushed.canary.exists()
+    (other / "edit").unlink()
     assert pushed.call("state.apply").returncode == 0
     assert pushed.canary.exists()
 

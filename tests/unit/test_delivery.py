@@ -8,14 +8,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.errors import BackupError
 from gigglekit.delivery import __main__ as program
 from gigglekit.delivery import sending
-from gigglekit.delivery.parcel import PARCELS, RECEIPTS, STORED, Clip, Keys, ParcelError, is_clip
-from gigglekit.delivery.receiving import Received, receive
+from gigglekit.delivery.parcel import MOST_CLIP_BYTES, PARCELS, RECEIPTS, STORED, Clip, Keys, ParcelError, is_clip
+from gigglekit.delivery.receiving import Received, receive, refuse
 from gigglekit.delivery.sending import SETTLED_SECONDS, Sent, send
 
 from .b2 import Storage
@@ -34,6 +35,7 @@ class Fleet:
 
     night: Path
     web: Path
+    stored: Path
     bucket: Bucket
 
     def made(self, user: str, name: str, content: bytes = b"laughter") -> Path:
@@ -48,7 +50,7 @@ class Fleet:
         return send(self.bucket, KEYS, self.night)
 
     def receive(self) -> Received:
-        return receive(self.bucket, KEYS, self.web)
+        return receive(self.bucket, KEYS, self.web, self.stored)
 
     def left(self, prefix: str = "") -> list[str]:
         """Return what lies in the bucket, past versions included."""
@@ -57,9 +59,9 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path, b2: Storage) -> Fleet:
-    for name in ("night", "web"):
+    for name in ("night", "web", "stored"):
         (tmp_path / name).mkdir()
-    return Fleet(tmp_path / "night", tmp_path / "web", bucket(b2))
+    return Fleet(tmp_path / "night", tmp_path / "web", tmp_path / "stored", bucket(b2))
 
 
 def test_a_clip_arrives_as_it_was_and_is_removed_only_then(fleet: Fleet) -> None:
@@ -163,6 +165,88 @@ def test_another_clip_of_the_same_name_is_never_overwritten(fleet: Fleet) -> Non
     assert (fleet.web / USER / "a.wav").read_bytes() == b"old"
     fleet.send()
     assert path.exists()
+
+
+def test_a_name_that_is_taken_is_named_and_the_others_arrive_and_what_is_told_to_do_ends_it(fleet: Fleet) -> None:
+    (fleet.web / USER).mkdir()
+    for name in ("a.wav", "b.wav"):
+        fleet.made(USER, name, b"new")
+        (fleet.web / USER / name).write_bytes(b"old")
+    fleet.made(USER, "c.wav")
+    fleet.send()
+    done = fleet.receive()
+    assert (done.stored, len(done.problems)) == (1, 2)
+    idents = {}
+    for name in ("a.wav", "b.wav"):
+        (sentence,) = (problem for problem in done.problems if f"clip {name} " in problem)
+        assert USER not in sentence
+        idents[name] = sentence.partition("refuse ")[2][:32]
+    # The new one shall take its place.
+    (fleet.web / USER / "a.wav").unlink()
+    # The old one shall stay.
+    refuse(fleet.bucket, KEYS, idents["b.wav"])
+    assert fleet.receive() == Received(stored=1)
+    assert [(fleet.web / USER / name).read_bytes() for name in ("a.wav", "b.wav")] == [b"new", b"old"]
+    assert fleet.send().delivered == 3
+    assert not list(fleet.night.rglob("*.wav"))
+    assert fleet.left() == []
+    with pytest.raises(ParcelError):
+        refuse(fleet.bucket, KEYS, idents["b.wav"])
+
+
+def _broken_at(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, question: str, what: str) -> None:
+    """Receive until the bucket is asked this of such an object."""
+
+    class Stopped(BaseException): ...
+
+    asked = getattr(Bucket, question)
+
+    def stop(self: Bucket, name: str, *arguments: Any) -> Any:
+        if name.startswith(what):
+            raise Stopped
+        return asked(self, name, *arguments)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Bucket, question, stop)
+        with pytest.raises(Stopped):
+            fleet.receive()
+
+
+@pytest.mark.parametrize(("question", "what"), [("put", RECEIPTS), ("erase", PARCELS)])
+@pytest.mark.parametrize("sent_first", [True, False])
+def test_a_clip_that_its_user_has_deleted_does_not_come_back(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, question: str, what: str, *, sent_first: bool
+) -> None:
+    fleet.made(USER, "a.wav")
+    fleet.send()
+    _broken_at(fleet, monkeypatch, question, what)
+    (fleet.web / USER / "a.wav").unlink()
+    if sent_first:
+        fleet.send()
+    fleet.receive()
+    assert not (fleet.web / USER / "a.wav").exists()
+    fleet.send()
+    fleet.receive()
+    assert not list(fleet.web.rglob("*.wav"))
+    assert not list(fleet.night.rglob("*.wav"))
+    assert fleet.left() == []
+    assert list(fleet.stored.iterdir()) == []
+
+
+def test_a_clip_of_65_megabytes_arrives_and_one_that_is_too_large_is_told_where_it_lies(fleet: Fleet) -> None:
+    path = fleet.made(USER, "large.wav", bytes(65 << 20))
+    with fleet.made(OTHER, "huge.wav").open("r+b") as file:
+        file.truncate(MOST_CLIP_BYTES + 1)
+    os.utime(fleet.night / OTHER / "huge.wav", (1, 1))
+    for sent in (1, 0):
+        done = fleet.send()
+        assert (done.sent, len(done.problems)) == (sent, 1)
+        assert "huge.wav" in done.problems[0]
+        assert OTHER not in done.problems[0]
+    assert fleet.receive() == Received(stored=1)
+    assert (fleet.web / USER / "large.wav").stat().st_size == 65 << 20
+    assert fleet.send().delivered == 1
+    assert not path.exists()
 
 
 def test_who_can_only_write_into_the_bucket_can_neither_make_clips_nor_have_them_removed(fleet: Fleet) -> None:
@@ -271,6 +355,7 @@ def test_the_program_tells_numbers_and_what_is_wrong(fleet: Fleet, b2: Storage, 
         assert program.main(["send"]) == 1, "it has waited for more than a day"
     assert "1 clips have no receipt, the oldest for 30 hours" in capsys.readouterr().err
     monkeypatch.setattr(program, "CLIPS", fleet.web)
+    monkeypatch.setattr(program, "STORED", fleet.stored)
     assert program.main(["receive"]) == 0
     (tmp_path / "delivery.json").write_text(json.dumps({"key": SECRET.hex()}))
     assert program.main(["receive"]) == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import socket
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,9 +92,29 @@ def test_it_has_the_services_own_command_and_walls_for_another_release(systemd: 
     # It is not started anew, has an end, and gives the public name back whatever becomes of who started it.
     assert not [line for line in told if line.startswith("Restart=")]
     assert "RuntimeMaxSec=900" in told
-    assert f"ExecStopPost=-+/bin/mv -fT {tried.socket.parent}/giggles-own.sock {tried.socket.parent}/giggles.sock" in told
     assert f"--socket-property=ListenStream={tried.socket.parent}/giggles-candidate.sock" in own
     assert "--socket-property=SocketMode=0660" in own
+
+
+def test_the_service_has_its_socket_back_when_it_ends_and_without_a_word_where_it_was_never_lent(
+    systemd: Systemd, tried: SystemdCandidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tried.socket.parent)
+    tried.start(RELEASE, "src.main:app")
+    (given_back,) = (line for line in properties(systemd.started) if line.startswith("ExecStopPost=") and "giggles-own.sock" in line)
+    command = shlex.split(given_back.removeprefix("ExecStopPost=-+"))
+    own, public = tried.socket.with_name("giggles-own.sock"), tried.socket.with_name("giggles.sock")
+
+    def ends() -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    ends()
+    assert not public.exists()
+    with contextlib.closing(listen(own)) as kept, contextlib.closing(listen(public)):
+        ends()
+        assert meets(public, kept)
+    assert not own.exists()
 
 
 def test_when_memory_is_scarce_the_one_on_trial_goes_first(systemd: Systemd, tried: SystemdCandidate, tmp_path: Path) -> None:

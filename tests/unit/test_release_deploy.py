@@ -6,9 +6,10 @@ import functools
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from gigglekit.release import deploying, handover, health, live, manifest, pin
+from gigglekit.release import deploying, gate, handover, health, live, manifest, pin, turns
 from gigglekit.release.errors import ReleaseError, TrialError, UnhealthyError
 
 from tests.unit.release_droplet import Droplet, Upstream
@@ -290,6 +291,78 @@ def test_a_nightly_job_that_begins_meanwhile_is_not_met_by_the_trial_or_the_swit
         assert releasing.releases == [first]
         assert is_at(releasing, first)
     assert releasing.candidate.started == [second], "the first time it was not even tried"
+
+
+def test_a_nightly_job_that_begins_meanwhile_is_not_met_by_the_way_back(releasing: Droplet, upstream: Upstream, first: str) -> None:
+    second = upstream.commit({"x": "y"})
+    releasing.deploy(first, second)
+    looks = iter([[], ["giggles-nightly.service"]])
+    with pytest.raises(ReleaseError, match="nothing was changed"):
+        deploying.rollback(
+            releasing.settings(first), releasing.layout, releasing.surroundings, to=first, busy=functools.partial(next, looks), wait=0
+        )
+    assert is_at(releasing, second)
+    assert not releasing.candidate.runs
+    assert not releasing.layout.journal.exists()
+
+
+def test_a_way_back_to_what_is_live_starts_it_again_where_it_is_down(releasing: Droplet, first: str) -> None:
+    assert releasing.rollback(first, first).result == "already live"
+    releasing.service.stop()
+    done = releasing.rollback(first, first)
+    assert (done.result, done.live) == ("started again", first)
+    assert is_at(releasing, first)
+    releasing.service.stop()
+    with releasing.altered(first, "app/health", "500"):
+        releasing.service.app._behaviour = releasing.candidate.behaviour
+        with pytest.raises(ReleaseError, match="is not well"):
+            releasing.rollback(first, first)
+    assert not releasing.layout.journal.exists()
+
+
+def test_an_erasure_that_restarts_the_app_waits_until_a_release_is_judged(
+    releasing: Droplet, upstream: Upstream, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = upstream.commit({"x": "y"})
+    judged, restarted = threading.Event(), threading.Event()
+
+    def erase() -> None:
+        turns.restart(releasing.service, releasing.layout)
+        restarted.set()
+
+    eraser = threading.Thread(target=erase)
+    judge = gate.judge
+
+    def judge_while_somebody_erases(asked: gate.Asked, *arguments: Any, **options: Any) -> str:
+        if releasing.layout.live() == second and not eraser.ident:
+            eraser.start()
+            assert not restarted.wait(1), "it was restarted under the eyes of the gate"
+        reason = judge(asked, *arguments, **options)
+        if releasing.layout.live() == second:
+            judged.set()
+        return reason
+
+    monkeypatch.setattr(gate, "judge", judge_while_somebody_erases)
+    releasing.deploy(first, second)
+    assert judged.is_set()
+    eraser.join(30)
+    assert restarted.is_set()
+    assert is_at(releasing, second)
+
+
+def test_a_deploy_waits_for_an_erasure_that_restarts_the_app_and_not_for_ever(
+    releasing: Droplet, upstream: Upstream, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = upstream.commit({"x": "y"})
+    patient = turns.turn
+    monkeypatch.setattr(turns, "turn", lambda layout: patient(layout, 0.1))
+    with patient(releasing.layout), pytest.raises(ReleaseError, match="restarted by somebody else"):
+        releasing.deploy(first, second)
+    assert is_at(releasing, first)
+    assert not releasing.candidate.runs
+    assert releasing.releases == [first]
+    assert not releasing.layout.journal.exists()
+    assert releasing.deploy(first, second).live == second
 
 
 def test_a_nightly_job_that_ends_is_waited_for(releasing: Droplet, upstream: Upstream, first: str, monkeypatch: pytest.MonkeyPatch) -> None:

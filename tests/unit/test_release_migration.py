@@ -126,6 +126,57 @@ def test_one_that_hangs_is_told(droplet: Droplet, upstream: Upstream, boxed: Box
         droplet.deploy(first_of(droplet), with_migration(upstream), migration=COMMAND)
 
 
+class _Killed(BaseException): ...
+
+
+def _killed_during(droplet: Droplet, commit: str, boxed: Boxed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deploy, and be gone while the migration runs: nothing of this process comes after that."""
+
+    def run(argv: Sequence[str], *, seconds: float) -> Outcome:
+        boxed(argv, seconds=seconds)
+        raise _Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(migration, "run", run)
+        with pytest.raises(_Killed):
+            droplet.deploy(first_of(droplet), commit, migration=COMMAND)
+
+
+def test_one_that_was_killed_in_the_middle_runs_again_and_that_is_told_with_the_dump_from_before_it(
+    droplet: Droplet, upstream: Upstream, boxed: Boxed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = first_of(droplet), with_migration(upstream, "test ! -e ../../../fail")
+    _killed_during(droplet, second, boxed, monkeypatch)
+    assert migration.ran(droplet.layout, second) is None
+    # Twice: the dump from before all of it is still the one that is named.
+    droplet.hooks.dump = lambda: "20261130T030000Z"
+    _killed_during(droplet, second, boxed, monkeypatch)
+    (droplet.layout.root / "fail").touch()
+    with pytest.raises(MigrationError, match=r"ended in the middle.*restore_database snapshot=20261130T020000Z"):
+        droplet.deploy(first, second, migration=COMMAND)
+    (droplet.layout.root / "fail").unlink()
+    (note,) = droplet.deploy(first, second, migration=COMMAND).as_dict()["notes"]
+    assert "ended in the middle" in note
+    assert "restore_database snapshot=20261130T020000Z" in note
+    assert len(boxed.asked) == 4
+    droplet.rollback(first)
+    assert "notes" not in droplet.deploy(first, second, migration=COMMAND).as_dict()
+    assert len(boxed.asked) == 4
+
+
+def test_one_that_outlived_its_deploy_is_waited_for(
+    droplet: Droplet, upstream: Upstream, boxed: Boxed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = first_of(droplet), with_migration(upstream)
+    with monkeypatch.context() as running:
+        running.setattr(migration, "ask", lambda argv, **_: (0 if "giggles-migration.service" in argv else 127, ""))
+        with pytest.raises(MigrationError, match="is still running"):
+            droplet.deploy(first, second, migration=COMMAND)
+    assert boxed.asked == []
+    droplet.deploy(first, second, migration=COMMAND)
+    assert "--unit=giggles-migration" in boxed.asked[0]
+
+
 def test_without_a_dump_nothing_runs_unless_that_was_chosen(droplet: Droplet, upstream: Upstream, boxed: Boxed) -> None:
     first, second = first_of(droplet), with_migration(upstream)
     droplet.hooks.dump = None

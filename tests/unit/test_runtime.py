@@ -7,12 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gigglekit.runtime import building
 from gigglekit.runtime import home as runtime_home
 from gigglekit.runtime.errors import RuntimeProblem
-from gigglekit.runtime.home import RECORD
+from gigglekit.runtime.home import RECORD, Home
 from gigglekit.runtime.upgrading import Wanted, named_bundle
 
 from .killing import calls_of, killed_before
@@ -273,6 +276,51 @@ def test_a_bundle_that_the_tree_names_and_that_cannot_be_fetched_costs_nothing_b
     done = there.ensure()
     assert (done.name, there.works()) == (one, True)
     assert "cannot be fetched" in done.note
+
+
+@pytest.mark.parametrize(
+    ("made_from", "damage", "why"), [("one\n", b"\0", "not the one that was meant"), ("other\n", b"", "another requirements")]
+)
+def test_a_wrong_bundle_that_the_tree_names_is_fetched_once_a_day_or_when_it_is_named_anew(
+    there: Runtimes, monkeypatch: pytest.MonkeyPatch, made_from: str, damage: bytes, why: str
+) -> None:
+    one = there.lock("one\n")
+    wanted = there.bundle("one\n", made_from)
+    with Path(wanted.source).open("ab") as file:
+        file.write(damage)
+    fetched: list[str] = []
+    monkeypatch.setattr(building, "_archive", _counted(building._archive, fetched))
+    for _ in range(3):
+        done = there.ensure(wanted)
+        assert (done.name, there.names(), len(fetched)) == (one, {one}, 1)
+        assert why in done.note
+        assert "from the lock file instead" in done.note
+    moved = shutil.copy(wanted.source, there.folder / "elsewhere")
+    there.ensure(Wanted(str(moved), wanted.digest))
+    assert len(fetched) == 2, "another address"
+    with monkeypatch.context() as later:
+        later.setattr(runtime_home, "REFUSED_SECONDS", 0.0)
+        there.ensure(wanted)
+    assert len(fetched) == 3, "a day later"
+    right = there.bundle("one\n")
+    assert there.ensure(right).name == f"bundle-{right.digest[:16]}"
+
+
+def test_a_bundle_that_could_not_be_fetched_is_tried_at_once(there: Runtimes) -> None:
+    there.lock("one\n")
+    wanted = there.bundle("one\n")
+    away = Path(wanted.source).rename(there.folder / "away")
+    assert "cannot be read" in there.ensure(wanted).note
+    away.rename(wanted.source)
+    assert there.ensure(wanted).name == f"bundle-{wanted.digest[:16]}"
+
+
+def _counted(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    def counted(home: Home, source: str) -> Any:
+        calls.append(source)
+        return function(home, source)
+
+    return counted
 
 
 def test_what_bootstrap_and_the_converge_are_told_is_one_object(there: Runtimes) -> None:

@@ -1,4 +1,4 @@
-"""What giggles-delivery.service runs: `python -m gigglekit.delivery send|receive`, as the app's account.
+"""What giggles-delivery.service runs: `python -m gigglekit.delivery send|receive`, as the app's account. By hand: `refuse ID`.
 
 Which bucket and which key stand in a file that systemd hands over (LoadCredential=), since that account may not read it itself.
 """
@@ -14,11 +14,12 @@ from pathlib import Path
 from gigglekit.backup import settings
 from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.errors import BackupError
-from gigglekit.delivery.parcel import Keys
-from gigglekit.delivery.receiving import receive
+from gigglekit.delivery.parcel import Keys, ParcelError
+from gigglekit.delivery.receiving import receive, refuse
 from gigglekit.delivery.sending import send
 
 CLIPS = Path("/var/lib/giggles/uploads/clips")
+STORED = Path("/var/lib/giggles-delivery")
 _PATIENCE_SECONDS = 24 * 3600
 """A clip that is no further after so long is a failure that somebody has to look at."""
 
@@ -38,16 +39,20 @@ def load(path: Path) -> tuple[settings.Settings, Keys]:
 
 
 def main(arguments: list[str]) -> int:
-    """Send or receive; say in one line what came of it, and in further ones what is wrong."""
-    if arguments not in (["send"], ["receive"]):
-        print("gigglekit.delivery takes one word: send or receive.", file=sys.stderr)
+    """Send, receive or refuse; say in one line what came of it, and in further ones what is wrong."""
+    if arguments not in (["send"], ["receive"]) and (len(arguments) != 2 or arguments[0] != "refuse"):
+        print("gigglekit.delivery takes one word, send or receive, or two: refuse and the id of a parcel.", file=sys.stderr)
         return 2
     place = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/etc/giggles")) / "delivery.json"
     try:
         chosen, keys = load(place)
         bucket = Bucket(chosen)
+        if arguments[0] == "refuse":
+            refuse(bucket, keys, arguments[1])
+            print("It was refused. The droplet that made the clip removes it with its next run.")
+            return 0
         if arguments == ["receive"]:
-            received = receive(bucket, keys, CLIPS)
+            received = receive(bucket, keys, CLIPS, STORED)
             told, problems = dataclasses.asdict(received), received.problems
         else:
             sent = send(bucket, keys, CLIPS)
@@ -57,6 +62,9 @@ def main(arguments: list[str]) -> int:
                     f"{sent.waiting} clips have no receipt, the oldest for {sent.oldest / 3600:.0f} hours. They are kept here. "
                     "Look at the droplet that serves them: systemctl status giggles-delivery."
                 )
+    except ParcelError as error:
+        print(f"Nothing was refused: {error}. Take the id from journalctl -u giggles-delivery.", file=sys.stderr)
+        return 1
     except BackupError as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,6 +17,10 @@ from gigglekit.vault.places import is_user_id
 
 PARCELS, RECEIPTS = "delivery/", "delivered/"
 STORED, REFUSED = "stored", "refused"
+MOST_CLIP_BYTES = 128 << 20
+"""More than an hour of sound as the app writes it. A clip is in memory as a whole, three times over while it is packed."""
+MOST_PARCEL_BYTES = MOST_CLIP_BYTES + (1 << 20)
+MOST_RECEIPT_BYTES = 4096
 _ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.wav")
 _LENGTH_BYTES = 4

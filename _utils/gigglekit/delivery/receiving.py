@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gigglekit.backup.bucket import Bucket
-from gigglekit.backup.errors import BackupError
-from gigglekit.delivery.parcel import PARCELS, RECEIPTS, REFUSED, STORED, Clip, Keys, ParcelError, ident_of
+from gigglekit.backup.errors import BackupError, MissingError
+from gigglekit.delivery.parcel import MOST_PARCEL_BYTES, PARCELS, RECEIPTS, REFUSED, STORED, Clip, Keys, ParcelError, ident_of
 
-_MOST_BYTES = 64 << 20
 _RECEIPT_DAYS = 30
 """So long a receipt waits for a droplet that was off; then its clip is sent, and received, once more."""
 
@@ -39,13 +38,14 @@ class Received:
     problems: list[str] = field(default_factory=list)
 
 
-def receive(bucket: Bucket, keys: Keys, clips: Path, now: float | None = None) -> Received:
+def receive(bucket: Bucket, keys: Keys, clips: Path, stored: Path, now: float | None = None) -> Received:
     """Take all parcels that there are.
 
     Arguments:
         bucket: the fleet's.
         keys: the fleet's.
         clips: the app's folder of them.
+        stored: a folder for notes of what is stored and has no receipt yet.
         now: seconds since the epoch; the clock's if None.
 
     Raises:
@@ -53,41 +53,93 @@ def receive(bucket: Bucket, keys: Keys, clips: Path, now: float | None = None) -
         OSError: the disk is full.
     """
     done = Received()
-    for found in bucket.list(PARCELS):
-        ident = ident_of(found.name, PARCELS)
-        if ident is None:
-            continue
-        try:
-            clip = keys.unpack(ident, bucket.get(found.name, _MOST_BYTES))
-        except (ParcelError, BackupError) as error:
-            done.problems.append(f"A parcel in the bucket ({ident}) was not taken: {error}.")
-            continue
-        try:
-            stored = _store(clips, clip, ident)
-        except FileExistsError:
-            done.problems.append(f"A clip of the parcel {ident} is here already, with another content. It was left as it is.")
-            continue
-        except _LockedError:
-            done.problems.append(
-                f"The clip of the parcel {ident} was not taken, since the vault of its user is locked. It stays in the bucket, and is "
-                "tried again. Look at systemctl status giggles-vault-unlock; while that user is being erased, it ends with that."
-            )
-            continue
-        except OSError as error:
-            if error.errno in _FULL:
-                raise
-            # Its words may name the user.
-            done.problems.append(f"The clip of the parcel {ident} could not be stored ({error.strerror}). It stays in the bucket.")
-            continue
-        done.stored += stored
-        done.refused += not stored
-        bucket.put(RECEIPTS + ident, keys.receipt(ident, STORED if stored else REFUSED))
-        bucket.erase(found.name)
+    waiting = {ident for found in bucket.list(PARCELS) if (ident := ident_of(found.name, PARCELS)) is not None}
+    for note in stored.iterdir():
+        if note.name not in waiting:
+            note.unlink()
+    for ident in sorted(waiting):
+        if not (stored / ident).exists():
+            try:
+                taken = _take(bucket, keys, ident, clips, done.problems)
+            except _NotTaken:
+                continue
+            done.stored += taken
+            done.refused += not taken
+            if not taken:
+                _answer(bucket, keys, ident, REFUSED)
+                continue
+            # From here on it is its user's, who may delete it: it is not written again, however long the receipt takes.
+            (stored / ident).touch()
+        _answer(bucket, keys, ident, STORED)
+        (stored / ident).unlink()
     moment = time.time() if now is None else now
     for found in bucket.list(RECEIPTS):
         if moment - found.modified.timestamp() > _RECEIPT_DAYS * 86400:
             bucket.erase(found.name)
     return done
+
+
+def refuse(bucket: Bucket, keys: Keys, ident: str) -> None:
+    """Answer a parcel with a refusal, as for an erased user: the droplet that made the clip removes it.
+
+    Arguments:
+        bucket, keys: the fleet's.
+        ident: the parcel's.
+
+    Raises:
+        ParcelError: there is none.
+        BackupError: the bucket cannot be had.
+    """
+    if ident not in {ident_of(found.name, PARCELS) for found in bucket.list(PARCELS)}:
+        raise ParcelError(f"no parcel in the bucket has the id {ident}")
+    _answer(bucket, keys, ident, REFUSED)
+
+
+class _NotTaken(Exception):
+    """A parcel stays where it is; why is among the problems."""
+
+
+def _take(bucket: Bucket, keys: Keys, ident: str, clips: Path, problems: list[str]) -> bool:
+    """Take one parcel; False if its user was erased.
+
+    Raises:
+        _NotTaken: it could not be.
+        OSError: the disk is full.
+    """
+    try:
+        clip = keys.unpack(ident, bucket.get(PARCELS + ident, MOST_PARCEL_BYTES))
+    except MissingError:
+        # Removed since it was listed, with its receipt by who had sent it.
+        raise _NotTaken from None
+    except (ParcelError, BackupError) as error:
+        problems.append(f"A parcel in the bucket ({ident}) was not taken: {error}.")
+        raise _NotTaken from None
+    try:
+        return _store(clips, clip, ident)
+    except FileExistsError:
+        # By its name, which tells when and not whose: the log is kept for longer than an erased user may be named.
+        problems.append(
+            f"The clip {clip.name} came, and another one of that name and user is here, which was left as it is; all others were taken. "
+            f"Listen to the one that is here (find -L {clips} -name {clip.name}). If the new one shall take its place, remove it, and the "
+            f"next run takes the new one. If it shall stay, have the new one removed from where it was made: docs/NIGHTLY.md, "
+            f"`gigglekit.delivery refuse {ident}`."
+        )
+    except _LockedError:
+        problems.append(
+            f"The clip of the parcel {ident} was not taken, since the vault of its user is locked. It stays in the bucket, and is "
+            "tried again. Look at systemctl status giggles-vault-unlock; while that user is being erased, it ends with that."
+        )
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        # Its words may name the user.
+        problems.append(f"The clip of the parcel {ident} could not be stored ({error.strerror}). It stays in the bucket.")
+    raise _NotTaken
+
+
+def _answer(bucket: Bucket, keys: Keys, ident: str, what: str) -> None:
+    bucket.put(RECEIPTS + ident, keys.receipt(ident, what))
+    bucket.erase(PARCELS + ident)
 
 
 def _store(clips: Path, clip: Clip, ident: str) -> bool:

@@ -110,6 +110,7 @@ class SystemdCandidate:
 
     def _argv(self, release: Path, module: str) -> list[str]:
         text = self._unit.read_text(encoding="utf-8")
+        own = own_name(self._public)
         walls = [line for line in sandbox(text, release) if not line.startswith(("MemoryHigh=", "OOMScoreAdjust="))]
         return [
             "systemd-run", "--quiet", f"--unit={NAME}", "--service-type=exec", "--description=Giggles app, on trial",
@@ -120,7 +121,7 @@ class SystemdCandidate:
             f"--property=RuntimeMaxSec={self._seconds:.0f}", "--property=TimeoutStopSec=5",
             f"--property=StandardOutput={_LOG}", f"--property=StandardError={_LOG}",
             f"--property=ExecStopPost=-+/bin/sh -c 'echo $$SERVICE_RESULT $$EXIT_CODE $$EXIT_STATUS >> {self._ended}'",
-            f"--property=ExecStopPost=-+/bin/mv -fT {own_name(self._public)} {self._public}",
+            f"--property=ExecStopPost=-+/bin/sh -c 'test ! -S {own} || exec mv -fT {own} {self._public}'",
             *(f"--property={wall}" for wall in walls),
             # When memory runs out, the one on trial goes to swap, or goes, and the live one stays.
             f"--property=MemoryHigh={self._high_mb(text)}M", "--property=OOMScoreAdjust=700",

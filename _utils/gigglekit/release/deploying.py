@@ -31,7 +31,7 @@ class Deployed:
     Arguments:
         live: the commit that is live now.
         before: the one that was, or None.
-        result: "deployed", "already live" or "rolled back".
+        result: "deployed", "already live", "started again" (it was live, and not well) or "rolled back".
         pinned: the pin that is in force now, or None: then the pillar decides.
         course: what it took.
     """
@@ -96,8 +96,9 @@ def rollback(settings: Settings, layout: Layout, surroundings: Surroundings, *, 
     before = layout.live()
     pinned = None if settings.ref == commit else _pin(commit, settings, "rollback")
     course = Course()
-    live.rollback(commit, settings, layout, surroundings, Repin(pinned), course)
-    return Deployed(layout.live(), before, "already live" if before == commit else "rolled back", pinned, course)
+    done = live.rollback(commit, settings, layout, surroundings, Repin(pinned), course, lambda: _wait(busy, wait))
+    result = "already live" if not done else "started again" if before == commit else "rolled back"
+    return Deployed(layout.live(), before, result, pinned, course)
 
 
 def releases(layout: Layout) -> list[dict[str, Any]]:

@@ -79,15 +79,26 @@ def apply(
     return plan
 
 
-def rollback(commit: str, settings: Settings, layout: Layout, surroundings: Surroundings, repin: Repin, course: Course) -> None:
+def rollback(
+    commit: str,
+    settings: Settings,
+    layout: Layout,
+    surroundings: Surroundings,
+    repin: Repin,
+    course: Course,
+    ready: Callable[[], None] = lambda: None,
+) -> bool:
     """Switch to a release that is on this droplet, as it lies there: no network, no build, and no trial but one look.
 
     While what is live is well, the other one is started beside it, so that no request waits for its start. Otherwise it is switched to
-    at once.
+    at once. One that is live already, and is not well, is started again and judged.
 
     Arguments:
         commit: of a finished release.
-        settings, layout, surroundings, repin, course: as for `apply`.
+        settings, layout, surroundings, repin, course, ready: as for `apply`.
+
+    Returns:
+        Whether anything was to be done: False if it was live, and is well.
 
     Raises:
         ReleaseError: it was changed since it was built, or is not well any more; what was live before still is.
@@ -97,25 +108,28 @@ def rollback(commit: str, settings: Settings, layout: Layout, surroundings: Surr
             settle(settings, layout, surroundings, course)
         except UnhealthyError as error:
             course.notes.append(str(error))
-        if layout.live() == commit:
+        entry = _entry(Plan(commit, layout.live(), False, True, False, (), ()), None, layout, repin)
+        switch = Switch(settings, layout, surroundings, entry, course)
+        well = switch.is_live_well()
+        if layout.live() == commit and well:
             pin.store(layout, repin.pin)
-            return
+            return False
         changed = manifest.drift(layout.release(commit))
         if changed:
             raise ReleaseError(
                 f"The release {commit[:12]} is not as it was built ({changed[0]}{', …' if len(changed) > 1 else ''}), so nothing was "
                 f"changed. Have it built anew: salt-call giggles.deploy ref={commit}."
             )
-        entry = _entry(Plan(commit, layout.live(), False, True, False, (), ()), None, layout, repin)
         journal.write(layout, entry)
-        switch = Switch(settings, layout, surroundings, entry, course)
         try:
-            beside = switch.is_live_well() and switch.try_beside(layout.release(commit), 0)
+            beside = well and switch.try_beside(layout.release(commit), 0)
+            ready()
         except BaseException:
             switch.give_up()
             journal.end(layout)
             raise
         switch.go(None, beside=beside)
+    return True
 
 
 def _carry_out(
@@ -150,7 +164,7 @@ def _carry_out(
             began = time.monotonic()
             done = migration.migrate(settings, layout, folder, plan.commit, surroundings.unit, secrets, surroundings.dump)
             course.took("migrated", began)
-            course.notes.append(f"The migration has run{_saved(done)}.")
+            course.notes.append(f"The migration has run{_saved(done)}.{done['interrupted']}")
         ready()
         beside = switch.try_beside(folder, settings.gate_seconds)
         ready()

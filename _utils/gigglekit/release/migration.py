@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gigglekit.command import CommandTimeoutError, run
+from gigglekit.command import CommandTimeoutError, ask, run
 from gigglekit.files.replacing import replace
 from gigglekit.release import venv
 from gigglekit.release.dotenv import read_back, systemd_file
@@ -23,6 +23,7 @@ from gigglekit.release.settings import Layout, Settings
 
 _SECONDS = 1800
 _KEPT = 100
+_UNIT = "giggles-migration"
 
 Dump = Callable[[], str]
 """Saves the database and returns a name by which giggles.restore_database finds it. Fails with an error that is one paragraph."""
@@ -30,7 +31,8 @@ Dump = Callable[[], str]
 
 def is_due(settings: Settings, layout: Layout, commit: str) -> bool:
     """Tell whether the migration of a commit has yet to run."""
-    return bool(settings.migration) and _known(layout).get(commit, {}).get("command") != settings.migration
+    known = _known(layout).get(commit, {})
+    return bool(settings.migration) and ("time" not in known or known.get("command") != settings.migration)
 
 
 def ran(layout: Layout, commit: str) -> str | None:
@@ -53,13 +55,26 @@ def migrate(
         dump: saves the database; None if there is no backup.
 
     Returns:
-        What was done: `command`, `time` and `dump`, which is "" if none was asked for.
+        What was done: `command`, `time` and `dump`, which is "" if none was asked for; and `interrupted`, a sentence on an earlier run of
+        it that was killed, "" if there was none.
 
     Raises:
         MigrationError: nothing was saved, or the command failed. The live release was left as it is.
     """
+    if ask(["systemctl", "is-active", "--quiet", f"{_UNIT}.service"], seconds=20)[0] == 0:
+        raise MigrationError(
+            "A migration that an earlier deploy has begun is still running, though that deploy was ended, so nothing was begun beside it. "
+            f"Wait for it (systemctl status {_UNIT}; it may take {_SECONDS // 60} minutes), then deploy again. The live release was left "
+            "as it is."
+        )
+    before = _known(layout).get(commit, {})
+    killed = before if "begun" in before else {}
+    interrupted = _interrupted(killed)
     saved = _saved(settings, dump)
     back = f" The database was saved before: salt-call giggles.restore_database snapshot={saved} clean=True puts it back." if saved else ""
+    # What an interrupted run had saved is from before all of it, and stays the one to go back to.
+    back = interrupted or back
+    _write(layout, commit, killed or {"command": settings.migration, "begun": _now(), "dump": saved})
     values = list(secrets)
     try:
         with _environment(layout) as file:
@@ -67,16 +82,40 @@ def migrate(
     except CommandTimeoutError as error:
         raise MigrationError(_failed(settings, f"it had not ended after {_SECONDS} s", back)) from error
     except OSError as error:
+        _write(layout, commit, before)
         raise MigrationError(_failed(settings, f"it could not be started ({error.strerror})", back)) from error
     if outcome.code != 0:
+        _write(layout, commit, before)
         words = " ".join(redact(outcome.last_words, values).split())
         raise MigrationError(_failed(settings, f"it ended with exit code {outcome.code}: {words or 'without a word'}", back))
-    done = {"command": settings.migration, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "dump": saved}
+    done = {"command": settings.migration, "time": _now(), "dump": saved}
+    _write(layout, commit, done)
+    return {**done, "interrupted": interrupted}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _write(layout: Layout, commit: str, said: dict[str, str]) -> None:
+    """Note what is known of a commit's migration; nothing if that is empty."""
     known = _known(layout)
     known.pop(commit, None)
-    newest = dict([*known.items(), (commit, done)][-_KEPT:])
-    replace(layout.migrated, (json.dumps(newest, indent=1) + "\n").encode(), 0o600)
-    return done
+    newest = [*known.items(), *([(commit, said)] if said else [])][-_KEPT:]
+    replace(layout.migrated, (json.dumps(dict(newest), indent=1) + "\n").encode(), 0o600)
+
+
+def _interrupted(killed: dict[str, str]) -> str:
+    """Say what is known of a run that was begun and never ended; "" if there was none."""
+    if not killed:
+        return ""
+    saved = (
+        f"the database from before that is the snapshot {killed['dump']} (salt-call giggles.restore_database snapshot={killed['dump']} "
+        "clean=True puts it back)"
+        if killed.get("dump")
+        else "nothing was saved before that"
+    )
+    return f" An earlier run of it was ended in the middle ({killed['begun']}) and may have changed a part of the database: {saved}."
 
 
 def _saved(settings: Settings, dump: Dump | None) -> str:
@@ -108,7 +147,7 @@ def _argv(settings: Settings, release: Path, unit: Path, environment: str) -> li
     own = release / venv.FOLDER / "bin" / words[0]
     program = str(own) if "/" not in words[0] and own.exists() else (shutil.which(words[0]) or words[0])
     return [
-        "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec",
+        "systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", f"--unit={_UNIT}",
         f"--property=RuntimeMaxSec={_SECONDS}", f"--property=WorkingDirectory={release}/.app",
         *(f"--property={line}" for line in sandbox(unit.read_text(encoding="utf-8"), release)),
         f"--property=EnvironmentFile={environment}",

@@ -161,6 +161,11 @@ class Layout:
         return self.root / "release.lock"
 
     @property
+    def turn(self) -> Path:
+        """Locked by whoever restarts the app, and while a release is switched to and judged."""
+        return self.root / "restart.lock"
+
+    @property
     def migrated(self) -> Path:
         """Note on the commits whose migration has run."""
         return self.root / "migrated.json"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gigglekit.files.links import exchange, point
-from gigglekit.release import gate, handover, health, journal, pin
+from gigglekit.release import gate, handover, health, journal, pin, turns
 from gigglekit.release.errors import ReleaseError, TrialError, UnhealthyError
 from gigglekit.release.front import Front, Traffic
 from gigglekit.release.journal import Entry
@@ -121,10 +121,17 @@ class Switch:
 
         Raises:
             UnhealthyError: it is not well, and what was live before is again.
+            ReleaseError: somebody else restarts the app all the time; nothing was switched.
         """
-        self._note("switching")
-        front = self._front()
         with ExitStack() as stack:
+            try:
+                stack.enter_context(turns.turn(self._layout))
+            except BaseException:
+                self.give_up()
+                self._put_away()
+                raise
+            self._note("switching")
+            front = self._front()
             waiting = stack.enter_context(gate.Waiting(self._public_ask(front), self._surroundings.health_seconds))
             began = time.monotonic()
             try:
@@ -164,6 +171,10 @@ class Switch:
         Raises:
             UnhealthyError: it had switched to a release that is not well, and what was live before is again.
         """
+        with turns.turn(self._layout):
+            return self._settle()
+
+    def _settle(self) -> str:
         entry = self._entry
         own = handover.own_name(self._surroundings.socket)
         self._lent = own if own.exists() else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from gigglekit.command import SYSTEM_PATH, CommandTimeoutError, Outcome, run
-from gigglekit.runtime.errors import CannotRunHere, RuntimeProblem
+from gigglekit.runtime.errors import CannotRunHere, RuntimeProblem, WrongBundle
 from gigglekit.runtime.home import Home, Runtime
 
 UV = Path("/opt/giggles-tools/uv/bin/uv")
@@ -99,7 +99,8 @@ def bundle(home: Home, source: str, digest: str, lock: bytes) -> Runtime:
 
     Raises:
         CannotRunHere: it was made from another lock file.
-        RuntimeProblem: it cannot be had, or is not what was asked for; nothing was unpacked then.
+        WrongBundle: it is not what was asked for; nothing of it is left.
+        RuntimeProblem: it cannot be had, or not be unpacked.
     """
     name = bundle_name(digest)
     with _archive(home, source) as file:
@@ -107,7 +108,7 @@ def bundle(home: Home, source: str, digest: str, lock: bytes) -> Runtime:
         while piece := file.read(1 << 20):
             made.update(piece)
         if made.hexdigest() != digest:
-            raise RuntimeProblem(
+            raise WrongBundle(
                 f"The bundle {source} is not the one that was meant: its SHA-256 is {made.hexdigest()}, and {digest} was asked for. It was "
                 "not unpacked. Fetch it again, or take the sum from where it was built."
             )
@@ -124,7 +125,7 @@ def bundle(home: Home, source: str, digest: str, lock: bytes) -> Runtime:
                 raise other_lock(source)
         except (OSError, ValueError, KeyError, TypeError) as error:
             home.discard(name)
-            raise RuntimeProblem(f"The archive {source} is no bundle ({error}). Build one with packaging/build.") from error
+            raise WrongBundle(f"The archive {source} is no bundle ({error}). Build one with packaging/build.") from error
         except RuntimeProblem:
             home.discard(name)
             raise

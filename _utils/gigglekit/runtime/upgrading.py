@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gigglekit.runtime import building, trying
-from gigglekit.runtime.errors import CannotRunHere, RuntimeProblem, Undecided
+from gigglekit.runtime.errors import CannotRunHere, RuntimeProblem, Undecided, WrongBundle
 from gigglekit.runtime.home import Home, Runtime, environment_name
 
 BUNDLES = "requirements/bundles.txt"
@@ -134,7 +134,7 @@ class Upgrade:
             if not fits:
                 # It may be the one in force: it is neither enough nor to be unpacked once more over itself.
                 raise building.other_lock(wanted.source)
-            return self._taken(name, before, lambda: building.bundle(self.home, wanted.source, wanted.digest, lock))
+            return self._taken(name, before, lambda: self._fetched(name, wanted, lock))
         except CannotRunHere as error:
             self._notes.append(f"{error} {instead} For one that runs here, build it on a system like this one: packaging/build.")
         except Undecided:
@@ -145,6 +145,18 @@ class Upgrade:
                 raise
             self._notes.append(f"{error} {instead}")
         return None
+
+    def _fetched(self, name: str, wanted: Wanted, lock: bytes) -> Runtime:
+        """Fetch a bundle and unpack it. What was not the right one is not fetched again for a day, or until other words name it."""
+        entry = f"{name} {wanted.source} {hashlib.sha256(lock).hexdigest()[:16]}"
+        refusal = "" if self.again else self.home.refusal(entry)
+        if refusal:
+            raise RuntimeProblem(refusal)
+        try:
+            return building.bundle(self.home, wanted.source, wanted.digest, lock)
+        except (CannotRunHere, WrongBundle) as error:
+            self.home.refuse(entry, f"{error} It is not fetched again within a day, unless its line in {BUNDLES} changes.")
+            raise
 
     def _from_lock(self, lock: bytes, before: Runtime | None) -> Runtime:
         python, version = building.system_python()
