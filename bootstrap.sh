@@ -343,7 +343,7 @@ install_uv() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
   rm -rf "$UV_HOME"
   python3 -m venv "$UV_HOME"
-  PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$UV_HOME/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$UV_HOME/bin/pip" install --quiet --disable-pip-version-check --retries 8 --require-hashes -r "$lock"
   cp "$lock" "$UV_HOME/lock.txt"
 }
 
