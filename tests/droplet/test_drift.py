@@ -978,4 +978,4 @@ def test_no_secret_is_in_the_record_or_in_the_mail(droplet: Droplet, changed: Re
 
 
 def test_after_all_of_it_the_droplet_serves(droplet: Droplet, gone_again: Repair) -> None:
-    droplet.wait_for("the app behind nginx", droplet.healthy, seconds=30)
+    droplet.wait_for("the app behind nginx", droplet.healthy)

@@ -128,13 +128,13 @@ def test_whoever_ends_exec_ends_the_command(droplet: Droplet) -> None:
     for number, code in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         started = subprocess.Popen([str(DRIVER), "exec", "--name", droplet.name, "--", "sleep", mark], stdin=subprocess.DEVNULL)
         try:
-            droplet.wait_for("the command to start", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "1", seconds=20)
+            droplet.wait_for("the command to start", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "1")
             started.send_signal(number)
             assert started.wait(20) == code
         finally:
             if started.poll() is None:
                 started.kill()
-        droplet.wait_for("it to end inside as well", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "0", seconds=10)
+        droplet.wait_for("it to end inside as well", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "0")
 
 
 def test_info_holds_what_it_promises(droplet: Droplet) -> None:
@@ -223,7 +223,7 @@ host, port, subject = sys.argv[1:]
 smtplib.SMTP(host, int(port), timeout=10).sendmail("a@giggles.test", ["b@example.com"], f"Subject: {subject}\\r\\n\\r\\ntext")
 """
     droplet.exec(["python3", "-c", send, facts["smtp"]["host"], str(facts["smtp"]["port"]), mark])
-    droplet.wait_for("the mail", lambda: any(mark in mail.read_text() for mail in Path(facts["mail_dir"]).glob("*.eml")), seconds=10)
+    droplet.wait_for("the mail", lambda: any(mark in mail.read_text() for mail in Path(facts["mail_dir"]).glob("*.eml")))
     with contextlib.suppress(FileNotFoundError):
         for mail in Path(facts["mail_dir"]).glob("*.eml"):
             if mark in mail.read_text():
@@ -237,12 +237,12 @@ def test_the_domain_can_be_sent_elsewhere_and_back(droplet: Droplet) -> None:
     assert resolved() == droplet.info["ip"]
     try:
         droplet.driver("dns", "--answer", "203.0.113.9")
-        droplet.wait_for("the other address", lambda: resolved() == "203.0.113.9", seconds=10)
+        droplet.wait_for("the other address", lambda: resolved() == "203.0.113.9")
         droplet.driver("dns", "--answer", "none")
-        droplet.wait_for("no address", lambda: resolved() == "", seconds=10)
+        droplet.wait_for("no address", lambda: resolved() == "")
     finally:
         droplet.driver("dns", "--reset")
-    droplet.wait_for("its own address", lambda: resolved() == droplet.info["ip"], seconds=10)
+    droplet.wait_for("its own address", lambda: resolved() == droplet.info["ip"])
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a/b", "../up", "UPPER", "a" * 25, "trailing-", "sp ace", "1st"])
