@@ -534,7 +534,12 @@ certificate_row() {
     issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /')
     case $(readlink -f "$certificate") in
       /etc/letsencrypt/*) row certificate up "$issuer" ;;
-      *) row certificate MISSING "a placeholder: point $domain here, then: salt-call state.apply web" ;;
+      *)
+        if [ -x /opt/certbot/current/bin/certbot ]; then
+          row certificate MISSING "a placeholder: point $domain here, then: salt-call state.apply web"
+        else
+          row certificate MISSING "a placeholder, since certbot could not be installed: salt-call state.apply web"
+        fi ;;
     esac
   else
     row certificate MISSING "salt-call state.apply web"

@@ -167,7 +167,7 @@ def test_info_is_true(droplet: Droplet) -> None:
     assert droplet.healthy(), "the domain, address and certificate authority do not go together"
     assert Path(facts["ssh"]["private_key"]).stat().st_mode & 0o077 == 0
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{facts['s3']['endpoint']}/{facts['s3']['bucket']}/no-such-object", timeout=10)  # noqa: S310
+        urllib.request.urlopen(f"{facts['s3']['endpoint']}/{facts['s3']['bucket']}/no-such-object", timeout=60)  # noqa: S310
     assert b"NoSuchKey" in refused.value.read() or refused.value.code == 403
     connected = droplet.exec(
         [
@@ -211,7 +211,7 @@ def test_the_s3_server_is_as_strict_as_backblaze(droplet: Droplet) -> None:
         client.put_object(Bucket=storage["locked_bucket"], Key=name, Body=b"1")
     version = client.put_object(Bucket=storage["bucket"], Key=name, Body=b"1")["VersionId"]
     client.delete_object(Bucket=storage["bucket"], Key=name, VersionId=version)
-    with urllib.request.urlopen(f"{storage['control']}/keys", timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{storage['control']}/keys", timeout=60) as answer:  # noqa: S310
         assert storage["access_key"] in json.load(answer)
 
 
@@ -220,7 +220,7 @@ def test_mail_is_kept_and_goes_nowhere(droplet: Droplet) -> None:
     send = """
 import smtplib, sys
 host, port, subject = sys.argv[1:]
-smtplib.SMTP(host, int(port), timeout=10).sendmail("a@giggles.test", ["b@example.com"], f"Subject: {subject}\\r\\n\\r\\ntext")
+smtplib.SMTP(host, int(port), timeout=60).sendmail("a@giggles.test", ["b@example.com"], f"Subject: {subject}\\r\\n\\r\\ntext")
 """
     droplet.exec(["python3", "-c", send, facts["smtp"]["host"], str(facts["smtp"]["port"]), mark])
     droplet.wait_for("the mail", lambda: any(mark in mail.read_text() for mail in Path(facts["mail_dir"]).glob("*.eml")))
