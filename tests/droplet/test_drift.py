@@ -379,14 +379,14 @@ CHANGED = [
     Mutation(
         "the time zone changed",
         "ln -sfn /usr/share/zoneinfo/America/New_York /etc/localtime",
-        'test "$(date +%Z)" = UTC',
+        "[ /usr/share/zoneinfo/$(cat /etc/timezone) = $(readlink /etc/localtime) ]",
         "timezone-set",
         "/etc/localtime",
     ),
     Mutation(
         "the time zone's name changed",
         "echo America/New_York > /etc/timezone",
-        'test "$(cat /etc/timezone)" = Etc/UTC',
+        "[ /usr/share/zoneinfo/$(cat /etc/timezone) = $(readlink /etc/localtime) ]",
         "timezone-named",
         "America/New_York",
     ),
