@@ -343,7 +343,7 @@ install_uv() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
   rm -rf "$UV_HOME"
   python3 -m venv "$UV_HOME"
-  PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$UV_HOME/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$UV_HOME/bin/pip" install --quiet --disable-pip-version-check --retries 8 --require-hashes -r "$lock"
   cp "$lock" "$UV_HOME/lock.txt"
 }
 
@@ -534,7 +534,12 @@ certificate_row() {
     issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /')
     case $(readlink -f "$certificate") in
       /etc/letsencrypt/*) row certificate up "$issuer" ;;
-      *) row certificate MISSING "a placeholder: point $domain here, then: salt-call state.apply web" ;;
+      *)
+        if [ -x /opt/certbot/current/bin/certbot ]; then
+          row certificate MISSING "a placeholder: point $domain here, then: salt-call state.apply web"
+        else
+          row certificate MISSING "a placeholder, since certbot could not be installed: salt-call state.apply web"
+        fi ;;
     esac
   else
     row certificate MISSING "salt-call state.apply web"

@@ -31,11 +31,15 @@ def append(folder: Path, kind: str, record: dict[str, Any], *, keep: int = KEPT_
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     path = folder / f"{kind}.jsonl"
     line = json.dumps({"time": now(), **record}, sort_keys=True, ensure_ascii=False) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     with os.fdopen(descriptor, "ab") as file:
         with contextlib.suppress(KeyError, PermissionError):
             os.fchown(file.fileno(), 0, grp.getgrnam("giggles").gr_gid)
-        # One write: a line is there or it is not.
+        # What a full disk, or a power cut, has left of a line must not take this one with it.
+        end = os.fstat(file.fileno()).st_size
+        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+            line = "\n" + line
+        # One write: a line is there or it is not, but for a disk that takes only a part of it.
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())

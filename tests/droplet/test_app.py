@@ -118,8 +118,9 @@ def test_a_route_that_needs_the_process_environment_has_it(user: User) -> None:
 
 def test_a_killed_app_comes_back_by_itself_and_requests_wait(droplet: Droplet) -> None:
     before = app(droplet, "MainPID", "NRestarts")
-    droplet.shell("systemctl kill --kill-who=main --signal=KILL giggles.service")
+    # From before the kill: on a busy machine the app may be half-way back when the command that kills it returns.
     began = time.monotonic()
+    droplet.shell("systemctl kill --kill-who=main --signal=KILL giggles.service")
     assert droplet.request(path="/api/health", timeout=60).status == 200
     waited = time.monotonic() - began
     print(f"the first request after the kill was answered after {waited:.1f} s")
@@ -239,7 +240,7 @@ def test_rotated_logs_go_on_being_written(droplet: Droplet) -> None:
     provoke(droplet)
     assert said in droplet.shell(f"cat {WEB_LOG}")
     # Its workers open it by themselves, and cannot where they do not get through the folder.
-    droplet.wait_for("a line in nginx's new log", lambda: "/api/health" in droplet.shell("cat /var/log/nginx/access.log"), seconds=10)
+    droplet.wait_for("a line in nginx's new log", lambda: "/api/health" in droplet.shell("cat /var/log/nginx/access.log"))
     assert app(droplet, "MainPID") == before, "nobody had to restart it"
     assert said in droplet.shell(f"zcat {WEB_LOG}.1.gz")
     rights = droplet.shell("stat -c '%n %U:%G %a' /var/log/giggles/*").splitlines()

@@ -106,18 +106,24 @@ def test_a_package_finds_no_secret_no_data_and_nobody_to_talk_to(found: dict[str
 
 
 def test_variables_of_a_build_are_shown_to_nobody_and_left_nowhere(droplet: Droplet) -> None:
-    """Looked at by an account without rights while the build runs, and by root after it."""
+    """Looked at by an account without rights while the build runs, until it was seen at work, and by root after it."""
     look = (
         "import subprocess,threading,time,sys\n"
+        "program = ['bash', '-c', 'trap \"exit 0\" TERM; sleep 60 & wait']\n"
         "from pathlib import Path\n"
         "from gigglekit.release import box\n"
         "ended = []\n"
-        "build = threading.Thread(target=lambda: ended.append(box.run_boxed(['sleep', '3'], {'A': 'planted-secret'}, [], seconds=60)))\n"
-        "build.start(); time.sleep(1.5)\n"
+        "build = threading.Thread(target=lambda: ended.append(box.run_boxed(program, {'A': 'planted-secret'}, [], seconds=60)))\n"
+        "build.start()\n"
         'script = \'set +e; systemctl list-units --plain --no-legend "run-u*.service" | cut -d" " -f1'
         " | xargs -r systemctl show; cat /run/systemd/transient/*; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ;"
         " cat /run/giggles-build/*'\n"
-        "seen = subprocess.run(['runuser', '-u', 'nobody', '--', 'bash', '-c', script], capture_output=True)\n"
+        "end = time.monotonic() + 60\n"
+        "while True:\n"
+        "    seen = subprocess.run(['runuser', '-u', 'nobody', '--', 'bash', '-c', script], capture_output=True)\n"
+        "    if b'EnvironmentFiles=/run/giggles-build/' in seen.stdout and b'sleep\\x0060' in seen.stdout or time.monotonic() > end:\n"
+        "        break\n"
+        "subprocess.run(['systemctl', 'kill', 'run-u*.service'])\n"
         "build.join()\n"
         "assert ended[0].code == 0, ended\n"
         "assert b'EnvironmentFiles=/run/giggles-build/' in seen.stdout and b'sleep' in seen.stdout, seen\n"

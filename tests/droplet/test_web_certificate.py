@@ -88,7 +88,7 @@ def test_forced_renewal_swaps_the_certificate_without_a_failed_request(droplet):
             one.start()
         time.sleep(1)
         droplet.shell("systemctl start giggles-certbot.service || { journalctl -u giggles-certbot.service -n 40 --no-pager; exit 1; }")
-        droplet.wait_for("the new certificate to be served", lambda: served(droplet)["serial"] != before, seconds=15)
+        droplet.wait_for("the new certificate to be served", lambda: served(droplet)["serial"] != before)
         time.sleep(2)
     finally:
         done.set()

@@ -124,7 +124,7 @@ def logged(droplet, marker: str) -> list[str]:
         found[:] = droplet.shell(f"grep -F {marker} /var/log/nginx/access.log || true").splitlines()
         return bool(found)
 
-    droplet.wait_for(f"{marker} in the access log", there, seconds=10)
+    droplet.wait_for(f"{marker} in the access log", there)
     return found
 
 

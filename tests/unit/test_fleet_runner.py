@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Played:
             raise self.refuses
         return Lease(7, 3)
 
-    def claim(self, _: Lease, droplets: list[str]) -> Share:
+    def claim(self, _: Lease, droplets: list[str], *, again: bool = False) -> Share:
         share = self.shares.pop(0) if self.shares else NOTHING
         if isinstance(share, LeaseError):
             raise share
@@ -162,7 +162,7 @@ def test_what_was_done_while_the_database_was_away_is_written_down_when_it_is_ba
                 raise UnreachableError("away")
             super().done(lease)
 
-        def claim(self, lease: Lease, droplets: list[str]) -> Share:
+        def claim(self, lease: Lease, droplets: list[str], *, again: bool = False) -> Share:
             # The database leaves them to this droplet, since its lease is alive.
             if not self.shares and "done" not in self.does:
                 return some(left=1)
@@ -388,6 +388,36 @@ def test_who_was_another_droplets_is_done_here_when_it_dies_and_nobody_twice(ser
     assert sorted(parts[1]) == sorted(set(theirs) - set(done))
     assert len(parts) == 2
     assert night.said[-1] == lines.line(lines.ELSEWHERE, len(done))
+    server.drop(name)
+
+
+def test_who_was_claimed_by_a_call_whose_answer_was_lost_is_processed(server: Cluster, night: Night) -> None:
+    """The connection may end after the database has done what it was asked, and then nobody else may have these users."""
+    name = server.app()
+    url = server.url(name, name)
+    fill(url, users=12, clips=0)
+    execute(url, "UPDATE public.limitless_keys SET created_at = now() - interval '1 day'; DELETE FROM public.processing_logs WHERE true")
+    droplets = ["night1", "night2"]
+    other = Leases(url, Holder("night2", "other", "b"), 600)
+    theirs = other.claim(other.take(), droplets).users
+    calls = []
+
+    class Cut(Leases):
+        def claim(self, lease: Lease, droplets: Sequence[str], *, again: bool = False) -> Share:
+            calls.append(lease)
+            if len(calls) == 2:
+                # The other one has died, so that this call claims its users.
+                execute(url, "UPDATE giggles_salt.nightly_leases SET expires = now() WHERE droplet = 'night2'")
+            share = super().claim(lease, droplets, again=again)
+            if len(calls) == 2:
+                assert share.users == theirs
+                raise UnreachableError("away")
+            return share
+
+    assert night.run(TELLS, Cut(url, Holder("night1", "own", "b"), 600), droplets, seconds=5) == 0
+    assert lines.OPEN not in night.kinds()
+    assert [user for told in night.told for user in sorted(told["argv"][2::2])][-len(theirs) :] == list(theirs)
+    assert sum(len(told["argv"][2::2]) for told in night.told) == 12
     server.drop(name)
 
 

@@ -102,6 +102,14 @@ def test_what_must_last_is_not_told_before_and_leaves_no_trace_if_it_does_not() 
     assert looks([patient], [], [patient])[1] == [[], [], []]
 
 
+def test_a_clock_that_was_ahead_when_it_was_first_seen_puts_off_no_mail_for_years() -> None:
+    lasting = condition(patience=1000)
+    ahead, _ = step(State(), [lasting], now=NOW + 365 * 86400, name="giggles.test", somebody=True)
+    first, none = step(ahead, [lasting], now=NOW, name="giggles.test", somebody=True)
+    state, changes = step(first, [lasting], now=NOW + 1000, name="giggles.test", somebody=True)
+    assert (none, [change.event for change in changes], len(state.letters)) == ([], ["open"], 1)
+
+
 def test_without_an_address_no_letter_waits_and_with_one_what_is_open_is_told() -> None:
     state, said = looks([condition()], somebody=False)
     assert said == [["open a"]]

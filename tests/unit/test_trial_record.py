@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,10 @@ def test_one_that_others_stand_beside_keeps_its_neighbours() -> None:
     with pytest.raises(errors.TrialError, match="Others stand beside web"):
         trial._home("web", trial.Wish(beside="other", fresh=True))
     assert trial._home("night", trial.Wish()) == record.require("web"), "begun again, it stands where it stood"
+
+
+def test_nothing_that_comes_at_night_comes_while_a_trial_is_young() -> None:
+    for hour in range(24):
+        made = 1_800_000_000 // 86400 * 86400 + hour * 3600 + 3599
+        there = datetime.datetime.fromtimestamp(made, zoneinfo.ZoneInfo(answers.quiet_zone(made)))
+        assert 7 < there.hour < 16, f"it is {there:%H:%M} in the trial that was made at {hour}:59 UTC"

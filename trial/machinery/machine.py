@@ -140,7 +140,7 @@ class Machine:
             remedy=f"See journalctl -u {self.title}.",
         )  # fmt: skip
 
-    def wait_until_up(self, seconds: float = 90) -> str:
+    def wait_until_up(self, seconds: float = 240) -> str:
         """Wait until the machine has finished booting.
 
         Arguments:
@@ -156,7 +156,7 @@ class Machine:
         state = "not started"
         missed = 0
         while time.monotonic() < deadline:
-            done = self.ask("systemctl", "is-system-running", seconds=20)
+            done = self.ask("systemctl", "is-system-running")
             state = (done.stdout.strip() or done.stderr.strip()) if done is not None else "not started"
             if state in ("running", "degraded"):
                 return state

@@ -211,7 +211,7 @@ def prepare(trial: Record, machine: Machine) -> None:
     repository.publish(PROJECT / "trial/sample-app", _repository_path(trial))
 
 
-def _wait_for(name: str, address: str, port: int, machine: Machine, seconds: float = 45) -> None:
+def _wait_for(name: str, address: str, port: int, machine: Machine, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -240,7 +240,7 @@ def _prepare_database(trial: Record, machine: Machine) -> None:
         machine.tell(*in_database, stdin=text)
 
 
-def _prepare_buckets(trial: Record, seconds: float = 45) -> None:
+def _prepare_buckets(trial: Record, seconds: float = 120) -> None:
     """Make the buckets as Backblaze has them, by the control port, which takes no signatures."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + seconds
@@ -273,7 +273,7 @@ def fetch_issuing_root(trial: Record, machine: Machine) -> Path:
     address = f"https://{trial.neighbours_port.address}:{_ACME_MANAGEMENT_PORT}/roots/0"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
-        with opener.open(address, timeout=10) as answer:
+        with opener.open(address, timeout=60) as answer:
             text = answer.read().decode()
     except OSError as error:
         raise TrialError(

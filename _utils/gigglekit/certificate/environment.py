@@ -14,6 +14,7 @@ from pathlib import Path
 from gigglekit.certificate.errors import CertificateError
 from gigglekit.command import CommandTimeoutError, run
 from gigglekit.files import links
+from gigglekit.uv import SETTINGS
 
 _COMPLETE = "complete"
 _TIMEOUT_SECONDS = 300
@@ -100,7 +101,7 @@ def _build(environment: Environment) -> None:
 
 
 def _run(environment: Environment, arguments: list[str]) -> None:
-    settings = {"UV_SYSTEM_CERTS": "1", "UV_NO_CACHE": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_LINK_MODE": "copy"}
+    settings = {**SETTINGS, "UV_NO_CACHE": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_LINK_MODE": "copy"}
     remedy = "The certificate in use is not affected. Check the network and the clock, then apply the state again."
     try:
         done = run([str(environment.uv), *arguments], seconds=_TIMEOUT_SECONDS, environment=settings)

@@ -168,12 +168,13 @@ class Leases:
         with self._transaction() as connection:
             self._renew(connection, lease)
 
-    def claim(self, lease: Lease, droplets: Sequence[str]) -> Share:
+    def claim(self, lease: Lease, droplets: Sequence[str], *, again: bool = False) -> Share:
         """Claim the users that are this droplet's now, and that nobody else has; puts the end of the lease off as well.
 
         Arguments:
             lease: under which.
             droplets: names of all droplets that run the nightly job.
+            again: whether the answer to an earlier call may have been lost on its way: then whom that one has claimed is returned as well.
 
         Raises:
             LostError: the lease is over.
@@ -204,6 +205,8 @@ class Leases:
             )
             self._settle(connection, values)
             users = self._claim(connection, {**values, "own": self.holder.droplet, "contenders": contenders})
+            if again:
+                users = self._claimed(connection, values)
             left, elsewhere, given_up = self._count(connection, values)
             (leases,) = _one(
                 connection, "SELECT count(*) FROM giggles_salt.nightly_leases WHERE round = %(round)s AND token <> %(token)s", values
@@ -284,6 +287,17 @@ class Leases:
             WHERE c.done IS NULL AND c.token <> excluded.token AND c.attempts < %(most)s
             AND NOT {_IS_ALIVE}
             RETURNING c.user_id::text""".encode(),  # noqa: S608 (texts of ours)
+            values,
+        ).fetchall()
+        return tuple(sorted(user for (user,) in rows))
+
+    @staticmethod
+    def _claimed(connection: psycopg.Connection[tuple[Any, ...]], values: dict[str, Any]) -> tuple[str, ...]:
+        """Return who is claimed under a lease and not done."""
+        rows = connection.execute(
+            f"""SELECT c.user_id::text FROM giggles_salt.nightly_users AS c
+            WHERE c.round = %(round)s AND c.token = %(token)s AND c.done IS NULL
+            AND EXISTS (SELECT {_ACTIVE} AND u.id = c.user_id)""".encode(),  # noqa: S608 (texts of ours)
             values,
         ).fetchall()
         return tuple(sorted(user for (user,) in rows))

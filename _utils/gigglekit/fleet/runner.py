@@ -50,8 +50,8 @@ class _Held:
     lease: Lease
     heart: Heart
 
-    def claim(self, droplets: Sequence[str]) -> Share:
-        return self.leases.claim(self.lease, droplets)
+    def claim(self, droplets: Sequence[str], *, again: bool) -> Share:
+        return self.leases.claim(self.lease, droplets, again=again)
 
     @property
     def left(self) -> float:
@@ -80,6 +80,7 @@ class Runner:
     pause: float = 20.0
     _told_to_end: bool = field(default=False, init=False)
     _is_owed: bool = field(default=False, init=False)
+    _in_doubt: bool = field(default=False, init=False)
 
     def run(self) -> int:
         """Run the night.
@@ -167,14 +168,15 @@ class Runner:
                     # Or it would wait for users whom nobody else may have while this lease is alive.
                     held.leases.done(held.lease)
                     self._is_owed = False
-                share = held.claim(self.droplets)
-                users = share.users
+                share = held.claim(self.droplets, again=self._in_doubt)
+                users, self._in_doubt = share.users, False
             except LeaseError as error:
                 if isinstance(error, LostError) or held.left == 0:
                     self.say(lines.line(lines.OPEN, share.left))
                     break
-                # The database may be back before the lease is over.
-                users = ()
+                # The database may be back before the lease is over. It may have claimed users before it went away: nobody else may have
+                # them while this lease is alive, and they would be written down as done with the next part. All others are done by now.
+                users, self._in_doubt = (), True
                 share = replace(share, users=(), left=max(1, share.left))
         self.say(lines.line(lines.ELSEWHERE, share.elsewhere))
         if share.given_up:

@@ -254,6 +254,8 @@ def _renewed(before: Open | None, condition: Condition, now: float, restless: tu
         return Open(
             now, condition.title, condition.paragraph, condition.variant, condition.event, shown=condition.patience <= 0, quiet=quiet
         )
+    # A clock that was ahead when it was first seen must not put off for years that it is told.
+    before = dataclasses.replace(before, since=min(before.since, now))
     shown = before.shown or now - before.since >= condition.patience
     return dataclasses.replace(
         before, title=condition.title, paragraph=condition.paragraph, variant=condition.variant, missed=0, gone_at=None, shown=shown

@@ -12,6 +12,7 @@ from gigglekit.files.replacing import replace
 from gigglekit.release import box, custody, interpreter, single_run
 from gigglekit.release.errors import BuildError
 from gigglekit.release.settings import Layout, Settings
+from gigglekit.uv import SETTINGS
 
 UV = Path("/opt/giggles-tools/uv/bin/uv")
 FOLDER = ".venv"
@@ -67,7 +68,7 @@ def create(settings: Settings, layout: Layout, folder: Path, uv: Path = UV) -> s
         )
     account = box.account()
     environment = {
-        "UV_SYSTEM_CERTS": "1",
+        **SETTINGS,
         # Hard links into the cache would let one edited file reach every release, and survive a rebuild.
         "UV_LINK_MODE": "copy",
         "UV_NO_PROGRESS": "1",

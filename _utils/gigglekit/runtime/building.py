@@ -18,6 +18,7 @@ from typing import IO
 from gigglekit.command import SYSTEM_PATH, CommandTimeoutError, Outcome, run
 from gigglekit.runtime.errors import CannotRunHere, RuntimeProblem, WrongBundle
 from gigglekit.runtime.home import Home, Runtime
+from gigglekit.uv import SETTINGS
 
 UV = Path("/opt/giggles-tools/uv/bin/uv")
 LOCK = "requirements/salt.txt"
@@ -66,11 +67,10 @@ def environment(home: Home, name: str, lock: Path, python: str, uv: Path = UV) -
     home.discard(name)
     folder = home.folder / name
     why = "Salt could not be installed from the lock file. Mostly it is the network or a full disk; it is tried again by itself"
-    settings = {"UV_SYSTEM_CERTS": "1"}
     try:
-        _must([str(uv), "venv", "--quiet", "--python", python, str(folder)], why, 120, settings)
+        _must([str(uv), "venv", "--quiet", "--python", python, str(folder)], why, 120, SETTINGS)
         install = ["pip", "install", "--quiet", "--python", str(folder), "--no-deps", "--require-hashes", "-r", str(lock)]
-        _must([str(uv), *install], why, _INSTALL_SECONDS, settings)
+        _must([str(uv), *install], why, _INSTALL_SECONDS, SETTINGS)
     except RuntimeProblem:
         home.discard(name)
         raise
