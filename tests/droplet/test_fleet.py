@@ -12,6 +12,7 @@ import yaml
 
 from .conftest import Converged, Droplet
 from .fleet import Operator, host_key
+from .master import master_of
 
 ROLES = {
     "web": ["hardening", "vault", "app", "web", "backup", "monitoring", "converge"],
@@ -155,3 +156,23 @@ def test_a_droplet_with_another_host_key_is_told_nothing(first: dict[str, Conver
         assert "True" not in done.stdout
     finally:
         operator.know_hosts(right)
+
+
+def test_handed_over_to_a_master_nothing_changes_on_any_of_them(first: dict[str, Converged], operator: Operator) -> None:
+    before = {name: len(records(one)) for name, one in operator.droplets.items()}
+    with master_of(operator) as master:
+        outcomes = master.apply()
+        assert {"night", "store"} <= set(outcomes)
+        for name, outcome in outcomes.items():
+            assert (outcome.code, outcome.failed, outcome.changed) == (0, {}, {}), f"{name}: {outcome.text}"
+            ran = {state["__sls__"].partition(".")[0] for state in outcome.states.values() if "__sls__" in state}
+            assert {"common", *ROLES[name]} <= ran, f"{name} did not get its roles"
+        for name, one in master.droplets.items():
+            # It is recorded after it was answered.
+            one.wait_for(f"the record of {name}", lambda one=one, name=name: len(records(one)) > before[name])  # type: ignore[misc]
+            told = json.loads(records(one)[-1])
+            assert (told["trigger"], told["full"], told["ok"], told["changed"]) == ("pushed", True, True, 0), name
+
+
+def records(one: Droplet) -> list[str]:
+    return one.shell("cat /var/lib/giggles/records/converge.jsonl").splitlines()
