@@ -36,7 +36,7 @@ class Master:
         self.folder = folder
         self.operator = operator
         # A bundle has no salt-minion.
-        self.droplets = {name: one for name, one in operator.droplets.items() if one.exec(["test", "-x", _PROGRAM], check=False).returncode == 0}
+        self.droplets = {name: one for name, one in operator.droplets.items() if one.shell(f"ls {_PROGRAM}", check=False)}
         self.address = next(iter(operator.droplets.values())).shell("ip route show default").split()[2]
         self.ports = _free_ports(self.address)
         settings = self._example("master") | {
