@@ -38,13 +38,29 @@ def returner(ret):
     if not str(ret.get("fun")).startswith("state."):
         return
     try:
-        from gigglekit.health.recording import Places, record
+        from gigglekit.health.recording import Places, is_run, record
 
+        testing = bool(__opts__.get("test"))
+        pillar = __opts__.get("pillar") or {}
+        if __opts__.get("file_client") == "remote" and is_run(ret.get("fun"), ret.get("fun_args") or [], testing=testing):
+            pillar = _of_this_run(pillar)
         places = Places(**{name: Path(path) for name, path in (__opts__.get("giggles_record") or {}).items()})
-        record(ret, __opts__.get("pillar") or {}, testing=bool(__opts__.get("test")), places=places)
+        record(ret, pillar, testing=testing, places=places)
     except OSError as error:
         log.warning(
             "%s: this run is not recorded (%s). Look at df and ls -l.", error.filename or "/var/lib/giggles/records", error.strerror
         )
     except Exception as error:  # noqa: BLE001 (whatever it is, the run went as it went)
         log.warning("This run is not recorded, since recording it failed (%s).", type(error).__name__)
+
+
+def _of_this_run(kept):
+    """Return the pillar as the master has it now: a minion that waits for its master has kept the one from when it began to."""
+    import salt.pillar
+    from salt.exceptions import SaltException
+
+    try:
+        return salt.pillar.get_pillar(__opts__, __grains__, __opts__["id"], __opts__.get("saltenv")).compile_pillar()
+    except SaltException:
+        # The master is gone meanwhile.
+        return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ import yaml
 
 from .conftest import Converged, Droplet
 from .fleet import Operator, host_key
+from .master import master_of
 
 ROLES = {
     "web": ["hardening", "vault", "app", "web", "backup", "monitoring", "converge"],
@@ -155,3 +157,36 @@ def test_a_droplet_with_another_host_key_is_told_nothing(first: dict[str, Conver
         assert "True" not in done.stdout
     finally:
         operator.know_hosts(right)
+
+
+def test_a_user_is_erased_on_all_of_them_by_one_command(first: dict[str, Converged], operator: Operator) -> None:
+    user = str(uuid.uuid4())
+    folder = f"/var/lib/giggles/uploads/clips/{user}"
+    holders = [operator.droplets[name] for name in ("web", "night")]
+    for one in holders:
+        one.shell(f"runuser -u giggles -- sh -c 'mkdir {folder} && echo clip > {folder}/a.wav'")
+    done = operator.salt_ssh("--out=json", "--static", "*", "giggles.shred", f"user_id={user}")
+    receipts = json.loads(done.stdout)
+    assert all(receipts[name]["erased"] and receipts[name]["receipt"] for name in ROLES), done.stdout + done.stderr
+    for one in holders:
+        assert one.shell(f"ls -d {folder} 2>/dev/null || true") == ""
+
+
+def test_handed_over_to_a_master_nothing_changes_on_any_of_them(first: dict[str, Converged], operator: Operator) -> None:
+    before = {name: len(records(one)) for name, one in operator.droplets.items()}
+    with master_of(operator) as master:
+        outcomes = master.apply()
+        assert {"night", "store"} <= set(outcomes)
+        for name, outcome in outcomes.items():
+            assert (outcome.code, outcome.failed, outcome.changed) == (0, {}, {}), f"{name}: {outcome.text}"
+            ran = {state["__sls__"].partition(".")[0] for state in outcome.states.values() if "__sls__" in state}
+            assert {"common", *ROLES[name]} <= ran, f"{name} did not get its roles"
+        for name, one in master.droplets.items():
+            # It is recorded after it was answered.
+            one.wait_for(f"the record of {name}", lambda one=one, name=name: len(records(one)) > before[name])  # type: ignore[misc]
+            told = json.loads(records(one)[-1])
+            assert (told["trigger"], told["full"], told["ok"], told["changed"]) == ("pushed", True, True, 0), name
+
+
+def records(one: Droplet) -> list[str]:
+    return one.shell("cat /var/lib/giggles/records/converge.jsonl").splitlines()

@@ -49,6 +49,15 @@ class Fleet:
         done = self.command.run(*arguments, minion_tgt="night1")
         return done.data if done.data is not None else done.stdout + done.stderr
 
+    def recorded(self, least: int) -> list[dict[str, Any]]:
+        """Return the records of runs, once there are so many: what came of a run is sent to the master, and then recorded."""
+        path = self.folder / "records/converge.jsonl"
+        end = time.monotonic() + _SECONDS
+        while len(lines := path.read_text().splitlines() if path.exists() else []) < least:
+            assert time.monotonic() < end, lines
+            time.sleep(0.2)
+        return [json.loads(line) for line in lines]
+
 
 def example(kind: str, tree: Path) -> dict[str, Any]:
     """Return the configuration in `fleet`, with the clone in the place of /srv/giggles-salt."""
@@ -94,6 +103,8 @@ def fleet(factories: FactoriesManager) -> Iterator[Fleet]:
             f"canary: {{file.managed: [{{name: {folder}/canary}}, {{contents: {{{{ giggles.domain }}}} }}]}}\n"
             f"same-tree: {{commit.at: [{{name: {tree}}}, {{commit: {{{{ pillar.giggles_pushed.commit }}}} }}]}}\n"
         )
+        # The highstate here.
+        (folder / "states/top.sls").write_text("base: {'*': [canary]}\n")
         (folder / "secrets/droplets/night1.sls").write_text("#!quiet_yaml\ngiggles: {roles: [vault, app, nightly]}\n")
         of_master, of_minion = example("master", tree), example("minion", tree)
         of_master["file_roots"]["base"].insert(0, str(folder / "states"))
@@ -114,12 +125,25 @@ def test_a_master_applies_what_the_tree_says_with_the_pillar_of_the_droplet(flee
     assert {state["result"] for state in first.values()} == {True}, first
     assert (fleet.folder / "canary").read_text() == "giggles.example.test\n"
     assert not any(state["changes"] for state in fleet.salt("state.apply", "canary").values())
-    # What came of a run is sent to the master, and then recorded.
-    end = time.monotonic() + _SECONDS
-    while len(recorded := (fleet.folder / "records/converge.jsonl").read_text().splitlines()) < 2:
-        assert time.monotonic() < end, recorded
-        time.sleep(0.5)
-    assert [len(json.loads(line)["intended"]) for line in recorded] == [1, 0]
+    assert [len(one["intended"]) for one in fleet.recorded(2)] == [1, 0]
+
+
+def test_another_answer_on_the_master_is_intended_and_what_somebody_changed_is_drift(fleet: Fleet) -> None:
+    before = len(fleet.recorded(0))
+    fleet.salt("state.apply")
+    # The master is asked once more for the pillar then.
+    fleet.recorded(before + 1)
+    fleet.answer({**right_settings(), "converge": {"pull": False}, "domain": "other.example.test"})
+    try:
+        # The minion waits, with the pillar that it had when it began to.
+        fleet.salt("state.apply")
+        fleet.recorded(before + 2)
+        (fleet.folder / "canary").unlink()
+        fleet.salt("state.apply")
+        told = [(one["trigger"], one["full"], *(len(one[kind]) for kind in ("intended", "drift"))) for one in fleet.recorded(before + 3)]
+        assert told[-2:] == [("pushed", True, 1, 0), ("pushed", True, 0, 1)]
+    finally:
+        fleet.answer({**right_settings(), "converge": {"pull": False}})
 
 
 def test_real_concerns_with_their_own_states_are_compared_without_a_failure(fleet: Fleet) -> None:

@@ -19,6 +19,7 @@ from gigglekit.health.cleaning import Cleaner
 from gigglekit.login import second_factor
 from gigglekit.release import pin
 from gigglekit.settings.places import REPOSITORY
+from gigglekit.settings.pushing import PUSHED
 
 FUNCTIONS = ("state.apply", "state.highstate", "state.sls", pushed.FUNCTION)
 HANDOVER = "GIGGLES_CONVERGE"
@@ -100,7 +101,7 @@ def record(returned: Mapping[str, Any], pillar: Mapping[str, Any], *, testing: b
     run = {
         "started": _rfc3339(ended - seconds),
         "seconds": round(seconds, 1),
-        "trigger": "hand" if archive is None else "pushed",
+        "trigger": "pushed" if archive is not None or PUSHED in pillar else "hand",
         "full": full,
         **made,
     }
