@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.backup import names, signed
+from gigglekit.backup import names, probe, signed
 from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.crypto import chunked, keys
 from gigglekit.operations import kits, restoring, saving
@@ -472,10 +472,11 @@ def test_what_other_programs_leave_in_the_bucket_is_in_nobodys_way(old: Saved, n
     old.sync()
     old.erase(erased)
     client, known = old.storage.client(), old.objects()
-    for folder in (*{name.rpartition("/")[0] + "/" for name in known}, names.DATABASE, names.DATABASE_KEYS, names.PRUNING):
+    for folder in (*{name.rpartition("/")[0] + "/" for name in known}, names.DATABASE, names.DATABASE_KEYS, names.PRUNING, probe.FOLDER):
         for mark in ("", ".bzEmpty", "a name with spaces"):
             client.put_object(Bucket=old.storage.bucket, Key=folder + mark, Body=b"")
     assert old.objects() == known
+    assert [finding.text for finding in probe.probe(old.bucket()) if finding.serious] == []
     assert old.verify()["problems"] == []
     assert saving.prune(old.operated)["problems"] == []
     again = old.new_users()[0]
