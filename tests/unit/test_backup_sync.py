@@ -7,10 +7,12 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
-from gigglekit.backup import names, signed
+from gigglekit.backup import names, pack, signed, sync
 from gigglekit.backup.bucket import Bucket, Object
 from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.backup.sending import Patience
@@ -61,6 +63,34 @@ def test_only_what_is_new_is_stored(droplet: Droplet) -> None:
     assert (done.users, done.files) == (2, 4)
     assert len(droplet.objects(names.DATA)) == len(before) + 1
     assert other.vault_id in droplet.users
+
+
+class AtOnce(ThreadPoolExecutor):
+    """Everything is done, or has failed, before anything else begins: a bucket that is faster than the droplet."""
+
+    def submit(self, *arguments: Any, **named: Any) -> Future[Any]:
+        future = super().submit(*arguments, **named)
+        wait([future])
+        return future
+
+
+def test_the_memory_of_a_pack_that_is_stored_is_used_for_the_next_one(
+    droplet: Droplet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a fast bucket two are enough, however many may be under way."""
+    made = []
+
+    def memory(capacity: int, make: Any = pack.memory) -> memoryview:
+        made.append(make(capacity))
+        return made[-1]
+
+    monkeypatch.setattr(sync, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(pack, "memory", memory)
+    user = droplet.add(*[PACK_BYTES] * 8)
+    assert droplet.sync().packs == 8
+    assert len(made) == 2
+    droplet.restore(user, tmp_path / "back")
+    assert digests(tmp_path / "back") == digests(user.folder)
 
 
 @pytest.mark.parametrize("is_lying", [False, True])
@@ -124,10 +154,12 @@ def test_what_has_to_be_asked_before_anything_is_stored_is_asked_at_once(
     assert not together.broken
 
 
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, AtOnce])
 @pytest.mark.parametrize(("missing", "stored"), [("user", 1), ("system", 0)])
 def test_a_key_that_cannot_be_stored_keeps_back_what_it_opens_and_nothing_else(
-    droplet: Droplet, b2: Storage, monkeypatch: pytest.MonkeyPatch, missing: str, stored: int
+    droplet: Droplet, b2: Storage, monkeypatch: pytest.MonkeyPatch, missing: str, stored: int, pool: type[ThreadPoolExecutor]
 ) -> None:
+    monkeypatch.setattr(sync, "ThreadPoolExecutor", pool)
     first, second = droplet.add(1000), droplet.add(2000)
     name = names.USER_KEYS + first.vault_id if missing == "user" else names.SYSTEM_KEYS + "names"
     b2.proxy.set_faults([{"kind": "slow-down", "key": f"^{b2.bucket}/{name}$"}])

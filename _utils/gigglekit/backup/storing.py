@@ -74,7 +74,7 @@ class Storing:
 
     def store(self, vault: str, pack: Finished) -> None:
         """Store a pack; waits while as many as may are under way."""
-        done = self._settled() if len(self.running) >= self.threads else ()
+        done = self._settled() if len(self.running) >= self.threads else self._stored()
         name = names.DATA + pack.id
         # By one transaction, since each waits for the disk.
         self._write_down(done, (name, vault))
@@ -90,6 +90,13 @@ class Storing:
     def _settled(self) -> Collection[Future[None]]:
         """Wait for a pack, and return all that were stored or failed by then."""
         return wait(self.running, return_when=FIRST_COMPLETED).done
+
+    def _stored(self) -> Collection[Future[None]]:
+        """Return the packs that are stored by now, whose memory the next ones can have.
+
+        Those that failed are left for later: one user's failure keeps nobody else's pack back while there is a thread free for it.
+        """
+        return [future for future in self.running if future.done() and future.exception() is None]
 
     def _write_down(self, done: Collection[Future[None]] = (), beginning: tuple[str, str] | None = None) -> None:
         """Write down what is stored with these packs, those left out that failed, and that another is about to be: its name and vault."""

@@ -82,7 +82,7 @@ class Sync:
     def _run(self, users: Sequence[User], dump: Callable[[], Dump] | None, anyway: bool, synced: Synced) -> None:
         self._tidy()
         self._known.learn(anyway=anyway)
-        present: dict[str, list[str]] = {}
+        present: dict[str, dict[str, str]] = {}
         with (
             ThreadPoolExecutor(self.threads, thread_name_prefix="keys") as beside,
             ThreadPoolExecutor(self.threads, thread_name_prefix="packs") as pool,
@@ -153,18 +153,18 @@ class Sync:
 
     # --- one user ------------------------------------------------------------------------------------------------------------
 
-    def _user(self, user: User, storing: Storing) -> tuple[list[str], bool]:
-        """Store what is new of a user; return the paths there are, and whether anything differs from before."""
+    def _user(self, user: User, storing: Storing) -> tuple[dict[str, str], bool]:
+        """Store what is new of a user; return what stands for each path there is, and whether anything differs from before."""
         key = manifest_key(user.root_key)
         known = self.manifest.states(user.vault_id)
         filling = Filling(user, key, self.manifest, storing, self.pack_bytes, self.progress)
-        paths, seen, new = [], set(), False
+        names_of: dict[str, str] = {}
+        new = False
         for found in clips.files(user, storing.synced.problems):
             name = name_of(key, found.path)
             state, before = State.of(found.status), known.get(name)
             if before == state:
-                paths.append(found.path)
-                seen.add(name)
+                names_of[found.path] = name
                 continue
             if before is not None and (before.size, before.modified, before.inode) == (state.size, state.modified, 0):
                 # Learned from the bucket, which knows no inodes.
@@ -174,17 +174,16 @@ class Sync:
                 if not filling.take(found, name) and before is None:
                     continue
                 # What was there before is better than nothing.
-            paths.append(found.path)
-            seen.add(name)
+            names_of[found.path] = name
         filling.flush()
-        gone = known.keys() - seen
+        gone = known.keys() - names_of.values()
         if gone:
             new = self._note_unsaved()
             storing.synced.gone += len(gone)
             with self.manifest.change():
                 for name in gone:
                     self.manifest.drop_file(user.vault_id, name)
-        return paths, new
+        return names_of, new
 
     def _note_unsaved(self) -> bool:
         """Write down that a snapshot is due, whatever becomes of this run, before the manifest calls anything known."""
@@ -208,7 +207,7 @@ class Sync:
     def _before(self) -> set[str]:
         return set((self.manifest.get("vaults") or "").split())
 
-    def _snapshot(self, users: Sequence[User], present: dict[str, list[str]], dump: Dump | None, synced: Synced) -> None:
+    def _snapshot(self, users: Sequence[User], present: dict[str, dict[str, str]], dump: Dump | None, synced: Synced) -> None:
         previous, number = self.manifest.get("snapshot") or "", int(self.manifest.get("number") or 0) + 1
         now = self.clock()
         last = names.snapshot_name(f"{previous}.0") if previous else None
@@ -243,14 +242,13 @@ class Sync:
             self.manifest.put("unsaved", None)
         synced.snapshot = name.base
 
-    def _section(self, user: User, paths: list[str]) -> Section:
-        key = manifest_key(user.root_key)
+    def _section(self, user: User, names_of: dict[str, str]) -> Section:
         known = self.manifest.files(user.vault_id)
         packs = {pack.number: pack for pack in self.manifest.packs(user.vault_id)}
         order: dict[int, int] = {}
         files = []
-        for path in sorted(paths):
-            state, stored = known[name_of(key, path)]
+        for path, name in sorted(names_of.items()):
+            state, stored = known[name]
             parts = tuple(Extent(order.setdefault(pack, len(order)), offset, length) for pack, offset, length in stored.extents)
             files.append(FileEntry(path, stored.size, state.modified, stored.digest, parts))
         entries = tuple(PackEntry(packs[number].id, packs[number].size, packs[number].header) for number in order)
