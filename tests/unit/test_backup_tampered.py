@@ -568,6 +568,16 @@ def test_objects_that_are_nobodys_are_in_nobodys_way(droplet: FolderDroplet, rou
     assert check(droplet).unused == 0
 
 
+def test_a_name_at_the_end_of_all_times_does_not_make_a_snapshot_that_nobody_finds(droplet: FolderDroplet) -> None:
+    planted = f"{names.SNAPSHOTS}99991231T235959Z-{'0' * 32}.0"
+    (droplet.place / planted).write_bytes(b"what somebody left")
+    droplet.write(living(droplet)[0], "new.wav", b"new")
+    with pytest.raises(BackupError, match=planted):
+        droplet.sync()
+    (droplet.place / planted).unlink()
+    assert droplet.sync().snapshot == droplet.repository().choose(None).base
+
+
 # --- somebody who knows the format, and no key --------------------------------------------------------------------------------------
 
 

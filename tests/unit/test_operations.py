@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from gigglekit.backup import names, signed
 from gigglekit.backup.errors import BackupError, BusyError, RefusedError
-from gigglekit.backup.prune import Prune
+from gigglekit.backup.rewriting import Rewriting
 from gigglekit.backup.snapshot import Dump
 from gigglekit.operations import __main__ as backup_command
 from gigglekit.operations import checking, restoring, saving
@@ -270,14 +270,14 @@ def test_a_restore_goes_on_while_a_prune_writes_packs_anew(droplet: Saved, monke
     droplet.kit()
     (user,) = droplet.new_users()
     droplet.sync()
-    rewrite, done = Prune._rewrite, []
+    rewrite, done = Rewriting.rewrite, []
 
     def rewriting(*arguments: Any) -> None:
         done.append(droplet.restore(user=user, target=str(tmp_path)))
         rewrite(*arguments)
 
     monkeypatch.setattr(operations_droplet, "_PRUNE_SECONDS", 0.2)
-    monkeypatch.setattr(Prune, "_rewrite", rewriting)
+    monkeypatch.setattr(Rewriting, "rewrite", rewriting)
     saving.prune(droplet.operated)
     assert [told["files"] for told in done] == [2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gigglekit.backup import names, signed
+from gigglekit.backup import names, probe, signed
 from gigglekit.backup.errors import BackupError, RefusedError
 from gigglekit.crypto import chunked, keys
 from gigglekit.operations import kits, restoring, saving
@@ -339,6 +339,21 @@ def test_a_rotation_that_the_bucket_does_not_let_end_leaves_the_kit_of_before_in
     assert opened_by(kit, old) == dumps
 
 
+def test_a_dump_that_ended_after_a_rotation_that_did_not_gets_no_key_again(old: Saved) -> None:
+    """Where dumps are locked they outlast their keys."""
+    old.kit()
+    old.new_users()
+    old.sync()
+    dump, _ = plant_dump(old)
+    with old.operated.manifest() as manifest, manifest.change():
+        manifest.put(f"{kits._SEALED}{dump}", "of no kit")
+    old.bucket().erase(names.DATABASE_KEYS + dump)
+    assert old.sync()["problems"] == []
+    assert (old.versions(names.DATABASE_KEYS), old.objects(names.DATABASE)) == ([], [names.DATABASE + dump])
+    with old.operated.manifest() as manifest:
+        assert manifest.all(kits._SEALED) == {}
+
+
 def test_dumps_that_only_the_kit_of_before_opens_end_when_the_new_one_is_in_force_and_the_next_backup_sees_to_it(
     old: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,10 +487,11 @@ def test_what_other_programs_leave_in_the_bucket_is_in_nobodys_way(old: Saved, n
     old.sync()
     old.erase(erased)
     client, known = old.storage.client(), old.objects()
-    for folder in (*{name.rpartition("/")[0] + "/" for name in known}, names.DATABASE, names.DATABASE_KEYS, names.PRUNING):
+    for folder in (*{name.rpartition("/")[0] + "/" for name in known}, names.DATABASE, names.DATABASE_KEYS, names.PRUNING, probe.FOLDER):
         for mark in ("", ".bzEmpty", "a name with spaces"):
             client.put_object(Bucket=old.storage.bucket, Key=folder + mark, Body=b"")
     assert old.objects() == known
+    assert [finding.text for finding in probe.probe(old.bucket()) if finding.serious] == []
     assert old.verify()["problems"] == []
     assert saving.prune(old.operated)["problems"] == []
     again = old.new_users()[0]

@@ -37,11 +37,11 @@ def objects(connection: Connection, prefix: str) -> Iterator[Object]:
 
 
 def versions(connection: Connection, prefix: str) -> Iterator[Version]:
-    """Yield every version and marker of the objects whose names begin with `prefix`, by name, the newest of each first."""
+    """Yield every version and marker of the objects whose names begin with `prefix`, by name, the newest of each first; as `objects`."""
     more: dict[str, str] = {}
     while True:
         page, more = page_of_versions(connection, prefix, more)
-        yield from page
+        yield from (version for version in page if is_ours(version.name))
         if not more:
             return
 

@@ -213,6 +213,13 @@ class Sync:
         last = names.snapshot_name(f"{previous}.0") if previous else None
         # Names sort by time, and a clock that was put back must not make this one the older.
         name = names.new_snapshot(max(now, last.seconds + 1) if last else now)
+        if names.snapshot_name(name.text) is None:
+            raise BackupError(
+                f"{names.SNAPSHOTS}{previous}.0 (or with a higher number at its end) lies in the bucket, and no later name can be given, "
+                "so nobody would find a snapshot that is made now. No droplet gives such a name: somebody else writes there. What is new "
+                "was stored, and no snapshot names it yet. Delete that object in the web UI of Backblaze, replace the application key, "
+                "then ask again: salt-call giggles.sync"
+            )
         erased = self._known.gone()
         users = sorted((user for user in users if user.vault_id not in erased), key=lambda user: user.vault_id)
 

@@ -157,7 +157,10 @@ def finish(droplet: Droplet, repository: Repository, manifest: Manifest) -> None
         return
     in_force = kit.fingerprint(repository.secrets.kit_public or b"")
     others = [dump for dump, wanted in sealed.items() if wanted != in_force]
-    sizes = {entry.name.removeprefix(names.DATABASE): entry.size for entry in repository.bucket.list(names.DATABASE)} if others else {}
+    # A dump whose key was destroyed has ended: it gets none again, though what was locked of it lies there still.
+    keyed = {entry.name.removeprefix(names.DATABASE_KEYS) for entry in repository.bucket.list(names.DATABASE_KEYS)} if others else set()
+    lying = {entry.name.removeprefix(names.DATABASE): entry.size for entry in repository.bucket.list(names.DATABASE)} if others else {}
+    sizes = {dump: size for dump, size in lying.items() if dump in keyed}
     for dump, wanted in sealed.items():
         newest = wanted == in_force
         if not newest:
