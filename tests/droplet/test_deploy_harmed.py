@@ -49,7 +49,7 @@ for _ in $(seq 3000); do
 done
 systemctl kill -s KILL {UNIT}.service 2>/dev/null || true
 if [ "$3" = box ]; then systemctl kill -s KILL 'run-*.service' 2>/dev/null || true; fi
-for _ in $(seq 100); do if ! systemctl -q is-active {UNIT}.service; then break; fi; sleep 0.1; done
+for _ in $(seq 600); do if ! systemctl -q is-active {UNIT}.service; then break; fi; sleep 0.1; done
 systemctl show -p Result --value {UNIT}.service; systemctl reset-failed {UNIT}.service 2>/dev/null || true
 """
 # Room for bytes, and none for names: so the build begins, and ends in the middle. What is there already stays to be seen.
