@@ -169,12 +169,17 @@ def test_git_that_goes_away_half_way_harms_nothing(droplet: Droplet, visits: Vis
 def test_a_deploy_waits_for_the_nightly_job(droplet: Droplet, visits: Visits) -> None:
     moment, before, wanted = time.monotonic(), running(droplet), new_release(droplet)
     droplet.write(BEHAVIOUR, "hang:8\n")
+    at_work = "systemctl show -p MainPID --value giggles-nightly"
     try:
-        droplet.shell("systemctl start --no-block giggles-nightly; sleep 1")
+        droplet.shell("systemctl start --no-block giggles-nightly")
+        droplet.wait_for("the job to begin", lambda: droplet.shell(at_work).strip() != "0")
+        # However long a deploy takes to begin, the job is still at work then.
+        droplet.shell("systemctl kill -s STOP giggles-nightly")
         code, _, told = ask(droplet, "deploy", f"ref={wanted}", "wait=1")
         assert code != 0
         assert "nightly" in told
         assert running(droplet) == before
+        droplet.shell("(sleep 4; systemctl kill -s CONT giggles-nightly) > /dev/null 2>&1 < /dev/null &")
         next_one_works(droplet, wanted)
         ended = droplet.shell("systemctl show -p InactiveEnterTimestampMonotonic --value giggles-nightly").strip()
         started = droplet.shell("systemctl show -p ExecMainStartTimestampMonotonic --value giggles").strip()
