@@ -95,7 +95,7 @@ look() {{ systemctl start giggles-watch; }}
 shown() {{ grep -o '"shown": true' /var/lib/giggles/records/alerts-state.json | wc -l; }}
 quiet() {{ for _ in $(seq {MOST_LOOKS}); do if [ "$(shown)" = "$(cat {PLACE}/shown)" ]; then break; fi; look; done; }}
 # The lobby gets its new key after each job; a converge waits for that.
-settled() {{ for _ in $(seq 200); do
+settled() {{ for _ in $(seq 1200); do
   case $(systemctl show -p ActiveState --value giggles-vault-lobby) in inactive|failed) break ;; esac; sleep 0.05; done; }}
 nightly() {{ echo "$1" > {BEHAVIOUR}; job nightly; settled; }}
 # What was over in the hour before is no news of this one any more.
@@ -142,7 +142,7 @@ TROUBLES = [
     Trouble("a mail server that is away", "nightly fatal", f"cp -a {PLACE}/msmtprc /etc/msmtprc; nightly hang:0", ("nightly",),
             meanwhile=f"cp -a /etc/msmtprc {PLACE}; sed -i 's/^port .*/port 9/' /etc/msmtprc; look"),
     Trouble("an app that is killed and started again by systemd", "true",
-            "for _ in $(seq 100); do if systemctl -q is-active giggles; then break; fi; sleep 0.2; done", (),
+            "for _ in $(seq 600); do if systemctl -q is-active giggles; then break; fi; sleep 0.2; done", (),
             meanwhile="systemctl kill -s KILL giggles"),
     Trouble("a bucket that is away", "curl -sS -X PUT $CONTROL/faults -d '[{\"kind\": \"down\"}]'; job backup",
             "curl -sS -X DELETE $CONTROL/faults; job backup", ("backup",)),

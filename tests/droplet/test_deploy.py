@@ -64,9 +64,9 @@ class Release:
 
 
 def running(droplet: Droplet) -> str:
-    """Return the commit that the app's process runs from."""
+    """Return the commit that the app's process runs from; nothing while there is no process."""
     process = droplet.shell("systemctl show -p MainPID --value giggles.service").strip()
-    folder = droplet.shell(f"readlink /proc/{process}/cwd").strip()
+    folder = droplet.shell(f"readlink /proc/{process}/cwd || true").strip()
     return folder.removeprefix("/opt/giggles/releases/").partition("/")[0]
 
 
