@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -157,19 +156,6 @@ def test_a_droplet_with_another_host_key_is_told_nothing(first: dict[str, Conver
         assert "True" not in done.stdout
     finally:
         operator.know_hosts(right)
-
-
-def test_a_user_is_erased_on_all_of_them_by_one_command(first: dict[str, Converged], operator: Operator) -> None:
-    user = str(uuid.uuid4())
-    folder = f"/var/lib/giggles/uploads/clips/{user}"
-    holders = [operator.droplets[name] for name in ("web", "night")]
-    for one in holders:
-        one.shell(f"runuser -u giggles -- sh -c 'mkdir {folder} && echo clip > {folder}/a.wav'")
-    done = operator.salt_ssh("--out=json", "--static", "*", "giggles.shred", f"user_id={user}")
-    receipts = json.loads(done.stdout)
-    assert all(receipts[name]["erased"] and receipts[name]["receipt"] for name in ROLES), done.stdout + done.stderr
-    for one in holders:
-        assert one.shell(f"ls -d {folder} 2>/dev/null || true") == ""
 
 
 def test_handed_over_to_a_master_nothing_changes_on_any_of_them(first: dict[str, Converged], operator: Operator) -> None:
