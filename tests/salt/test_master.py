@@ -35,10 +35,12 @@ class Fleet:
     Arguments:
         folder: what both write beside their own folders lies below.
         command: `salt` on the master.
+        keys: where the master keeps its own key and those of minions.
     """
 
     folder: Path
     command: Salt
+    keys: Path
 
     def answer(self, settings: dict[str, Any]) -> None:
         """Write what all droplets share, on the master."""
@@ -114,7 +116,7 @@ def fleet(factories: FactoriesManager) -> Iterator[Fleet]:
         of_master |= {"auto_accept": True, "pytest-master": silent}
         master = factories.salt_master_daemon("fleet", overrides=of_master, max_start_attempts=1)
         minion = master.salt_minion_daemon("night1", overrides={**of_minion, "pytest-minion": silent}, max_start_attempts=1)
-        made = Fleet(folder, master.salt_cli(timeout=_SECONDS))
+        made = Fleet(folder, master.salt_cli(timeout=_SECONDS), Path(master.config["pki_dir"]))
         made.answer({**right_settings(), "converge": {"pull": False}})
         with master.started(), minion.started():
             yield made
@@ -144,6 +146,12 @@ def test_another_answer_on_the_master_is_intended_and_what_somebody_changed_is_d
         assert told[-2:] == [("pushed", True, 1, 0), ("pushed", True, 0, 1)]
     finally:
         fleet.answer({**right_settings(), "converge": {"pull": False}})
+
+
+def test_a_fingerprint_is_the_same_on_the_master_and_on_the_droplet(fleet: Fleet) -> None:
+    for key, asked in (("minions/night1", "key.finger"), ("master.pub", "key.finger_master")):
+        shown = subprocess.run([REPOSITORY / "fleet/finger", fleet.keys / key], capture_output=True, text=True, check=True, timeout=20)
+        assert shown.stdout.strip() == fleet.salt(asked), key
 
 
 def test_real_concerns_with_their_own_states_are_compared_without_a_failure(fleet: Fleet) -> None:
