@@ -62,7 +62,7 @@ BROKEN = (
         "dies after five seconds",
         _at_start("import threading; threading.Timer(5, os._exit, (3,)).start()"),
         (r"\b(?:end(?:s|ed)|died|exited)\b", r"\b3\b"),
-        patience={"gate_seconds": 7},
+        patience={"gate_seconds": 30},
     ),
     Broken(
         "answers 500 to the question whether it is well",
@@ -87,7 +87,7 @@ BROKEN = (
         "takes all memory after three seconds",
         _at_start(f'import threading; threading.Timer(3, exec, ("{_GREEDY}",)).start()'),
         ("memory",),
-        patience={"gate_seconds": 5},
+        patience={"gate_seconds": 30},
     ),
     Broken(
         "lacks its static files",

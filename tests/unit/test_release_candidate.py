@@ -15,7 +15,7 @@ from gigglekit.command import Outcome
 from gigglekit.release import candidate, handover
 from gigglekit.release.candidate import SystemdCandidate
 from gigglekit.release.errors import TrialError
-from gigglekit.release.service import Ended, how_it_ended
+from gigglekit.release.service import Ended, SystemdService, how_it_ended
 
 UNIT = """\
 [Unit]
@@ -185,10 +185,30 @@ def test_how_the_first_process_ended_is_known_once_another_one_runs(
         (Ended(killed=False, status=0), "with exit code 0"),
         (Ended.told_by({"ExecMainCode": "3", "ExecMainStatus": "6"}), "ended by signal 6"),
         (Ended.told_by({}), "with exit code 0"),
+        (None, "ended by itself"),
     ],
 )
-def test_how_a_process_ended_is_said(ended: Ended, words: str) -> None:
+def test_how_a_process_ended_is_said(ended: Ended | None, words: str) -> None:
     assert words in how_it_ended(ended)
+
+
+@pytest.mark.parametrize(
+    ("shown", "journal", "ended"),
+    [
+        # systemd has started it anew, and forgotten how the one before ended.
+        ("ExecMainCode=0\nExecMainStatus=0", '{"EXIT_CODE": "killed", "EXIT_STATUS": "9"}', Ended(killed=True, status=9)),
+        ("ExecMainCode=0\nExecMainStatus=0", '{"EXIT_CODE": "exited", "EXIT_STATUS": "3"}', Ended(killed=False, status=3)),
+        ("ExecMainCode=0\nExecMainStatus=0", "", None),
+        ("ExecMainCode=0\nExecMainStatus=0", "[1]", None),
+        ("ExecMainCode=2\nExecMainStatus=9", '{"EXIT_CODE": "exited", "EXIT_STATUS": "3"}', Ended(killed=True, status=9)),
+    ],
+)
+def test_how_a_service_ended_is_known_after_it_was_started_anew(
+    monkeypatch: pytest.MonkeyPatch, shown: str, journal: str, ended: Ended | None
+) -> None:
+    answers = {"systemctl": shown, "journalctl": journal}
+    monkeypatch.setattr("gigglekit.release.service.ask", lambda command, **_: (0, answers[command[0]]))
+    assert SystemdService().ended() == ended
 
 
 # --- the public name ------------------------------------------------------------------------------------------------------------

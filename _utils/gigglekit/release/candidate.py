@@ -84,8 +84,7 @@ class SystemdCandidate:
             return how_it_ended(Ended.told_by(told), self._most_mb())
         if self._first and invocation and invocation != self._first:
             # The next question has had systemd start it once more, and systemd has forgotten how the first one ended.
-            ended = self._first_one_ended()
-            return how_it_ended(ended, self._most_mb()) if ended else "its process ended by itself"
+            return how_it_ended(self._first_one_ended(), self._most_mb())
         self._first = self._first or invocation
         return ""
 

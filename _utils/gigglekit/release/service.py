@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from gigglekit.command import CommandTimeoutError, ask, run
 from gigglekit.release.errors import ReleaseError
 
 _PROPERTIES = "LoadState,ActiveState,SubState,MainPID,ExecMainStartTimestampMonotonic,NeedDaemonReload,NRestarts"
+_EXITED = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15"
+"""What systemd writes into the journal when a unit's process has failed (SD_MESSAGE_UNIT_PROCESS_EXIT of sd-messages.h)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,15 @@ class Ended:
         return cls(told.get("ExecMainCode") in ("2", "3"), int(status) if status.isdigit() else 0, told.get("Result") == "oom-kill")
 
     @classmethod
+    def journaled(cls, line: str) -> Ended | None:
+        """Read it from an entry of the journal in JSON that has the message _EXITED; None if it is something else."""
+        try:
+            told = json.loads(line)
+            return cls(told["EXIT_CODE"] in ("killed", "dumped"), int(told["EXIT_STATUS"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    @classmethod
     def told_to(cls, words: str) -> Ended | None:
         """Read it from `$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS` of an ExecStopPost= (systemd.exec(5)); None if it is something else."""
         try:
@@ -69,13 +81,15 @@ class Ended:
             return None
 
 
-def how_it_ended(ended: Ended, most_mb: int | None = None) -> str:
+def how_it_ended(ended: Ended | None, most_mb: int | None = None) -> str:
     """Say how a process ended, for a person.
 
     Arguments:
-        ended: how.
+        ended: how; None if nobody knows.
         most_mb: how much memory it may have, in MB.
     """
+    if ended is None:
+        return "its process ended by itself"
     if ended.oom or (ended.killed and ended.status == signal.SIGKILL):
         budget = f"{most_mb} MB, giggles:app:memory_max_mb" if most_mb else "giggles:app:memory_max_mb"
         return f"its process was killed, as happens when memory runs out (it may use {budget})"
@@ -96,8 +110,8 @@ class Service(Protocol):
     def stop(self) -> None:
         """Stop it and its socket."""
 
-    def ended(self) -> Ended:
-        """Return how its last process ended, once it has failed or was started anew."""
+    def ended(self) -> Ended | None:
+        """Return how its last process ended, once it has failed or was started anew; None if nobody knows."""
 
 
 class SystemdService:
@@ -139,10 +153,15 @@ class SystemdService:
             restarts=int(told.get("NRestarts") or 0),
         )
 
-    def ended(self) -> Ended:
-        """Return how its last process ended; while it runs, systemd knows no more of the one before."""
+    def ended(self) -> Ended | None:
+        """Return how its last process ended; of one before that which runs now the journal knows."""
         _, shown = ask(["systemctl", "show", f"{self._name}.service", "--property=Result,ExecMainCode,ExecMainStatus"], seconds=20)
-        return Ended.told_by(dict(line.partition("=")[::2] for line in shown.splitlines()))
+        told = dict(line.partition("=")[::2] for line in shown.splitlines())
+        if told.get("ExecMainCode", "0") != "0":
+            return Ended.told_by(told)
+        journal = ["journalctl", "--boot", "--quiet", "--lines=1", "--output=json", "_PID=1", f"UNIT={self._name}.service", _EXITED]
+        _, line = ask(journal, seconds=20)
+        return Ended.journaled(line)
 
     def restart(self) -> None:
         """Start the socket, then restart the service. Requests wait in the socket meanwhile."""
