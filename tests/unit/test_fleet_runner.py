@@ -447,7 +447,7 @@ VERDICTS = {
     "all elsewhere": ([*OWN, ALL_DONE], WELL, "nothing-to-do", "other droplets have processed 5 users"),
     "no user is this droplet's": ([*OWN, lines.line(lines.ELSEWHERE, 0)], WELL, "nothing-to-do", "other droplets'"),
     "given up": ([*OWN, *part(4, 4), ALL_DONE, lines.line(lines.GIVEN_UP, 2)], WELL, "partial", "2 users"),
-    "others left": ([*OWN, *part(4, 4), lines.line(lines.OPEN, 3), ALL_DONE], WELL, "ok", "had not done 3 users"),
+    "others left": ([*OWN, *part(4, 4), lines.line(lines.OPEN, 3), ALL_DONE], WELL, "partial", "had not done 3 users"),
     "unleased": ([lines.line(lines.UNLEASED, "x"), *part("all", 4)], WELL, "ok", "without a lease"),
     "unleased and no users": (
         [lines.line(lines.UNLEASED, "x"), lines.line(lines.PART, "all"), "ℹ️ No active users found with Limitless API keys",

@@ -161,24 +161,33 @@ def _verdict(told: Told, ending: Ending, seen: Seen) -> tuple[str, list[str]]:
         return PARTIAL, left_out
     if not seen.whole:
         return PARTIAL, ["A part of this night's log is missing, so nobody can say that all went well."]
-    if told.number(fleet_lines.GIVEN_UP):
-        return PARTIAL, [_given_up(told)]
+    if undone := _undone(told):
+        return PARTIAL, [*undone, *_of_the_fleet(told)]
     return OK, [f"All of {_users(told.completed or 0)} went well.", *_notes(seen), *_of_the_fleet(told)]
 
 
 def _nothing_here(told: Told) -> tuple[str, list[str]]:
-    if told.number(fleet_lines.GIVEN_UP):
-        return PARTIAL, [_given_up(told)]
+    if undone := _undone(told):
+        return PARTIAL, [*undone, *_of_the_fleet(told)]
     elsewhere = told.number(fleet_lines.ELSEWHERE)
     done = f"other droplets have processed {_users(elsewhere)} of this night" if elsewhere else "all users are other droplets'"
     return NOTHING, [f"There was nothing to do here: {done}.", *_of_the_fleet(told)]
 
 
-def _given_up(told: Told) -> str:
-    return (
-        f"{_users(told.number(fleet_lines.GIVEN_UP))} of this night ended up without being processed, since the job that had them did not "
-        f"come to its end, twice. They are tried again tomorrow. {_SEE_LOG}"
-    )
+def _undone(told: Told) -> list[str]:
+    """Return whom of the night nobody has processed as far as this droplet knows: those that are given up, and those of others."""
+    undone = []
+    if given_up := told.number(fleet_lines.GIVEN_UP):
+        undone.append(
+            f"{_users(given_up)} of this night ended up without being processed, since the job that had them did not come to its end, "
+            f"twice. They are tried again tomorrow. {_SEE_LOG}"
+        )
+    if left := told.number(fleet_lines.OPEN):
+        undone.append(
+            f"Other droplets had not done {_users(left)} when this one stopped waiting for them, and may have done them since, or be "
+            f"dead: look at giggles.nightly there. {_SEE_LOG}"
+        )
+    return undone
 
 
 def _of_the_fleet(told: Told) -> list[str]:
@@ -189,8 +198,6 @@ def _of_the_fleet(told: Told) -> list[str]:
             "It ran without a lease, since the database gave none (the log says why): another droplet on the same database would not "
             "have been noticed."
         )
-    if left := told.number(fleet_lines.OPEN):
-        notes.append(f"Other droplets had not done {_users(left)} when this one stopped waiting for them; look at theirs.")
     if fleet_lines.UNLISTED in told.fleet:
         notes.append("This droplet's name is not in giggles:nightly:droplets; add it there, on every droplet.")
     return notes
