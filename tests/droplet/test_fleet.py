@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -156,6 +157,22 @@ def test_a_droplet_with_another_host_key_is_told_nothing(first: dict[str, Conver
         assert "True" not in done.stdout
     finally:
         operator.know_hosts(right)
+
+
+def test_a_user_is_erased_on_all_of_them_by_one_command(first: dict[str, Converged], operator: Operator) -> None:
+    user = str(uuid.uuid4())
+    folder = f"/var/lib/giggles/uploads/clips/{user}"
+    holders = [operator.droplets[name] for name in ("web", "night")]
+    for one in holders:
+        one.shell(f"runuser -u giggles -- sh -c 'mkdir {folder} && echo clip > {folder}/a.wav'")
+    done = operator.salt_ssh("--out=json", "--static", "*", "giggles.shred", f"user_id={user}")
+    answers = json.loads(done.stdout)
+    assert set(answers) == set(ROLES), done.stderr
+    assert all(answers[name]["erased"] and answers[name]["receipt"] for name in ("web", "night")), done.stdout
+    assert "Nothing is known of this user" in answers["store"]["stderr"]
+    for one in holders:
+        # What is left is a link to nowhere, which keeps the app from making the folder again.
+        assert one.shell(f"test -e {folder}/ || echo gone") == "gone\n"
 
 
 def test_handed_over_to_a_master_nothing_changes_on_any_of_them(first: dict[str, Converged], operator: Operator) -> None:
