@@ -264,7 +264,7 @@ def test_an_id_is_a_uuid_in_lower_case_and_nothing_else(text: str) -> None:
     assert not is_user_id(text)
 
 
-@pytest.mark.parametrize("elsewhere", [contextlib.nullcontext, Elsewhere])
+@pytest.mark.parametrize("elsewhere", [contextlib.nullcontext, Elsewhere, lambda: Elsewhere(root=Path("/srv"))])
 def test_unlocking_does_not_undo_an_erasure_that_is_held_up(droplet: Droplet, elsewhere: Callable[[], AbstractContextManager[Any]]) -> None:
     """Nor does it where somebody has copied all mounts meanwhile: what is unmounted in one place is unmounted in all."""
     user, other = droplet.adopted(2)

@@ -59,9 +59,9 @@ class Disk:
                 raise AssertionError(done.stderr)
             time.sleep(0.1)
         # Who has copied all mounts meanwhile, as everything in a sandbox does, keeps the file system and its keys in the kernel.
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while (device := self._mounted_device()) and time.monotonic() < end:
-            _unmount_elsewhere(device)
+            _unmount_elsewhere(device, self.place)
             time.sleep(0.01)
 
     def _mounted_device(self) -> Path | None:
@@ -91,17 +91,20 @@ class Disk:
         return self.image.read_bytes()
 
 
-def _unmount_elsewhere(device: Path) -> None:
+def _unmount_elsewhere(device: Path, usual: Path) -> None:
     number = os.stat(device).st_rdev
     wanted, seen = f"{os.major(number)}:{os.minor(number)}", {os.readlink("/proc/self/ns/mnt")}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             space = os.readlink(process / "ns/mnt")
-            mounts = [] if space in seen else [line.split(" ") for line in (process / "mountinfo").read_text().splitlines()]
+            if space in seen:
+                continue
             seen.add(space)
-            for _, _, what, _, place, *_ in mounts:
-                if what == wanted:
-                    subprocess.run(["nsenter", f"--mount={process}/ns/mnt", "umount", place], check=False, capture_output=True)
+            mounts = [line.split(" ") for line in (process / "mountinfo").read_text().splitlines()]
+            # Whoever has changed its root, as apt does for an image that is being built, is shown nothing outside of that.
+            places = [place for _, _, what, _, place, *_ in mounts if what == wanted] or [usual]
+            for place in places:
+                subprocess.run(["nsenter", f"--mount={process}/ns/mnt", "umount", place], check=False, capture_output=True)
 
 
 @contextlib.contextmanager
@@ -254,14 +257,20 @@ class AsApp:
 
 
 class Elsewhere:
-    """A foreign process with a copy of all mounts of its own, as everything in a sandbox has; it may have a file open there."""
+    """A foreign process with a copy of all mounts of its own, as everything in a sandbox has; it may have a file open there.
 
-    def __init__(self, path: Path | None = None) -> None:
+    Arguments:
+        path: the file.
+        root: what it takes for the root of all files.
+    """
+
+    def __init__(self, path: Path | None = None, root: Path = Path("/")) -> None:
         self._path = path or Path("/dev/null")
+        self._root = root
 
     def __enter__(self) -> Elsewhere:
-        script = 'exec 3<"$1"; echo; exec sleep 60'
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", self._path]
+        script = "import os, sys, time; file = open(sys.argv[1]); os.chroot(sys.argv[2]); print(flush=True); time.sleep(60)"
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-S", "-c", script, self._path, self._root]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"\n"
