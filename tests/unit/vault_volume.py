@@ -257,7 +257,8 @@ class AsApp:
 
 
 class Elsewhere:
-    """A foreign process with a copy of all mounts of its own, as everything in a sandbox has; it may have a file open there.
+    """A foreign process with a copy of all mounts of its own, as everything in a sandbox has; it may have a file open there. Its
+    name is `sleep`.
 
     Arguments:
         path: the file.
@@ -269,7 +270,10 @@ class Elsewhere:
         self._root = root
 
     def __enter__(self) -> Elsewhere:
-        script = "import os, sys, time; file = open(sys.argv[1]); os.chroot(sys.argv[2]); print(flush=True); time.sleep(60)"
+        script = (
+            "import os, sys, time; open('/proc/self/comm', 'w').write('sleep'); file = open(sys.argv[1]); os.chroot(sys.argv[2]);"
+            " print(flush=True); time.sleep(60)"
+        )
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-S", "-c", script, self._path, self._root]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
