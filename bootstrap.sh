@@ -641,7 +641,7 @@ main() {
   report
   if [ "$code" != 0 ]; then
     printf '\nbootstrap: %s\n' "Not everything converged (exit code $code). Each state that failed says above what happened and what to do; the rest is in place. Correct it and run: sudo salt-call state.apply" | fold -s -w 110 >&2
-    # What failed is far above by now.
+    # What failed is far above by now. It is told a second time, so this must not end the bootstrap with an exit code of its own.
     PYTHONPATH=$HOME_OF_TREE/_utils PYTHONDONTWRITEBYTECODE=1 python3 -s -m gigglekit.health.history --since "$began" | sed 's/^/  /' >&2 || true
   fi
   exit "$code"
