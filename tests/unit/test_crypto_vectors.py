@@ -17,6 +17,7 @@ from cryptography.exceptions import AlreadyFinalized, InvalidTag
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
 from gigglekit.crypto import chunked, keys, sealing, signing
@@ -151,6 +152,16 @@ def test_aes_256_gcm_as_reader_calls_it(case: Case) -> None:
     else:
         with pytest.raises(InvalidTag):
             AESGCM(h(case["key"])).decrypt_into(h(case["iv"]), memoryview(sealed), h(case["aad"]), memoryview(buffer))
+
+
+@pytest.mark.parametrize("case", cases("gmac_256"))
+def test_gmac_as_digests_call_it(case: Case) -> None:
+    gmac = Cipher(algorithms.AES256(h(case["key"])), modes.GCM(h(case["iv"]))).encryptor()
+    content = memoryview(h(case["aad"]))
+    gmac.authenticate_additional_data(content[:7])
+    gmac.authenticate_additional_data(content[7:])
+    assert gmac.finalize() == b""
+    assert gmac.tag == h(case["tag"]) == by_the_book.gmac(h(case["key"]), h(case["iv"]), h(case["aad"]))
 
 
 # Keys

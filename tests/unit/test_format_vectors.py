@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from gigglekit.backup import names, signed, waiting
+from gigglekit.backup.digests import Digests
 from gigglekit.crypto import chunked, keys, sealing, signing
 from gigglekit.vault import keyring, share
 
@@ -36,6 +37,15 @@ def test_vault_ids_are_made_so(case: dict[str, Any]) -> None:
     assert keys.keyed_hash(h(case["key"]), case["text"]) == case["hash"]
 
 
+@pytest.mark.parametrize("case", VECTORS["digests"])
+def test_contents_have_these_digests(case: dict[str, Any]) -> None:
+    content = make_format_vectors.counting(0, case["length"])
+    for digest, like in ((case["digest"], ""), (case["digest"], case["digest"]), (case["earlier"], case["earlier"])):
+        digester = Digests(h(case["key"])).begin(like)
+        digester.update(content)
+        assert digester.finish() == digest
+
+
 @pytest.mark.parametrize("case", VECTORS["encrypted"])
 def test_content_is_encrypted_so(case: dict[str, Any]) -> None:
     key, context = h(case["key"]), h(case["context"])
@@ -56,7 +66,8 @@ def test_contexts_are_those_that_the_backup_gives() -> None:
     ours = {names.pack_context(one), names.section_context(snapshot, vault), names.head_context(snapshot), names.dump_context(one)}
     ours.add(names.pruning_context(f"{snapshot.time}-{one}"))
     assert {h(case["context"]) for case in VECTORS["encrypted"]} == ours
-    assert {case["label"] for case in VECTORS["derived"]} >= {keyring.FSCRYPT_LABEL, share.LABEL}
+    labels = {names.BACKUP_LABEL, names.MANIFEST_LABEL, names.CONTENT_LABEL, keyring.FSCRYPT_LABEL, share.LABEL}
+    assert {case["label"] for case in VECTORS["derived"]} == labels
 
 
 def test_what_waits_to_be_removed_is_written_so() -> None:

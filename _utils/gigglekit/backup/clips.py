@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -115,13 +114,11 @@ def read_small(descriptor: int, size: int) -> bytes:
     return data
 
 
-def hash_of(descriptor: int, size: int) -> str:
-    """Return the SHA-256 of the next `size` bytes of a file, in hexadecimal; raises as `read_small`."""
-    digest = hashlib.sha256()
+def blocks(descriptor: int, size: int) -> Iterator[bytes]:
+    """Yield the next `size` bytes of a file in blocks; raises as `read_small`."""
     while size:
         block = read(descriptor, min(BLOCK, size))
         if not block:
             raise ChangedError
-        digest.update(block)
         size -= len(block)
-    return digest.hexdigest()
+        yield block

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gigglekit.backup import clips
 from gigglekit.backup.clips import ChangedError, UnreadableError, User
-from gigglekit.backup.manifest import Manifest, State, digest_of
+from gigglekit.backup.digests import Digests
+from gigglekit.backup.manifest import Manifest, State
 from gigglekit.backup.pack import Builder
 from gigglekit.backup.repository import backup_key
 from gigglekit.backup.storing import Entry, Storing
@@ -27,7 +27,7 @@ class Filling:
 
     Arguments:
         user: whose.
-        key: the user's manifest key.
+        digests: works out the user's digests.
         manifest: what is known to be stored.
         storing: takes packs that are full.
         pack_bytes: size of packs.
@@ -35,7 +35,7 @@ class Filling:
     """
 
     user: User
-    key: bytes = field(repr=False)
+    digests: Digests
     manifest: Manifest
     storing: Storing
     pack_bytes: int
@@ -43,6 +43,7 @@ class Filling:
     builder: Builder | None = None
     touched: list[tuple[str, State, int | None]] = field(default_factory=list)
     known: dict[str, int] | None = None
+    like: str = ""
     twins: dict[str, Entry] = field(default_factory=dict)
 
     def take(self, found: walking.Found, name: str) -> bool:
@@ -75,14 +76,16 @@ class Filling:
     def _take(self, descriptor: int, name: str) -> None:
         before = os.fstat(descriptor)
         data = clips.read_small(descriptor, before.st_size) if before.st_size <= _SMALL else None
-        sha256 = hashlib.sha256(data).hexdigest() if data is not None else clips.hash_of(descriptor, before.st_size)
+        vault = self.user.vault_id
+        if self.known is None:
+            self.known, self.like = self.manifest.contents(vault), self.manifest.digest_like(vault)
+        digester = self.digests.begin(self.like)
+        for block in clips.blocks(descriptor, before.st_size) if data is None else (data,):
+            digester.update(block)
         state = State.of(before)
         if State.of(os.fstat(descriptor)) != state:
             raise ChangedError
-        digest = digest_of(self.key, sha256)
-        vault = self.user.vault_id
-        if self.known is None:
-            self.known = self.manifest.contents(vault)
+        digest = digester.finish()
         content = self.known.get(digest)
         if content is not None:
             self.touched.append((name, state, content))
@@ -91,7 +94,7 @@ class Filling:
         if twin is not None:
             self.storing.waiting.append(Entry(vault, name, state, digest, twin.size, twin.parts))
             return
-        parts = self._put(memoryview(data)) if data is not None else self._put_large(descriptor, before.st_size, sha256)
+        parts = self._put(memoryview(data)) if data is not None else self._put_large(descriptor, before.st_size, digest)
         entry = Entry(vault, name, state, digest, before.st_size, parts)
         self.storing.waiting.append(entry)
         self.twins[digest] = entry
@@ -116,16 +119,11 @@ class Filling:
                 self.flush()
         return parts
 
-    def _put_large(self, descriptor: int, size: int, sha256: str) -> list[tuple[str, int, int]]:
+    def _put_large(self, descriptor: int, size: int, digest: str) -> list[tuple[str, int, int]]:
         parts: list[tuple[str, int, int]] = []
-        again = hashlib.sha256()
+        again = self.digests.begin(digest)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        left = size
-        while left:
-            block = clips.read(descriptor, min(clips.BLOCK, left))
-            if not block:
-                break
-            left -= len(block)
+        for block in clips.blocks(descriptor, size):
             again.update(block)
             for part in self._put(memoryview(block)):
                 if parts and parts[-1][0] == part[0]:
@@ -133,7 +131,7 @@ class Filling:
                     parts.append((last[0], last[1], last[2] + part[2]))
                 else:
                     parts.append(part)
-        if left or again.hexdigest() != sha256:
+        if again.finish() != digest:
             # What went into the packs is wasted until they are written anew.
             raise ChangedError
         return parts

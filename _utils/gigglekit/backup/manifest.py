@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gigglekit.backup.digests import PREFIX, is_earlier
 from gigglekit.backup.section import MOST_TIME
 from gigglekit.crypto import keys
 
 _VERSION = 1
+_EARLIER = "earlier digests:"
+"""What a fact begins with that remembers, by vault id, of which kind a user's digests were that are forgotten."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS packs (
@@ -74,11 +77,6 @@ class Pack:
 def name_of(manifest_key: bytes, path: str) -> str:
     """Return what stands for a path in the manifest."""
     return keys.keyed_hash(manifest_key, f"path\0{path.encode('utf-8', 'surrogateescape').hex()}")
-
-
-def digest_of(manifest_key: bytes, sha256: str) -> str:
-    """Return what stands for a content, in the manifest and in sections."""
-    return keys.keyed_hash(manifest_key, sha256)
 
 
 def _extents(text: object) -> tuple[tuple[int, int, int], ...]:
@@ -214,6 +212,17 @@ class Manifest:
         """Return the numbers of a user's contents that lie in the bucket, by digest."""
         return dict(self._connection.execute("SELECT digest, number FROM contents WHERE vault = ?", (vault,)).fetchall())
 
+    def digest_like(self, vault: str) -> str:
+        """Return a digest of the kind that all new ones of a user are to be, so that contents are known again; "" if any will do.
+
+        Of somebody whose contents an earlier program has saved it is the earlier kind, and stays it: what the bucket loses is stored
+        again under the digest by which the snapshots before know it.
+        """
+        row = self._connection.execute(
+            "SELECT digest FROM contents WHERE vault = ? AND substr(digest, 1, ?) <> ? LIMIT 1", (vault, len(PREFIX), PREFIX)
+        ).fetchone()
+        return str(row[0]) if row else self.get(_EARLIER + vault) or ""
+
     # --- files --------------------------------------------------------------------------------------------------------------
 
     def files(self, vault: str) -> dict[str, tuple[State, Stored]]:
@@ -292,6 +301,7 @@ class Manifest:
         """Forget a user altogether."""
         for table in ("files", "contents", "packs", "underway", "given_up"):
             self._connection.execute(f"DELETE FROM {table} WHERE vault = ?", (vault,))  # noqa: S608 (names from above)
+        self.put(_EARLIER + vault, None)
 
     def forget_everything(self) -> None:
         """Forget all but which bucket this is, so that it is read from there again."""
@@ -334,9 +344,12 @@ class Manifest:
         gone = set(numbers)
         if not gone:
             return
-        rows = self._connection.execute("SELECT number, extents FROM contents").fetchall()
-        contents = [number for number, extents in rows if any(part[0] in gone for part in _extents(extents))]
-        for number in contents:
+        rows = self._connection.execute("SELECT number, vault, digest, extents FROM contents").fetchall()
+        for number, vault, digest, extents in rows:
+            if not any(part[0] in gone for part in _extents(extents)):
+                continue
+            if is_earlier(digest):
+                self.put(_EARLIER + vault, digest)
             self._connection.execute("DELETE FROM files WHERE content = ?", (number,))
             self._connection.execute("DELETE FROM contents WHERE number = ?", (number,))
         for number in gone:

@@ -13,7 +13,7 @@ USER_KEYS, SYSTEM_KEYS, DATABASE_KEYS, SHARES = "keys/users/", "keys/system/", "
 DATA, SNAPSHOTS, DATABASE, ERASED, RECEIPTS = "data/", "snapshots/", "database/", "ledger/erased/", "ledger/receipts/"
 PRUNING = "pruning/"
 
-BACKUP_LABEL, MANIFEST_LABEL = "giggles-salt/v1/backup", "giggles-salt/v1/manifest"
+BACKUP_LABEL, MANIFEST_LABEL, CONTENT_LABEL = "giggles-salt/v1/backup", "giggles-salt/v1/manifest", "giggles-salt/v1/content"
 
 UNFINISHED = unfinished.PREFIX
 """What names of files on the droplet begin with that a restore has not finished."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import os
 import stat
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gigglekit.backup import names
-from gigglekit.backup.manifest import digest_of
+from gigglekit.backup.digests import Digester
 from gigglekit.backup.section import FileEntry
 from gigglekit.files import draining, links, unfinished
 
@@ -195,7 +194,7 @@ class Folders:
         """Tell whether a file was written."""
         return path in self._paths
 
-    def digest(self, path: str, key: bytes, size: int) -> str | None:
+    def digest(self, path: str, digester: Digester, size: int) -> str | None:
         """Return the digest of a file that is there; None if it is not, "" if it has another size or is no file."""
         above, _, name = path.rpartition("/")
         folder = self._folder(above, make=True)
@@ -211,12 +210,11 @@ class Folders:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size != size:
                 return ""
-            digest = hashlib.sha256()
             while block := os.read(descriptor, 1 << 20):
-                digest.update(block)
+                digester.update(block)
         finally:
             os.close(descriptor)
-        return digest_of(key, digest.hexdigest())
+        return digester.finish()
 
     @contextlib.contextmanager
     def unfinished(self, file: FileEntry) -> Iterator[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 import threading
@@ -12,9 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gigglekit.backup.digests import Digests
 from gigglekit.backup.errors import DamagedError, MissingError
 from gigglekit.backup.fetching import Fetcher
-from gigglekit.backup.manifest import digest_of
 from gigglekit.backup.placing import Folders, Owner, Placing, Restored
 from gigglekit.backup.repository import Repository, backup_key, manifest_key
 from gigglekit.backup.section import FileEntry, Section
@@ -114,7 +113,7 @@ class _User:
 
     def __init__(self, repository: Repository, task: Task, run: str, replace: bool, placing: Placing) -> None:
         self.done = Restored()
-        self._key = manifest_key(task.root_key)
+        self._digests = Digests(manifest_key(task.root_key))
         self._files, self._replace = task.section.files, replace
         self._fetcher = Fetcher(repository, task.section.packs, backup_key(task.root_key))
         self.folders = Folders(task.folder, task.owner, replace, self.done, run, placing)
@@ -125,7 +124,7 @@ class _User:
     def begin(self, wanted: Callable[[str], bool]) -> list[list[FileEntry]]:
         """Return what is to be done, in parts that each are one call of `restore`."""
         chosen = [file for file in self._files if wanted(file.path)]
-        todo = [file for file in chosen if not _is_settled(self.folders, file, self._key, self._replace, self.done)]
+        todo = [file for file in chosen if not _is_settled(self.folders, file, self._digests, self._replace, self.done)]
         # One pack after the other, and in it from front to back.
         todo.sort(key=lambda file: (file.extents[0].pack, file.extents[0].offset) if file.extents else (-1, 0))
         batches = list(_batches(todo))
@@ -136,7 +135,7 @@ class _User:
 
     def restore(self, batch: list[FileEntry], progress: Callable[[int], None]) -> None:
         """Write files; after the last of them, have the folders let go of as soon as all have their names."""
-        _restore_batch(self._fetcher, self.folders, batch, self._key, self.done, progress)
+        _restore_batch(self._fetcher, self.folders, batch, self._digests, self.done, progress)
         with self._lock:
             self._left -= 1
             last = not self._left
@@ -144,10 +143,10 @@ class _User:
             self._placing.whole(self.folders)
 
 
-def _is_settled(folders: Folders, file: FileEntry, key: bytes, replace: bool, done: Restored) -> bool:
+def _is_settled(folders: Folders, file: FileEntry, digests: Digests, replace: bool, done: Restored) -> bool:
     """Tell whether there is nothing to do for a file, since it is there."""
     try:
-        found = folders.digest(file.path, key, file.size)
+        found = folders.digest(file.path, digests.begin(file.digest), file.size)
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             raise
@@ -189,17 +188,17 @@ def _batches(files: list[FileEntry]) -> Iterable[list[FileEntry]]:
 
 
 def _restore_batch(
-    fetcher: Fetcher, folders: Folders, batch: list[FileEntry], key: bytes, done: Restored, progress: Callable[[int], None]
+    fetcher: Fetcher, folders: Folders, batch: list[FileEntry], digests: Digests, done: Restored, progress: Callable[[int], None]
 ) -> None:
     try:
         if len(batch[0].extents) == 1:
             for file, content in fetcher.contents(batch):
-                _write(folders, file, content, key)
+                _write(folders, file, content, digests)
                 progress(file.size)
         else:
             (file,) = batch
             pieces = (fetcher.fetch(part.pack, part.offset, part.length).open(part.offset, part.length) for part in file.extents)
-            _write(folders, file, pieces, key)
+            _write(folders, file, pieces, digests)
             progress(file.size)
     except (DamagedError, MissingError) as error:
         if len(batch) == 1 or isinstance(error, MissingError):
@@ -208,16 +207,16 @@ def _restore_batch(
         # Whatever of it can be saved is saved.
         for file in batch:
             if not folders.has(file.path):
-                _restore_batch(fetcher, folders, [file], key, done, progress)
+                _restore_batch(fetcher, folders, [file], digests, done, progress)
 
 
-def _write(folders: Folders, file: FileEntry, pieces: Iterable[bytes | memoryview], key: bytes) -> None:
-    digest = hashlib.sha256()
+def _write(folders: Folders, file: FileEntry, pieces: Iterable[bytes | memoryview], digests: Digests) -> None:
+    digester = digests.begin(file.digest)
     with folders.unfinished(file) as descriptor:
         for piece in pieces:
-            digest.update(piece)
+            digester.update(piece)
             view = memoryview(piece)
             while view:
                 view = view[os.write(descriptor, view) :]
-        if digest_of(key, digest.hexdigest()) != file.digest:
+        if digester.finish() != file.digest:
             raise DamagedError(file.path, f"{file.path} is not what was saved: its digest differs, although every piece of it opened.")

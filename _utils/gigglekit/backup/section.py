@@ -13,7 +13,7 @@ from gigglekit.backup.names import is_id
 
 HEADER_BYTES = 56
 _MOST_BYTES = 512 << 20
-_DIGEST = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(r"(gmac:)?[0-9a-f]{32}")
 _USER = re.compile(r"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")
 KINDS = ("clips/", "audio/", "legacy/")
 MOST_PATH_BYTES = 4000
@@ -57,7 +57,7 @@ class FileEntry:
         path: relative to the user's vault, `clips/…`; or `legacy/<name>`.
         size: bytes.
         modified: nanoseconds since 1970.
-        digest: keyed hash of the content, 32 hexadecimal digits.
+        digest: keyed hash of the content; see `digests`.
         extents: where the content lies, in order.
     """
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from gigglekit.backup import clips, names, sealed
 from gigglekit.backup.clips import User
+from gigglekit.backup.digests import Digests
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError
 from gigglekit.backup.filling import Filling
 from gigglekit.backup.learning import Knowledge, OthersError
@@ -157,7 +158,7 @@ class Sync:
         """Store what is new of a user; return what stands for each path there is, and whether anything differs from before."""
         key = manifest_key(user.root_key)
         known = self.manifest.states(user.vault_id)
-        filling = Filling(user, key, self.manifest, storing, self.pack_bytes, self.progress)
+        filling = Filling(user, Digests(key), self.manifest, storing, self.pack_bytes, self.progress)
         names_of: dict[str, str] = {}
         new = False
         for found in clips.files(user, storing.synced.problems):

@@ -186,15 +186,15 @@ def _read_pack(repository: Repository, pack: PackEntry, vault: str, contents: Co
     """Read and decrypt a pack, and compare what lies in it; return whether it is as it was written."""
     name = names.DATA + pack.id
     decryptor = chunked.Decryptor(backup_key(contents.roots[vault]), names.pack_context(pack.id))
-    hashes = contents.of_pack(pack.id)
+    digests = contents.of_pack(vault, pack.id)
     first = b""
     found.read_packs += 1
     try:
         for block in repository.bucket.stream(name):
             first = first if len(first) >= chunked.HEADER_BYTES else (first + bytes(block))[: chunked.HEADER_BYTES]
-            hashes.update(decryptor.update(block))
+            digests.update(decryptor.update(block))
             found.read_size += len(block)
-        hashes.update(decryptor.finish())
+        digests.update(decryptor.finish())
         if first != pack.header:
             raise chunked.DamagedError("it begins otherwise than it did")
     except chunked.DamagedError as error:
@@ -203,7 +203,7 @@ def _read_pack(repository: Repository, pack: PackEntry, vault: str, contents: Co
     except (DamagedError, MissingError) as error:
         found.problems.append(str(error))
         return False
-    contents.compare(vault, hashes.finish())
+    contents.compare(vault, digests.finish())
     return True
 
 

@@ -1,6 +1,6 @@
 """The constructions of docs/FORMAT.md once more, written from the standards and not from gigglekit.
 
-Only hashlib, hmac and the bare primitives AES-GCM and X25519 of `cryptography` are used. Tests compare gigglekit with this, and this
+Only hashlib, hmac and the bare primitives AES, AES-GCM and X25519 of `cryptography` are used. Tests compare gigglekit with this, and this
 with published vectors. It is meant to be read: somebody who has to open a backup without this project can start here.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 CHUNK, TAG, SALT, COMMITMENT = 16384, 16, 24, 32
@@ -65,6 +66,28 @@ def chunked_decrypt(key: bytes, context: bytes, encrypted: bytes, name: str = "s
     if chunks:
         raise ValueError("more follows the last chunk")
     return message
+
+
+def gmac(key: bytes, nonce: bytes, data: bytes) -> bytes:
+    """NIST SP 800-38D, section 7.1, with nothing to encrypt and a nonce of 96 bits."""
+
+    def block(text: bytes) -> bytes:
+        return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(text)  # noqa: S305 (one block)
+
+    def multiply(x: int, y: int) -> int:
+        """Section 6.3: the leftmost bit is the coefficient of 1."""
+        product = 0
+        for bit in reversed(range(128)):
+            product ^= y if x >> bit & 1 else 0
+            y = y >> 1 ^ (0xE1 << 120 if y & 1 else 0)
+        return product
+
+    hash_key, total = int.from_bytes(block(bytes(16)), "big"), 0
+    padded = data + bytes(-len(data) % 16) + (8 * len(data)).to_bytes(8, "big") + bytes(8)
+    for start in range(0, len(padded), 16):
+        total = multiply(total ^ int.from_bytes(padded[start : start + 16], "big"), hash_key)
+    mask = block(nonce + b"\x00\x00\x00\x01")
+    return bytes(a ^ b for a, b in zip(total.to_bytes(16, "big"), mask, strict=True))
 
 
 def hpke_keys(shared: bytes, encapsulated: bytes, public: bytes, info: bytes) -> tuple[bytes, bytes, bytes]:

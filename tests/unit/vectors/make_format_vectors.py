@@ -29,7 +29,7 @@ def counting(start: int, length: int = 32) -> bytes:
 
 def derived() -> list[dict[str, Any]]:
     """ "Keys": HKDF-SHA512 without salt."""
-    wanted = (("fscrypt", 32, 64), ("backup", 32, 32), ("manifest", 32, 32), ("key-encryption", 64, 32))
+    wanted = (("fscrypt", 32, 64), ("backup", 32, 32), ("manifest", 32, 32), ("content", 32, 32), ("key-encryption", 64, 32))
     return [
         {
             "root": counting(0, root).hex(),
@@ -44,6 +44,18 @@ def hashed() -> list[dict[str, Any]]:
     """ "Objects": the vault id of a user."""
     user = "6f1c1b1e-0000-4000-8000-000000000001"
     return [{"key": counting(1).hex(), "text": user, "hash": hmac.digest(counting(1), user.encode(), "sha256")[:16].hex()}]
+
+
+def digests() -> list[dict[str, Any]]:
+    """ "Digests": of contents of `length` bytes that count up from 0, of both kinds."""
+    key, result = counting(8), []
+    for length in (0, 5, 16, 1000):
+        content = counting(0, length)
+        tag = by_the_book.gmac(by_the_book.hkdf(key, b"giggles-salt/v1/content", 32), bytes(12), content)
+        digest = "gmac:" + hmac.digest(key, b"content\0" + tag.hex().encode(), "sha256")[:16].hex()
+        earlier = hmac.digest(key, hashlib.sha256(content).hexdigest().encode(), "sha256")[:16].hex()
+        result.append({"key": key.hex(), "length": length, "digest": digest, "earlier": earlier})
+    return result
 
 
 def encrypted() -> list[dict[str, Any]]:
@@ -80,7 +92,7 @@ def sealed() -> list[dict[str, Any]]:
 
 def make() -> dict[str, Any]:
     """Return all of them."""
-    return {"format": 1, "derived": derived(), "hashed": hashed(), "encrypted": encrypted(), "sealed": sealed()}
+    return {"format": 1, "derived": derived(), "hashed": hashed(), "digests": digests(), "encrypted": encrypted(), "sealed": sealed()}
 
 
 if __name__ == "__main__":
