@@ -13,8 +13,6 @@ from gigglekit.backup import names
 from gigglekit.backup.section import MOST_PATH_BYTES, is_safe
 from gigglekit.files import walking
 
-BLOCK = 1 << 20
-"""What is read of a large file at once."""
 GONE = (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
 """What opening a file says that is gone, or something else by now."""
 _CERTAINLY_SHORT = MOST_PATH_BYTES // 4
@@ -86,39 +84,25 @@ def _found(user: User) -> Iterator[walking.Found]:
                 os.close(folder)
 
 
-def read(descriptor: int, length: int) -> bytes:
-    """Return the next bytes of a file.
+def read(descriptor: int, size: int, buffer: memoryview) -> Iterator[memoryview]:
+    """Yield the next `size` bytes of a file in pieces of the buffer's size, each of which lies there until the next is asked for.
 
-    Raises:
-        UnreadableError: the disk does not give them back.
-    """
-    try:
-        return os.read(descriptor, length)
-    except OSError as error:
-        raise UnreadableError(error.errno, error.strerror) from None
-
-
-def read_small(descriptor: int, size: int) -> bytes:
-    """Return the next `size` bytes of a file.
+    New memory for each file would take longer than to read it.
 
     Raises:
         ChangedError: it ends before.
-        UnreadableError: see `read`.
+        UnreadableError: the disk does not give it back.
     """
-    data = b""
-    while len(data) < size:
-        block = read(descriptor, size - len(data))
-        if not block:
-            raise ChangedError
-        data = data + block if data else block
-    return data
-
-
-def blocks(descriptor: int, size: int) -> Iterator[bytes]:
-    """Yield the next `size` bytes of a file in blocks; raises as `read_small`."""
     while size:
-        block = read(descriptor, min(BLOCK, size))
-        if not block:
-            raise ChangedError
-        size -= len(block)
-        yield block
+        piece = buffer[: min(len(buffer), size)]
+        done = 0
+        while done < len(piece):
+            try:
+                count = os.readv(descriptor, [piece[done:]])
+            except OSError as error:
+                raise UnreadableError(error.errno, error.strerror) from None
+            if not count:
+                raise ChangedError
+            done += count
+        size -= len(piece)
+        yield piece

@@ -15,8 +15,8 @@ from gigglekit.backup.repository import backup_key
 from gigglekit.backup.storing import Entry, Storing
 from gigglekit.files import walking
 
-_SMALL = 4 << 20
-"""Files up to this size are read once: hashed in memory, and stored only if their content is new."""
+_BLOCK = 1 << 20
+"""What of a larger one is put into packs at once: so much of a pack stays empty at most."""
 _TRIES = 3
 """So often a file is read that changes meanwhile."""
 
@@ -75,13 +75,13 @@ class Filling:
 
     def _take(self, descriptor: int, name: str) -> None:
         before = os.fstat(descriptor)
-        data = clips.read_small(descriptor, before.st_size) if before.st_size <= _SMALL else None
         vault = self.user.vault_id
         if self.known is None:
             self.known, self.like = self.manifest.contents(vault), self.manifest.digest_like(vault)
         digester = self.digests.begin(self.like)
-        for block in clips.blocks(descriptor, before.st_size) if data is None else (data,):
-            digester.update(block)
+        data = memoryview(b"")
+        for data in clips.read(descriptor, before.st_size, self.storing.buffer):
+            digester.update(data)
         state = State.of(before)
         if State.of(os.fstat(descriptor)) != state:
             raise ChangedError
@@ -94,7 +94,9 @@ class Filling:
         if twin is not None:
             self.storing.waiting.append(Entry(vault, name, state, digest, twin.size, twin.parts))
             return
-        parts = self._put(memoryview(data)) if data is not None else self._put_large(descriptor, before.st_size, digest)
+        # A small file is read once: it is in memory now as a whole.
+        is_small = len(data) == before.st_size
+        parts = self._put(data) if is_small else self._put_large(descriptor, before.st_size, digest)
         entry = Entry(vault, name, state, digest, before.st_size, parts)
         self.storing.waiting.append(entry)
         self.twins[digest] = entry
@@ -123,9 +125,9 @@ class Filling:
         parts: list[tuple[str, int, int]] = []
         again = self.digests.begin(digest)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        for block in clips.blocks(descriptor, size):
+        for block in clips.read(descriptor, size, self.storing.buffer[:_BLOCK]):
             again.update(block)
-            for part in self._put(memoryview(block)):
+            for part in self._put(block):
                 if parts and parts[-1][0] == part[0]:
                     last = parts.pop()
                     parts.append((last[0], last[1], last[2] + part[2]))

@@ -12,6 +12,9 @@ from gigglekit.backup.manifest import Manifest, State
 from gigglekit.backup.pack import Finished
 from gigglekit.backup.repository import Repository
 
+SMALL = 4 << 20
+"""Files up to this size are read once: hashed in memory, and stored only if their content is new."""
+
 
 @dataclass
 class Synced:
@@ -59,6 +62,10 @@ class Storing:
         repository, manifest, threads, synced: of the run.
         pool: what stores them.
         ready: waits, in the thread of each pack, until those of a vault may be stored.
+
+    Attributes:
+        memory: of packs that are stored, for the next ones.
+        buffer: what files are read into.
     """
 
     repository: Repository
@@ -70,6 +77,7 @@ class Storing:
     running: dict[Future[None], tuple[str, Finished]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     memory: list[memoryview] = field(default_factory=list)
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(SMALL)))
     waiting: deque[Entry] = field(default_factory=deque)
 
     def store(self, vault: str, pack: Finished) -> None:
