@@ -127,14 +127,19 @@ def proxy(room: Room) -> None:
             pass_on(stream, request, server, head, forwarded, digests)
             return
         start, body = taken
-        done = checked = 0
-        while request.unread:
-            count = stream.read_into(body[done : done + request.unread])
-            request.unread -= count
+        checked, done = 0, stream.read_into(body)
+        # TLS gives 16 KiB at a time, so this is done once for each of them.
+        read, length = stream.connection.recv_into, request.length
+        while done < length:
+            count = read(body[done:])
+            if not count:
+                raise b2_proxy.Gone
             done += count
-            if done - checked >= b2_proxy.CHUNK or not request.unread:
+            if done - checked >= b2_proxy.CHUNK:
                 digests.update(body[checked:done])
                 checked = done
+        digests.update(body[checked:])
+        request.unread = 0
         digests.verify()
         place = b"bench: %d bytes at %d\n" % (request.length, start)
         before, _, _ = head.rpartition(b"\r\nContent-Length: ")
