@@ -13,6 +13,9 @@ USER_KEYS, SYSTEM_KEYS, DATABASE_KEYS, SHARES = "keys/users/", "keys/system/", "
 DATA, SNAPSHOTS, DATABASE, ERASED, RECEIPTS = "data/", "snapshots/", "database/", "ledger/erased/", "ledger/receipts/"
 PRUNING = "pruning/"
 
+AHEAD_SECONDS = 86400
+"""What is dated so long after now was made by nobody with a right clock: the bucket refuses whose clock is 15 minutes off."""
+
 BACKUP_LABEL, MANIFEST_LABEL = "giggles-salt/v1/backup", "giggles-salt/v1/manifest"
 
 UNFINISHED = unfinished.PREFIX
