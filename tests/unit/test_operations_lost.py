@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gigglekit.backup import names, probe, signed
 from gigglekit.backup.errors import BackupError, DamagedError, RefusedError
+from gigglekit.backup.signed import Signer
 from gigglekit.crypto import chunked, keys
 from gigglekit.operations import kits, restoring, saving
 from gigglekit.vault import fscrypt
@@ -528,13 +531,17 @@ def test_what_is_no_tombstone_stops_a_restore_with_the_kit_and_says_what_to_do(o
     before = state_of(new)
     planted = names.ERASED + old.vault_id(user)
     old.bucket().put(planted, b"nonsense")
+    # A receipt that nobody of ours has signed says nothing.
+    text = json.dumps({"subject": old.vault_id(user), "started": "2026-11-24T00:00:00Z"}).encode()
+    receipt = names.RECEIPTS + "000001"
+    old.bucket().put(receipt, signed.sign(signed.LEDGER, receipt, bytes(64) + text, Signer(Ed25519PrivateKey.generate())))
     with pytest.raises(DamagedError, match=rf"{planted}.*erased.*receipt.*versions.*delete.*giggles\.shred") as caught:
         new.restore(kit_text=kit)
     assert "snapshot" not in str(caught.value)
     assert state_of(new) == before
     # Nobody has asked to be erased, so somebody else has put it there.
     old.bucket().erase(planted)
-    assert new.restore(kit_text=kit)["problems"] == []
+    assert [receipt in problem for problem in new.restore(kit_text=kit)["problems"]] == [True]
     assert new.clips(user) == old.clips(user)
 
 
