@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import math
 import subprocess
 import threading
 import time
@@ -85,24 +86,76 @@ class Answer:
 
 
 class Visits:
-    """What became of all requests so far."""
+    """What became of all requests so far.
 
-    def __init__(self) -> None:
+    How many are planned is told by the clock alone. So visitors who stood still, which a machine that is too busy makes them do, cannot
+    be taken for visitors who met with no failure.
+
+    Arguments:
+        rate: requests a second.
+    """
+
+    def __init__(self, rate: float) -> None:
         self.answers: list[Answer] = []
-        self.due = 0
+        self.sent: list[float] = []
+        """When each request was handed to the kernel, the last byte of it."""
         self.most_at_once = 0
-        self.late = 0.0
-        """Seconds that the visitors themselves were late at most. Where they stand still for seconds, nginx hangs up on them."""
-        self._stop = threading.Event()
+        self._rate = rate
+        self._began = self._ended = math.inf
+        self._came: list[float] = []
+        self._still = 0.0
+        self._enough = threading.Event()
+
+    def begin(self) -> None:
+        """From now on requests are planned."""
+        self._began = time.monotonic()
 
     def enough(self) -> None:
-        """Send nothing more."""
-        self._stop.set()
+        """Plan nothing more."""
+        self._enough.set()
+
+    def is_over(self) -> bool:
+        """Tell whether nothing more is planned than there is by now; for whoever sends, who alone can tell until when that is."""
+        if self._enough.is_set():
+            self._ended = min(self._ended, time.monotonic())
+        return self._enough.is_set()
+
+    def planned(self, moment: float = math.inf) -> int:
+        """Return how many requests were planned until a moment of `time.monotonic`; until now, if that is to come."""
+        seconds = min(moment, self._ended, time.monotonic()) - self._began
+        return int(seconds * self._rate) + 1 if seconds >= 0 else 0
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more is sent."""
-        return self._stop.is_set()
+    def due(self) -> int:
+        """How many visitors have come, whether they could send anything or not."""
+        return len(self._came)
+
+    def come(self) -> int:
+        """Note that a visitor comes now; return a number of its own."""
+        self._came.append(time.monotonic())
+        return len(self._came) - 1
+
+    def behind(self, since: float = 0, until: float = math.inf) -> int:
+        """Return how many planned visitors had not come yet, at the worst moment between two of `time.monotonic`.
+
+        One or two, where they come one by one. Who comes late comes all the same, so that no sum would show it.
+        """
+        until, worst = min(until, self._ended, time.monotonic()), 0
+        for before, moment in enumerate([*self._came, math.inf]):
+            if moment >= since:
+                worst = max(worst, self.planned(min(moment, until)) - before)
+            if moment > until:
+                break
+        return worst
+
+    def stand_still(self, seconds: float) -> None:
+        """Have the visitors do nothing at all for so long, as on a machine that is too busy."""
+        self._still = seconds
+
+    def rest(self) -> None:
+        """Stand still, if somebody has asked for that; for whoever sends."""
+        seconds, self._still = self._still, 0.0
+        time.sleep(seconds)
 
     def since(self, moment: float) -> list[Answer]:
         """Return what was sent at or after a moment of `time.monotonic`."""
@@ -132,6 +185,7 @@ class _Visitors:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._come()), daemon=True)
 
     def start(self) -> None:
+        self._visits.begin()
         self._thread.start()
 
     def stop(self) -> None:
@@ -141,14 +195,13 @@ class _Visitors:
         assert not self._thread.is_alive(), "visitors wait for ever"
 
     async def _come(self) -> None:
-        began, waiting = time.monotonic(), set()
-        requests = zip(itertools.count(), itertools.cycle(ROUND), strict=False)
-        while not self._visits.over:
-            self._visits.late = max(self._visits.late, time.monotonic() - began - self._visits.due * self._interval)
-            while began + self._visits.due * self._interval <= time.monotonic():
-                number, asked = next(requests)
-                self._visits.due += 1
-                task = asyncio.create_task(self._visit(number, asked))
+        waiting, is_over = set(), False
+        requests = itertools.cycle(ROUND)
+        while not is_over:
+            self._visits.rest()
+            is_over = self._visits.is_over()
+            while self._visits.due < self._visits.planned():
+                task = asyncio.create_task(self._visit(self._visits.come(), next(requests)))
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
             self._visits.most_at_once = max(self._visits.most_at_once, len(waiting))
@@ -184,6 +237,7 @@ class _Visitors:
             lines += [f"Authorization: Bearer {self._token}"] if asked.signed_in else []
             lines += [f"Content-Length: {len(asked.body)}"] if asked.method == "POST" else []
             writer.write("\r\n".join([*lines, "", ""]).encode() + asked.body)
+            self._visits.sent.append(time.monotonic())
             status, body, open_still = await _answer(reader)
             done = keep and open_still
         finally:
@@ -237,7 +291,7 @@ def steady_load(droplet: Droplet, rate: float = 50) -> Iterator[Visits]:
     At the end of the block every request has had its answer, or is counted as lost.
     """
     addresses = [f"{_address(droplet.info['ip'], number)}/32" for number in range(_ADDRESSES)]
-    visits = Visits()
+    visits = Visits(rate)
     visitors = _Visitors(droplet, rate, visits, _token(droplet))
     for address in addresses:
         subprocess.run(["ip", "address", "replace", address, "dev", "lo"], check=True)
@@ -250,4 +304,4 @@ def steady_load(droplet: Droplet, rate: float = 50) -> Iterator[Visits]:
     finally:
         for address in addresses:
             subprocess.run(["ip", "address", "delete", address, "dev", "lo"], check=True)
-    assert len(visits.answers) == visits.due
+    assert len(visits.answers) == visits.planned(), "some visitors never came, or nobody knows what became of them"

@@ -181,7 +181,7 @@ def test_handed_over_to_a_master_nothing_changes_on_any_of_them(first: dict[str,
         outcomes = master.apply()
         assert {"night", "store"} <= set(outcomes)
         for name, outcome in outcomes.items():
-            assert (outcome.code, outcome.failed, outcome.changed) == (0, {}, {}), f"{name}: {outcome.text}"
+            assert (outcome.code, outcome.failed, outcome.changed) == (0, {}, {}), f"{name}: {outcome.changed or shown(outcome)}"
             ran = {state["__sls__"].partition(".")[0] for state in outcome.states.values() if "__sls__" in state}
             assert {"common", *ROLES[name]} <= ran, f"{name} did not get its roles"
         for name, one in master.droplets.items():

@@ -146,7 +146,8 @@ def signed_object(data: bytes) -> None:
 
 
 SIGNER = signed.Signer(Ed25519PrivateKey.from_private_bytes(KEY))
-KEY_NAME, STONE = names.USER_KEYS + ID, names.ERASED + ID
+KEY_NAME, STONE, RECEIPT = names.USER_KEYS + ID, names.ERASED + ID, names.RECEIPTS + "000001"
+RECEIPT_TEXT = json.dumps({"subject": ID, "started": "2026-11-24T00:00:00Z"}).encode()
 WRONG_KEYS = (bytes(31), bytes(33), b"")
 SIGNED = tuple(by_the_book.hpke_seal(EPHEMERAL, PUBLIC, names.key_info(KEY_NAME), text) for text in (KEY, *WRONG_KEYS))
 
@@ -162,6 +163,13 @@ def tombstone(data: bytes) -> None:
     since = signed.read_tombstone(STONE, signed.sign(signed.LEDGER, STONE, data, SIGNER), SIGNER.public)
     assert since.isascii(), "a time that is none"
     assert json.loads(data.decode("utf-8", "surrogateescape"))["subject"] == ID, "a tombstone of somebody else"
+
+
+def receipt(data: bytes) -> None:
+    """Whatever the droplet's own signer has signed under a receipt's name, it says whose erasure it is of, and since when, or is none."""
+    subject, since = signed.read_receipt(RECEIPT, signed.sign(signed.LEDGER, RECEIPT, data, SIGNER), SIGNER.public)
+    assert since.isascii(), "a time that is none"
+    assert json.loads(data[64:].decode("utf-8", "surrogateescape"))["subject"] == subject, "a receipt of somebody else"
 
 
 # Deeper than Python's own stack.
@@ -180,5 +188,6 @@ TARGETS = (
     Target("kit", kit_text, UNREADABLE, (kit.write(KIT).encode(), b"giggles-salt recovery kit 1\n")),
     Target("sealed-key", sealed_key_object, UNREADABLE, SIGNED),
     Target("tombstone", tombstone, UNREADABLE, (signed.tombstone(ID, "2026-11-24T00:00:00Z", SIGNER)[1][72:], b"{}", NESTED)),
+    Target("receipt", receipt, UNREADABLE, (bytes(64) + RECEIPT_TEXT, bytes(64) + b"{}", bytes(64) + NESTED)),
     Target("ledger", signed_object, UNREADABLE, (b"ledger/erased/" + ID.encode() + b"\0GIGGLED\x01" + bytes(64) + b'{"format":1}',)),
 )

@@ -218,6 +218,8 @@ def test_garbage_of_any_kind_is_refused(data: bytes) -> None:
         lambda: signed.unseal_key("x", signed.sign(signed.KEY, "x", data, SIGNER), PRIVATE, SIGNER.public),
         lambda: signed.read_tombstone("x", data, PUBLIC),
         lambda: signed.read_tombstone("x", signed.sign(signed.LEDGER, "x", data, SIGNER), SIGNER.public),
+        lambda: signed.read_receipt("x", data, PUBLIC),
+        lambda: signed.read_receipt("x", signed.sign(signed.LEDGER, "x", data, SIGNER), SIGNER.public),
         lambda: signed.open_signed(signed.KEY, "x", data, data[:32]),
         lambda: kit.read(data.decode("utf-8", "replace")),
     ):

@@ -9,7 +9,9 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gigglekit.backup import names, section, signed, snapshot
 from gigglekit.backup.clips import User
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError, RefusedError
+from gigglekit.backup.prune import Prune, Pruned
 from gigglekit.backup.repository import backup_key
 from gigglekit.backup.restore import restore_user
 from gigglekit.backup.section import FileEntry, NotReadableError
@@ -30,7 +33,7 @@ from gigglekit.crypto import chunked, keys, sealing
 
 from tests.unit.backup_folder import FolderDroplet, samples
 from tests.unit.backup_repository import digests
-from tests.unit.test_backup_prune import DAY, NOW, at, check, erase, prune
+from tests.unit.test_backup_prune import DAY, NOW, at, check, erase, prune, roots
 
 SEALED_CHUNK = chunked.CHUNK_BYTES + chunked.TAG_BYTES
 
@@ -576,6 +579,39 @@ def test_a_name_at_the_end_of_all_times_does_not_make_a_snapshot_that_nobody_fin
         droplet.sync()
     (droplet.place / planted).unlink()
     assert droplet.sync().snapshot == droplet.repository().choose(None).base
+
+
+def prune_today(droplet: FolderDroplet) -> Pruned:
+    with droplet.manifest() as manifest:
+        return Prune(droplet.repository(), manifest, roots(droplet), Keep(9, 9, 9), 30, time.time()).run()
+
+
+def test_a_snapshot_that_is_dated_ahead_is_told_with_what_to_do(droplet: FolderDroplet, rounds: Iterator[Path]) -> None:
+    """It counts as the newest of all, so that no prune knows what the newest needs, and later snapshots are dated after it."""
+    whole = newest(droplet).name.removesuffix(".0")
+    planted = f"{names.SNAPSHOTS}20991231T000000Z-{'0' * 32}.0"
+    (droplet.place / planted).write_bytes(b"what somebody left")
+    told = rf"{planted}.*ahead of .* clock.*Delete it .*application key.*giggles\.sync.*snapshot={whole}$"
+    before = set(droplet.objects())
+    with pytest.raises(DamagedError, match=told):
+        prune(droplet)
+    assert set(droplet.objects()) == before
+    assert any(re.search(told, problem) for problem in check(droplet).problems)
+    assert Looked(droplet, next(rounds), whole).lost == set()
+    # The next backup comes first.
+    droplet.write(living(droplet)[0], "new.wav", b"new")
+    assert any(re.search(told, problem) for problem in droplet.sync().problems)
+    told = rf"^Snapshots from {planted} on \(2\).*timedatectl.*delete .*giggles\.prune.*giggles\.sync"
+    assert [bool(re.search(told, problem)) for problem in prune_today(droplet).problems] == [True]
+    # Somebody does what he was told.
+    for name in droplet.objects(f"{names.SNAPSHOTS}2099"):
+        (droplet.place / name).unlink()
+    assert prune_today(droplet).problems == []
+    made = droplet.sync().snapshot
+    assert (made, made < "2099") == (droplet.repository().choose(None).base, True)
+    assert prune_today(droplet).problems == []
+    looked = Looked(droplet, next(rounds))
+    assert (looked.said, looked.problems, looked.lost) == ([], [], set())
 
 
 # --- somebody who knows the format, and no key --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gigglekit.backup import names, probe, signed
-from gigglekit.backup.errors import BackupError, RefusedError
+from gigglekit.backup.errors import BackupError, DamagedError, RefusedError
+from gigglekit.backup.signed import Signer
 from gigglekit.crypto import chunked, keys
 from gigglekit.operations import kits, restoring, saving
 from gigglekit.vault import fscrypt
@@ -478,6 +481,68 @@ def test_a_damaged_key_or_receipt_in_the_bucket_costs_only_itself(old: Saved, ne
     assert any(old.sealed(broken) in problem for problem in done["problems"])
     assert any(receipt in problem for problem in done["problems"])
     assert new.clips(broken) == {}
+
+
+@pytest.mark.parametrize("nonsense", [b"nonsense", bytes(2 << 20)], ids=["short", "longer than can be"])
+def test_a_damaged_tombstone_is_made_up_for_by_the_receipt(old: Saved, new: Saved, nonsense: bytes) -> None:
+    """Both are signed, and each says that the user was erased."""
+    kit = old.kit()
+    kept, erased = old.new_users(2)
+    old.sync()
+    before = old.copy_of_bucket()
+    old.erase(erased)
+    old.sync()
+    vault, sealed = old.vault_id(erased), old.sealed(erased)
+    old.bucket().put(names.ERASED + vault, nonsense)
+    # As in a copy of the bucket from before, to which somebody has added what came later.
+    old.bucket().put(sealed, before[sealed])
+    assert any(names.ERASED + vault in problem for problem in old.verify()["problems"])
+    done = new.restore(kit_text=kit)
+    assert (done["users"], done["erased"], done["problems"]) == (1, 0, [])
+    assert new.clips(kept) == old.clips(kept)
+    assert (new.keyring.root_key(vault), new.examine(erased).state) == (None, "erased")
+    new.sync()
+    assert new.verify()["problems"] == [], "it is written anew"
+
+
+@pytest.mark.parametrize("has_receipt", [True, False])
+def test_a_tombstone_that_was_damaged_is_written_anew_by_who_knows_of_the_erasure(old: Saved, has_receipt: bool) -> None:
+    old.kit()
+    _, erased = old.new_users(2)
+    old.sync()
+    old.erase(erased)
+    old.sync()
+    stone = names.ERASED + old.vault_id(erased)
+    old.bucket().put(stone, b"nonsense")
+    if not has_receipt:
+        old.bucket().erase(old.objects(names.RECEIPTS)[0])
+    with contextlib.nullcontext() if has_receipt else pytest.raises(DamagedError, match=stone):
+        saving.prune(old.operated)
+    assert any(stone in problem for problem in old.verify()["problems"])
+    old.sync()
+    assert old.verify()["problems"] == []
+    saving.prune(old.operated)
+
+
+def test_what_is_no_tombstone_stops_a_restore_with_the_kit_and_says_what_to_do(old: Saved, new: Saved) -> None:
+    kit = old.kit()
+    (user,) = old.new_users()
+    old.sync()
+    before = state_of(new)
+    planted = names.ERASED + old.vault_id(user)
+    old.bucket().put(planted, b"nonsense")
+    # A receipt that nobody of ours has signed says nothing.
+    text = json.dumps({"subject": old.vault_id(user), "started": "2026-11-24T00:00:00Z"}).encode()
+    receipt = names.RECEIPTS + "000001"
+    old.bucket().put(receipt, signed.sign(signed.LEDGER, receipt, bytes(64) + text, Signer(Ed25519PrivateKey.generate())))
+    with pytest.raises(DamagedError, match=rf"{planted}.*erased.*receipt.*versions.*delete.*giggles\.shred") as caught:
+        new.restore(kit_text=kit)
+    assert "snapshot" not in str(caught.value)
+    assert state_of(new) == before
+    # Nobody has asked to be erased, so somebody else has put it there.
+    old.bucket().erase(planted)
+    assert [receipt in problem for problem in new.restore(kit_text=kit)["problems"]] == [True]
+    assert new.clips(user) == old.clips(user)
 
 
 def test_what_other_programs_leave_in_the_bucket_is_in_nobodys_way(old: Saved, new: Saved) -> None:

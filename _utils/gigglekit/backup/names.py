@@ -18,6 +18,9 @@ BACKUP_LABEL, MANIFEST_LABEL, CONTENT_LABEL = "giggles-salt/v1/backup", "giggles
 UNFINISHED = unfinished.PREFIX
 """What names of files on the droplet begin with that a restore has not finished."""
 
+AHEAD_SECONDS = 86400
+"""What is dated so long after now was made by nobody with a right clock: the bucket refuses whose clock is 15 minutes off."""
+
 _ID = re.compile(r"[0-9a-f]{32}")
 _SNAPSHOT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})\.(0|[1-9][0-9]{0,5})")
 

@@ -108,7 +108,8 @@ class Prune:
         # First of all, so that they end whatever stops the rest: a receipt says by when.
         dumps, keeping = self.end_dumps()
         counting = [*dumps]
-        erased = self.repository.erased()
+        self._tell_ahead(counting)
+        erased = self._erased()
         # Another droplet may have erased somebody whom this one still has: what there was of them is gone, or has to go.
         self.roots = {vault: root for vault, root in self.roots.items() if vault not in erased}
         end_keys_of_erased(self.repository, erased)
@@ -158,6 +159,11 @@ class Prune:
         # From now on others can see it: what it waits for does not begin before.
         now = self.now + max(0.0, self.elapsed() - began)
         self._give_up(unneeded - doomed, {*leaving, *(name for snapshot in kept for name in snapshot.before)}, due, still, now)
+        ours = self.manifest.get("snapshot")
+        if ours and all(name.base != ours for name in counting):
+            with self.manifest.change():
+                # Somebody has removed it. With nothing new the next sync would ask nothing, and not see what no snapshot has now.
+                self.manifest.put("learned", None)
         return self.done
 
     def end_dumps(self) -> tuple[dict[SnapshotName, str | None], set[SnapshotName]]:
@@ -171,6 +177,29 @@ class Prune:
         dumps = self._dumps(counting)
         self._end_dumps(dumps, keeping)
         return dumps, keeping
+
+    def _erased(self) -> dict[str, str]:
+        try:
+            return self.repository.erased()
+        finally:
+            if self.repository.damaged_tombstones:
+                with self.manifest.change():
+                    for name in self.repository.damaged_tombstones:
+                        # The next sync stores it anew, if this droplet knows of the erasure.
+                        self.manifest.put(f"ledger:{name}", None)
+
+    def _tell_ahead(self, snapshots: Iterable[SnapshotName]) -> None:
+        """Tell of snapshots of which nobody knows what day they are of."""
+        ahead = [name for name in snapshots if name.seconds > self.now + names.AHEAD_SECONDS]
+        if ahead:
+            self.done.problems.append(
+                f"Snapshots from {min(ahead).object} on ({len(ahead)}) are dated more than a day ahead of this droplet's clock. Either it "
+                "is wrong (timedatectl), or was when one was made, or somebody else has put one of such a name there; each later one is "
+                "dated after the newest that it finds. So their days cannot be told apart, and giggles:backup:keep keeps the newest of "
+                "them and hardly any other. If the clock is right, delete these objects with all their versions in the web UI of "
+                "Backblaze, and at once ask for salt-call giggles.prune, which sees that they are gone, and salt-call giggles.sync, which "
+                "saves what is on this droplet, dated today. If none of you knows where they come from, replace the application key first."
+            )
 
     def _all(self) -> list[SnapshotName]:
         found = (names.snapshot_name(entry.name.removeprefix(names.SNAPSHOTS)) for entry in self.repository.bucket.list(names.SNAPSHOTS))

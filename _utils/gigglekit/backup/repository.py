@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -73,6 +75,8 @@ class Repository:
         self._bucket: Bucket | None = None
         self._opening = threading.Lock()
         self._sizes: dict[str, int] = {}
+        self.damaged_tombstones: set[str] = set()
+        """Names of those that `erased` could not read."""
         self.secrets = secrets
 
     @property
@@ -143,8 +147,8 @@ class Repository:
             if end > len(first):
                 first += self.bucket.read(name.object, len(first), end - len(first))
             head = snapshot.decode_head(name, first[snapshot.FIRST_BYTES : end], self.secrets.snapshots)
-        except NotReadableError as error:
-            raise self._damaged(name.object, str(error)) from None
+        except (NotReadableError, DamagedError) as error:
+            raise self._damaged_head(name, error) from None
         return Opened(name, head, end, first)
 
     def section(self, opened: Opened, part: Part, root_key: bytes) -> Section:
@@ -175,13 +179,13 @@ class Repository:
         """Return the users that were erased, as the bucket knows them: since when, by vault id.
 
         Arguments:
-            damaged: gets a sentence for each tombstone that cannot be read; without it that is an error.
+            damaged: gets a sentence for each tombstone that cannot be read; without it that is an error, unless a receipt says the same.
             among: only these vaults are asked for, so that no other tombstone is read.
 
         Raises:
             DamagedError: a tombstone was changed or put there by somebody else.
         """
-        found = {}
+        found, unclear = {}, {}
         for entry in self.bucket.list(names.ERASED):
             vault = entry.name.removeprefix(names.ERASED)
             if among is not None and vault not in among:
@@ -189,10 +193,27 @@ class Repository:
             try:
                 found[vault] = signed.read_tombstone(entry.name, self.bucket.get(entry.name, 4096), self.secrets.signer_public)
             except (NotReadableError, DamagedError) as error:
-                reason = error if isinstance(error, DamagedError) else self._damaged(entry.name, str(error))
-                if damaged is None:
-                    raise reason from None
-                damaged.append(str(reason))
+                self.damaged_tombstones.add(entry.name)
+                unclear[vault] = self._damaged_tombstone(entry.name, vault, error)
+        if damaged is not None:
+            damaged += map(str, unclear.values())
+        elif unclear:
+            receipts = self._erased_by_receipts()
+            for vault, reason in unclear.items():
+                if vault not in receipts:
+                    raise reason
+                found[vault] = receipts[vault]
+        return found
+
+    def _erased_by_receipts(self) -> dict[str, str]:
+        """Return who was erased, as receipts say, which are signed as tombstones are: since when, by vault id."""
+        found = {}
+        for entry in self.bucket.list(names.RECEIPTS):
+            # One that is damaged says nothing.
+            with contextlib.suppress(NotReadableError, DamagedError):
+                data = self.bucket.get(entry.name, signed.RECEIPT_BYTES)
+                subject, since = signed.read_receipt(entry.name, data, self.secrets.signer_public)
+                found[subject] = since
         return found
 
     # --- writing ---------------------------------------------------------------------------------------------------------
@@ -228,6 +249,34 @@ class Repository:
                 "keep it in your password manager: salt-call giggles.recovery_kit"
             )
         self.bucket.put(name, signed.seal_key(name, key, self.secrets.kit_public, self.secrets.signer))
+
+    def _damaged_head(self, name: SnapshotName, error: NotReadableError | DamagedError) -> DamagedError:
+        text = str(error if isinstance(error, DamagedError) else self._damaged(name.object, str(error)))
+        earlier = [known.base for known in map(names.snapshot_name, self._sizes) if known is not None and known.base < name.base]
+        if name.seconds > time.time() + names.AHEAD_SECONDS:
+            text += (
+                " It is dated more than a day ahead of this machine's clock. If that is right (timedatectl), no droplet gave such a name, "
+                "and somebody else writes into this bucket. Until it is gone, it is what latest means, no prune removes anything but dumps "
+                "at their end, and snapshots made meanwhile are dated after it. Delete it with all its versions in the web UI of "
+                "Backblaze, replace the application key, then ask for salt-call giggles.sync."
+            )
+        if earlier:
+            text += f" To restore without it, name the one before: snapshot={max(earlier)}"
+        return DamagedError(name.object, text)
+
+    @staticmethod
+    def _damaged_tombstone(name: str, vault: str, error: NotReadableError | DamagedError) -> DamagedError:
+        what = str(error) if isinstance(error, DamagedError) else f"{name} in the bucket is not as it was written: {error}."
+        return DamagedError(
+            name,
+            f"{what} It would say that the user of vault {vault} was erased. The droplet that has erased the user writes it anew: "
+            "salt-call giggles.prune, then salt-call giggles.sync. Where that droplet is gone, a receipt in the bucket that says so counts "
+            "as well. Without one nobody can tell whether it was damaged, or somebody else has put it there, and no prune and no restore "
+            "with the kit goes on: it could destroy what somebody has who was not erased, or bring back somebody who was. Look at its "
+            "versions then, in the web UI of Backblaze: if an earlier one lies there, delete the later ones, and it counts again. If none "
+            "does, delete them all and ask again; then erase anew whoever wanted to be erased and has no receipt: salt-call giggles.shred "
+            "user_id=… If nobody of you has changed the bucket, replace the application key.",
+        )
 
     @staticmethod
     def _damaged(name: str, why: str) -> DamagedError:

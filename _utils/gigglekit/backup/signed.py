@@ -14,6 +14,8 @@ from gigglekit.backup.section import NotReadableError, load_json, take
 from gigglekit.crypto import keys, sealing
 
 KEY, LEDGER = b"GIGGKEY\x01", b"GIGGLED\x01"
+RECEIPT_BYTES = 1 << 20
+"""No receipt is as long."""
 _SIGNATURE_BYTES = 64
 _START = 8 + _SIGNATURE_BYTES
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
@@ -113,3 +115,16 @@ def read_tombstone(name: str, data: bytes, public: bytes) -> str:
     if form != 1 or name != f"{names.ERASED}{subject}" or not isinstance(since, str) or not _TIME.fullmatch(since):
         raise NotReadableError("it is no tombstone")
     return since
+
+
+def read_receipt(name: str, data: bytes, public: bytes) -> tuple[str, str]:
+    """Return whose erasure a receipt tells of, by vault id, and since when.
+
+    Raises:
+        NotReadableError: it is none, or somebody else's.
+    """
+    content = load_json(open_signed(LEDGER, name, data, public)[_SIGNATURE_BYTES:])
+    subject, since = content.get("subject"), content.get("started")
+    if not isinstance(subject, str) or not isinstance(since, str) or not _TIME.fullmatch(since):
+        raise NotReadableError("it is no receipt")
+    return subject, since
