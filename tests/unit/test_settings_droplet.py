@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from gigglekit.release.dotenv import dotenv_file
 from gigglekit.settings import document, droplet, remembering
 from gigglekit.settings.answers import WrongAnswerError
 from gigglekit.settings.machine import Machine
@@ -231,6 +232,49 @@ def test_a_mistake_in_the_file_is_told_without_quoting_it(line: str, file: Path,
     said = capsys.readouterr().err
     assert "is not YAML (line" in said
     assert "planted" not in said
+
+
+TWICE = """\
+giggles:
+  domain: giggles.example.test
+  secrets:
+    app: {ENCRYPTION_KEY: planted-first}
+  secrets:
+    monitoring: {smtp_user: planted-second}
+"""
+
+
+def test_a_section_that_is_there_twice_is_refused_since_the_first_would_be_lost(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.parent.mkdir()
+    file.write_text("#!quiet_yaml\n" + TWICE)
+    answers = tmp_path / "answers.yaml"
+    answers.write_text(TWICE)
+    for name, line, arguments in ((file, 6, ()), (answers, 5, ("--answers", str(answers)))):
+        assert run(name if name == file else tmp_path / "other.sls", *arguments) == 1
+        said = capsys.readouterr().err
+        assert f"{name} has the same key twice (line {line}," in said
+        assert "planted" not in said
+    assert file.read_text() == "#!quiet_yaml\n" + TWICE
+    assert not (tmp_path / "other.sls").exists()
+
+
+def test_a_key_that_the_app_here_works_with_is_never_made_anew(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / ".env"
+    there.write_text(dotenv_file({"ENCRYPTION_KEY": "planted", "LOG_LEVEL": "info"}))
+    monkeypatch.setattr(droplet, "APP_ENVIRONMENT", there)
+    assert run(file, "--set", "domain=giggles.example.test") == 1
+    said = capsys.readouterr().err
+    assert f"secrets.app.ENCRYPTION_KEY is not in {file}" in said
+    assert str(there) in said
+    assert "planted" not in said
+    assert not file.exists()
+    monkeypatch.setenv("GIGGLES_ENCRYPTION_KEY", "0123456789abcdef" * 4)
+    assert run(file, "--set", "domain=giggles.example.test") == 0
+    assert held(file)["secrets"]["app"]["ENCRYPTION_KEY"] == "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize("name", ["domian", "app", "secrets", "", "x.y"])

@@ -17,6 +17,23 @@ Chosen = dict[str, Any]
 """Settings below `giggles`, as far as somebody has chosen them."""
 
 
+class _TwiceError(yaml.constructor.ConstructorError):
+    """A mapping has the same key twice."""
+
+
+class _Loader(LOADER):  # type: ignore[misc]
+    """As strict as Salt's own reader: plain YAML takes the last of two keys that are the same, and what stood below the first is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: ANN401 (whatever the file says)
+        found = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode) and name.tag != "tag:yaml.org,2002:merge":
+                if (name.tag, name.value) in found:
+                    raise _TwiceError(problem_mark=name.start_mark)
+                found.add((name.tag, name.value))
+        return super().construct_mapping(node, deep)
+
+
 class WrongAnswerError(Exception):
     """An answer cannot be taken. The message is one paragraph for an operator and holds no secret."""
 
@@ -69,7 +86,12 @@ def from_text(text: str, name: str) -> Chosen:
         WrongAnswerError: it is something else.
     """
     try:
-        content = yaml.load(text, Loader=LOADER)  # noqa: S506 (a safe loader)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+    except _TwiceError as error:
+        raise WrongAnswerError(
+            f"{name} has the same key twice{_line(error)}, and only what stands below the second would count. Put both together below "
+            "one, and start again."
+        ) from None
     except yaml.YAMLError as error:
         raise WrongAnswerError(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
     except ValueError:

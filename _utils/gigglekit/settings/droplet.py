@@ -55,6 +55,8 @@ PUSHED_HEADER = """\
 # What this droplet was told to be, secrets included, by whoever converges its fleet (docs/FLEET.md). Edits are put back with the next
 # such run; until then `salt-call state.apply` and the self-converge go by what stands here.
 """
+APP_ENVIRONMENT = Path("/opt/giggles/.env")
+"""What the app of this droplet works with, where one is installed."""
 RETRY = "`bootstrap.sh` again"
 _ANSWERS = "the answers that were given (a GIGGLES_… variable, --set, --answers or a prompt)"
 
@@ -235,6 +237,7 @@ def _run(options: argparse.Namespace) -> int:
     settings, sources, environment = _with_committed(options.choices, chosen)
     if options.get:
         return _print_value(options.get, settings)
+    _keep_keys(settings, options.pillar)
     chosen = complete(chosen, settings)
     settings = merged(settings, chosen)
     if options.missing:
@@ -254,6 +257,25 @@ def _run(options: argparse.Namespace) -> int:
         return _tell(wrong, sources)
     write(options.pillar, chosen)
     return 0
+
+
+def _keep_keys(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse to make a key anew that the app here has: with another one, what it has encrypted would be lost for good.
+
+    Raises:
+        WrongAnswerError: the droplet file was lost, or a part of it.
+    """
+    try:
+        there = APP_ENVIRONMENT.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for key, node, _ in missing(settings):
+        if "x-generate" in node and any(line.startswith(f"{key[-1]}=") for line in there):
+            raise WrongAnswerError(
+                f"{dotted(key)} is not in {path}, and the app on this droplet works with one, so none is made anew: what is encrypted with "
+                f"it would be lost. Copy the value of {key[-1]} from {APP_ENVIRONMENT} to {dotted(key)} in {path}, or put that file back "
+                "from your password manager, then start again."
+            )
 
 
 def _tell(problems: Sequence[Problem], sources: Sequence[Source]) -> int:
