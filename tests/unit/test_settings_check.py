@@ -113,6 +113,7 @@ def test_a_right_pillar_passes(right: Settings) -> None:
         (lambda s: s["app"].update(environment={"MY_KEY": "x"}), ["giggles:app:environment:MY_KEY", "no such setting"]),
         (lambda s: s["app"].update(environment={"ALLOWED_ORIGINS": "https://a.b\nDEBUG=1"}), ["ALLOWED_ORIGINS"]),
         (lambda s: s["app"].update(repository="https://me:planted-pw@h/x"), ["contains credentials", "https://…@h/x"]),
+        (lambda s: s["app"].update(repository="https://me:a/planted-pw@h/x"), ["not a valid address", "https://…@h/x"]),
         (lambda s: s["app"].update(repository="git://h/x", ref="main"), ["giggles:app:ref", "git://"]),
         (lambda s: s["app"].update(memory_high_mb=1500), ["giggles:app:memory_high_mb", "not below"]),
         (lambda s: s["app"].update(memory_max_mb=1900), ["giggles:app:memory_max_mb", "at most 1787 MB"]),

@@ -141,9 +141,18 @@ def time_zone_fault(text: str) -> Reason | None:
     """Return why `text` is not a time zone; where the machine has zone files, the zone has to be among them."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}", text):
         return "it is not the name of a time zone"
-    if (_ZONES / "Etc" / "UTC").exists() and not (_ZONES / text).is_file():
+    if (_ZONES / "Etc" / "UTC").exists() and not _is_zone(text):
         return "there is no such time zone"
     return None
+
+
+def _is_zone(name: str) -> bool:
+    # Beside the zones lie lists, and Debian's `localtime`, which leads back to the very link that a zone is set by.
+    try:
+        with (_ZONES / name).open("rb") as file:
+            return name != "localtime" and file.read(4) == b"TZif"
+    except OSError:
+        return False
 
 
 def git_url_fault(text: str) -> Reason | None:
@@ -202,7 +211,10 @@ def network_fault(text: str) -> Reason | None:
     if network.prefixlen == 0:
         return "it is everybody"
     # As nginx and the address itself are written: host bits would be ignored without a word.
-    return None if "/" not in text or text == str(network) else f"bits beyond the prefix are set: write {network}"
+    if "/" not in text or text == str(network):
+        return None
+    other = ipaddress.ip_interface(text).ip == network.network_address
+    return f"{'it is written in another form' if other else 'bits beyond the prefix are set'}: write {network}"
 
 
 def relative_path_fault(text: str) -> Reason | None:
@@ -313,8 +325,12 @@ def postgresql_url_fault(text: str) -> Reason | None:
     """Return why `text` is not the address of a PostgreSQL database that a droplet should use."""
     if not text.startswith("postgresql://"):
         return "it does not begin with postgresql://"
+    # Before it is taken apart, since newer Pythons take the brackets for those of an IPv6 address.
+    if "[YOUR-PASSWORD]" in text:
+        return "it still has Supabase's placeholder for the password"
     parts = _split(text)
-    if parts is None:
+    # libpq ends the password at the first @, and would take the rest of it for the name of the host, which is told.
+    if parts is None or parts.netloc.count("@") > 1 or re.search("%(?![0-9A-Fa-f]{2})", text):
         return "it is not a valid address: special characters in the password have to be percent-encoded"
     if re.search(r"\s", text):
         return "it contains a space"
@@ -322,8 +338,6 @@ def postgresql_url_fault(text: str) -> Reason | None:
         return "its user, host or database is missing (postgresql://user:password@host:5432/database)"
     if parts.hostname.endswith(".pooler.supabase.com") and parts.port == 6543:
         return "port 6543 is Supabase's transaction pooler, which breaks prepared statements and dumps: use 5432"
-    if "[YOUR-PASSWORD]" in text:
-        return "it still has Supabase's placeholder for the password"
     return None
 
 
