@@ -158,7 +158,8 @@ lines_of() {
     { inside = 0 }
     match($0, "(^ *|[{,] *)\"?" name "\"?:") {
       rest = substr($0, RSTART + RLENGTH)
-      if (rest ~ /^ *[{]/) { sub(/[}].*/, "", rest); print rest } else { inside = 1; depth = indent }
+      if (rest ~ /^ *[{].*[}]/) { sub(/[}].*/, "", rest) } else { inside = 1; depth = indent }
+      print rest
     }' "$1"
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.public_keys import ed25519_key
 
@@ -68,6 +70,11 @@ def test_all_keys_of_the_administrators_file_are_taken(tmp_path: Path) -> None:
 def test_a_section_of_another_name_is_no_answer(answers: Path) -> None:
     answers.write_text(SECTIONS)
     asked = "look_up environment; look_up ca_bundle acme; look_up email acme; look_up noindex acme"
+    assert after(asked, "--answers", str(answers)).splitlines() == [
+        "staging", "/etc/ssl/acme.pem", "you@example.com", "came to the end"
+    ]  # fmt: skip
+    # JSON is YAML too.
+    answers.write_text(json.dumps(yaml.safe_load(SECTIONS), indent=1))
     assert after(asked, "--answers", str(answers)).splitlines() == [
         "staging", "/etc/ssl/acme.pem", "you@example.com", "came to the end"
     ]  # fmt: skip
