@@ -29,6 +29,9 @@ from tests.unit.status_droplet import ALL_ROLES, DAY, HOUR, NOW, WANTED, all_run
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     mounted(monkeypatch)
     monkeypatch.setattr(facts, "usage", lambda path: Disk(str(path), 40.0, 10.0, 25_000.0, 15_000.0))
+    # Where a test makes no /run, the app answers.
+    real = facts._app
+    monkeypatch.setattr(facts, "_app", lambda path: real(path) if path.parent.is_dir() else "")
     return healthy(tmp_path)
 
 
@@ -166,6 +169,7 @@ def test_an_app_that_only_seems_to_run_is_a_problem_once_it_has_lasted_and_a_sta
     assert fact(look(places, ask=starting), "app").level == "warning"
     assert look(places, ask=starting).all_right
     places.at("/run").mkdir()
+    assert "/run/giggles.sock is not there" in fact(look(places), "app").text, "nginx has nobody to ask"
     with socket.socket(socket.AF_UNIX) as listening:
         # As systemd's own socket does, it takes connections, and nobody answers.
         listening.bind(str(places.at("/run/giggles.sock")))
@@ -292,6 +296,24 @@ def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
         path.write_text(content)
         assert read(path) is None
         assert status.collect(Places(tmp_path / "none"), now=NOW, ask_systemd=all_run).facts
+
+
+@pytest.mark.parametrize("content", [None, "", '{"roles": ["app'])
+def test_a_droplet_of_which_nobody_knows_what_it_is_meant_to_have_is_not_all_right(places: Places, content: str | None) -> None:
+    def collected() -> Status:
+        return status.collect(places, now=NOW, ask_systemd=all_run)
+
+    kept = json.dumps({**vars(WANTED), "roles": sorted(ALL_ROLES), "thresholds": vars(WANTED.thresholds)})
+    places.expected.parent.mkdir(parents=True, exist_ok=True)
+    places.expected.write_text(kept)
+    assert collected().all_right
+    places.expected.unlink()
+    if content is not None:
+        places.expected.write_text(content)
+    found = collected()
+    assert (found.all_right, found.level) == (False, "unknown")
+    assert "/etc/giggles/status.json" in fact(found, "expected").text
+    assert "state.apply common" in fact(found, "expected").todo
 
 
 def test_systemd_is_understood() -> None:

@@ -101,7 +101,7 @@ class Facts:
         restart_asked: since when an update waits for a restart.
         vault: None if nobody knows.
         release: None if none is live.
-        app: "" if the app answered, or else what came instead; None if it has no socket that could be asked at.
+        app: "" if the app answered, or else what came instead; None if there is to be no app here.
         second_factor: whether the administrator has confirmed one; None if nobody asks for it.
     """
 
@@ -244,7 +244,8 @@ def _app(path: Path) -> str | None:
         there = path.is_socket()
     except OSError:
         return None
-    return health.ask(path, _ANSWER_SECONDS) if there else None
+    # To systemd a socket goes on listening whose name somebody has removed, and nginx has nobody to ask.
+    return health.ask(path, _ANSWER_SECONDS) if there else f"its socket {_SOCKET} is not there"
 
 
 def _is_file(path: Path) -> bool:
