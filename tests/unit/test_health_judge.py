@@ -145,8 +145,8 @@ def app(state: str = "active", *, answer: str | None = "", restarts: int = 0, va
 def test_an_app_that_systemd_says_nothing_of_does_not_run() -> None:
     seen = app()
     assert seen.units is not None
-    silent = dataclasses.replace(seen, units=Units({name: unit for name, unit in seen.units.known.items() if name != "giggles.service"}, ()))
-    assert keys(silent, ONLY_APP)[APP].level == "problem"
+    told = {name: unit for name, unit in seen.units.known.items() if name != "giggles.service"}
+    assert keys(dataclasses.replace(seen, units=Units(told, ())), ONLY_APP)[APP].level == "problem"
 
 
 def test_an_app_that_does_not_answer_is_a_problem_when_that_lasts() -> None:
