@@ -87,9 +87,7 @@ def settings_file(settings: Mapping[str, Any]) -> str:
     """
     wanted = of_settings(settings)
     kept = {name: value for name, value in vars(wanted).items() if name != "known"}
-    return (
-        json.dumps({**kept, "roles": sorted(wanted.roles), "thresholds": vars(wanted.thresholds)}, indent=2, sort_keys=True) + "\n"
-    )
+    return json.dumps({**kept, "roles": sorted(wanted.roles), "thresholds": vars(wanted.thresholds)}, indent=2, sort_keys=True) + "\n"
 
 
 def of_settings(settings: Mapping[str, Any]) -> Expected:
