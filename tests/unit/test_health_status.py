@@ -152,6 +152,19 @@ def test_drift_that_was_put_back_is_told_and_fails_nothing(places: Places) -> No
     assert "Worth knowing: Converge" in found.summary
 
 
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_what_was_set_up_by_a_clock_that_was_ahead_is_overdue_all_the_same(places: Places, kind: str) -> None:
+    path = places.at(facts._SET_UP[kind])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    os.utime(path, (NOW + 300 * DAY, NOW + 300 * DAY))
+    assert look(places).all_right
+    write(places, kind, [{"time": at(NOW - 30 * DAY), "ok": True, "verdict": "ok"}])
+    assert f"{kind}-overdue" in fact(look(places), kind).conditions
+    write(places, kind, [])
+    assert fact(look(places), kind).level == "unknown", "nobody can tell since when one could be"
+
+
 def test_services_that_do_not_run_are_named_with_what_brings_them_back(places: Places) -> None:
     found = look(places, ask=functools.partial(all_run, giggles_drill_timer="inactive", nginx_service="failed"))
     services = fact(found, "services")

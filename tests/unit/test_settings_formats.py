@@ -90,6 +90,8 @@ WRONG = {
     "account-name": [
         ("root", "never log in"),
         ("giggles", "account of the app"),
+        ("giggles-build", "releases of the app"),
+        ("_apt", "operating system"),
         ("www-data", "operating system"),
         ("Anna", "not a Linux account"),
         ("a" * 32, "not a Linux account"),

@@ -136,7 +136,10 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
     now = time.time() if now is None else now
     local = time.localtime(now)
     names = sorted({*(name for name, _ in wanted.units()), *UNIT_OF.values(), *STARTED_BY.values()})
-    set_up = {kind: when for kind, path in _SET_UP.items() if (when := _changed(places.at(path), now)) is not None}
+    # A time to come is of a clock that was wrong, and would put off for as long that a run is overdue.
+    written = {kind: _changed(places.at(path)) for kind, path in _SET_UP.items()}
+    set_up = {kind: when for kind, when in written.items() if when is not None and when <= now + recent.AHEAD_S}
+    asked = _changed(places.at("/run/reboot-required"))
     return Facts(
         now=now,
         uptime=_uptime(places.at("/proc/uptime")),
@@ -147,7 +150,7 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
         units=(ask_systemd or units.look)(names),
         disks=_disks(places),
         certificate=_certificate(places.at("/etc/nginx/tls/current/fullchain.pem")),
-        restart_asked=_changed(places.at("/run/reboot-required"), now),
+        restart_asked=None if asked is None else min(now, asked),
         vault=_vault(places),
         release=_release(places),
         app=_app(places.at(_SOCKET)) if "app" in wanted.roles else None,
@@ -172,9 +175,9 @@ def usage(path: Path) -> Disk | None:
     )
 
 
-def _changed(path: Path, now: float) -> float | None:
+def _changed(path: Path) -> float | None:
     try:
-        return min(now, os.lstat(path).st_mtime)
+        return os.lstat(path).st_mtime
     except OSError:
         return None
 

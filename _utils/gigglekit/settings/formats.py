@@ -33,7 +33,8 @@ _TAKEN_ACCOUNTS = """
     root giggles daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody nogroup adm
     tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev staff users
     input sgx kvm render crontab ssh sshd messagebus syslog postfix postgres systemd-network systemd-resolve
-    systemd-timesync systemd-journal systemd-coredump
+    systemd-timesync systemd-journal systemd-coredump systemd-oom _apt _ssh _chrony netdev uuidd tcpdump tss polkitd dhcpcd
+    landscape pollinate lxd ssl-cert
 """
 
 
@@ -101,6 +102,8 @@ def account_fault(text: str) -> Reason | None:
     """Return why `text` cannot be the name of a new account (useradd's rule)."""
     if text in ("root", "giggles"):
         return "root may never log in, and giggles is the account of the app"
+    if text == "giggles-build":
+        return "releases of the app are built by this account"
     if text in _TAKEN_ACCOUNTS.split():
         return "the operating system uses this name itself"
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", text):
