@@ -260,6 +260,36 @@ def test_a_section_that_is_there_twice_is_refused_since_the_first_would_be_lost(
     assert not (tmp_path / "other.sls").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("#!quiet_yaml\ngiggles:\n  app:\n   ref: planted: x\n", "is not YAML (line 4,"),
+        ("giggles:\n\tapp: {}\n", "is not YAML (line 2,"),
+        ("#!quiet_yaml\ngiggles:\n  app: {}\n  app: {ref: planted}\n", "has the same key twice (line 4,"),
+    ],
+)
+def test_a_committed_file_that_cannot_be_read_is_named_and_not_what_it_seems_to_lack(
+    file: Path, tmp_path: Path, right: Settings, capsys: pytest.CaptureFixture[str], content: str, words: str
+) -> None:
+    choices = tmp_path / "committed"
+    choices.mkdir()
+    (choices / "giggles.sls").write_text(content)
+    del right["app"]["repository"]
+    droplet.write(file, right)
+    before = file.read_text()
+    for action in ("--missing", "--check", "--set=domain=other.example.test"):
+        assert run(file, "--choices", str(choices), action) == 1
+        said = capsys.readouterr()
+        assert f"{choices / 'giggles.sls'} {words}" in said.err
+        assert "planted" not in said.err
+        assert said.out == ""
+    assert file.read_text() == before
+    # What only Salt can render is left to it.
+    (choices / "giggles.sls").write_text("giggles:\n  app: {repository: {{ grains.repository }}}\n")
+    assert run(file, "--choices", str(choices), "--missing") == 0
+    assert capsys.readouterr().out.startswith("app.repository")
+
+
 def test_a_key_that_the_app_here_works_with_is_never_made_anew(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

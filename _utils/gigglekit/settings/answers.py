@@ -85,8 +85,33 @@ def from_text(text: str, name: str) -> Chosen:
     Raises:
         WrongAnswerError: it is something else.
     """
+    content = content_of(text, name)
+    if content is None or content == {"giggles": None}:
+        return {}
+    if not isinstance(content, dict) or set(content) != {"giggles"} or not isinstance(content["giggles"], dict):
+        raise WrongAnswerError(f"{name} is no pillar: put everything in it below one key `giggles:`, as docs/PILLAR.md shows.")
+    chosen: Chosen = content["giggles"]
+    return chosen
+
+
+def is_plain(text: str) -> bool:
+    """Return whether a pillar file is YAML as it stands, and not made into YAML by Salt first."""
+    first = text.partition("\n")[0].strip()
+    return first in ("#!quiet_yaml", "#!yaml") or (not first.startswith("#!") and "{{" not in text and "{%" not in text)
+
+
+def content_of(text: str, name: str) -> Any:  # noqa: ANN401 (whatever it says)
+    """Return what the text of a YAML file says.
+
+    Args:
+        text: of the file.
+        name: what to call it in messages.
+
+    Raises:
+        WrongAnswerError: it is no YAML, or has a key twice.
+    """
     try:
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except _TwiceError as error:
         raise WrongAnswerError(
             f"{name} has the same key twice{_line(error)}, and only what stands below the second would count. Put both together below "
@@ -96,12 +121,6 @@ def from_text(text: str, name: str) -> Chosen:
         raise WrongAnswerError(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
     except ValueError:
         raise WrongAnswerError(f"{name} is not YAML: one of its values looks like a date that cannot be. Quote it.") from None
-    if content is None or content == {"giggles": None}:
-        return {}
-    if not isinstance(content, dict) or set(content) != {"giggles"} or not isinstance(content["giggles"], dict):
-        raise WrongAnswerError(f"{name} is no pillar: put everything in it below one key `giggles:`, as docs/PILLAR.md shows.")
-    chosen: Chosen = content["giggles"]
-    return chosen
 
 
 def from_environment(variables: Mapping[str, str]) -> Iterator[tuple[Key, str]]:

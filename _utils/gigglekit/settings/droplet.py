@@ -29,10 +29,12 @@ from gigglekit.settings.answers import (
     Chosen,
     WrongAnswerError,
     assignment,
+    content_of,
     dotted,
     from_environment,
     from_file,
     from_text,
+    is_plain,
     parse_key,
     with_answer,
 )
@@ -99,9 +101,7 @@ def read(path: Path) -> Chosen:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise WrongAnswerError(f"{path} cannot be read: {reason}. Correct that, or move the file away and answer anew.") from None
-    first = text.partition("\n")[0].strip()
-    plain = first in ("#!quiet_yaml", "#!yaml") or (not first.startswith("#!") and "{{" not in text and "{%" not in text)
-    if not plain:
+    if not is_plain(text):
         raise WrongAnswerError(
             f"{path} is rendered by more than plain YAML, so completing it here would change what it says. "
             "Edit it by hand, and check it with `salt-call state.apply test=True`."
@@ -173,10 +173,18 @@ def _committed(folder: Path, environment: str | None) -> list[Path]:
 
 
 def _with_committed(folder: Path, chosen: Chosen) -> tuple[dict[str, Any], list[Source], str]:
-    """Return all settings below `giggles`, their committed sources, and the environment they are for."""
+    """Return all settings below `giggles`, their committed sources, and the environment they are for.
+
+    Raises:
+        WrongAnswerError: a committed file is no YAML, so what it says would be asked for as if nobody had chosen it.
+    """
     choices = next(node["enum"] for key, node in nodes() if key == ("giggles", "environment"))
     environment = chosen.get("environment", defaults()["environment"])
-    sources = pillar_sources(_committed(folder, environment if environment in choices else None))
+    files = _committed(folder, environment if environment in choices else None)
+    for file in files:
+        if is_plain(text := file.read_text(encoding="utf-8", errors="replace")):
+            content_of(text, str(file))
+    sources = pillar_sources(files)
     settings = defaults()
     for _, content in [*sources, ("", {"giggles": chosen})]:
         below = content.get("giggles") if isinstance(content, Mapping) else None
