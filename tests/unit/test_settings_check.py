@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from gigglekit.settings.check import check, merged, missing
+from gigglekit.settings.check import check, merged, misplaced, missing
 from gigglekit.settings.formats import FORMATS
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.overlays import backup_beside
@@ -93,6 +93,22 @@ def test_the_committed_choices_are_right(name: str, right: Settings) -> None:
 
 def test_a_right_pillar_passes(right: Settings) -> None:
     assert told({"giggles": right, "other": 1}) == ""
+
+
+def test_a_setting_beside_giggles_instead_of_below_it_is_refused_where_it_lies() -> None:
+    sources = [
+        ("pillar/giggles.sls", {"giggles": None, "converge": {"allowed_signers": ["planted"]}, "mine": 1}),
+        ("pillar/production.sls", ["giggles"]),
+        ("droplet.sls", {"giggles": {}, "domain": "planted.example"}),
+    ]
+    said = paragraphs(misplaced(sources), sources)
+    assert len(said) == 2, "of what is somebody else's nothing is said"
+    assert "because of converge: " in said[0]
+    assert "giggles:converge" in said[0]
+    assert "pillar/giggles.sls" in said[0]
+    assert "because of domain: " in said[1]
+    assert "droplet.sls" in said[1]
+    assert "planted" not in "".join(said)
 
 
 @pytest.mark.parametrize(

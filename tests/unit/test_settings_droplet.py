@@ -290,6 +290,15 @@ def test_a_committed_file_that_cannot_be_read_is_named_and_not_what_it_seems_to_
     assert capsys.readouterr().out.startswith("app.repository")
 
 
+def test_a_committed_section_that_is_not_indented_is_told(
+    file: Path, tmp_path: Path, right: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "giggles.sls").write_text("giggles:\nconverge: {pull: false}\n")
+    droplet.write(file, right)
+    assert run(file, "--choices", str(tmp_path), "--check") == 1
+    assert f"Indent it below `giggles:` in {tmp_path / 'giggles.sls'}" in capsys.readouterr().err
+
+
 def test_a_key_that_the_app_here_works_with_is_never_made_anew(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

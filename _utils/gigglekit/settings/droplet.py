@@ -38,7 +38,7 @@ from gigglekit.settings.answers import (
     parse_key,
     with_answer,
 )
-from gigglekit.settings.check import check, merged, missing, value_at
+from gigglekit.settings.check import check, merged, misplaced, missing, value_at
 from gigglekit.settings.formats import backblaze_region
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.overlays import backup_beside
@@ -254,7 +254,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     sources += [(str(options.pillar), {"giggles": chosen}), (_ANSWERS, {"giggles": answers})]
     machine = Machine(environment, _memory_mb(), backup_beside=backup_beside(environment, options.choices))
-    problems = check({"giggles": settings}, machine)
+    problems = [*misplaced(sources), *check({"giggles": settings}, machine)]
     if options.check:
         return _tell(problems, sources)
     given = _answered_keys(answers)
