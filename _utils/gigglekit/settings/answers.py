@@ -17,23 +17,6 @@ Chosen = dict[str, Any]
 """Settings below `giggles`, as far as somebody has chosen them."""
 
 
-class _TwiceError(yaml.constructor.ConstructorError):
-    """A mapping has the same key twice."""
-
-
-class _Loader(LOADER):  # type: ignore[misc]
-    """As strict as Salt's own reader: plain YAML takes the last of two keys that are the same, and what stood below the first is lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: ANN401 (whatever the file says)
-        found = set()
-        for name, _ in node.value:
-            if isinstance(name, yaml.ScalarNode) and name.tag != "tag:yaml.org,2002:merge":
-                if (name.tag, name.value) in found:
-                    raise _TwiceError(problem_mark=name.start_mark)
-                found.add((name.tag, name.value))
-        return super().construct_mapping(node, deep)
-
-
 class WrongAnswerError(Exception):
     """An answer cannot be taken. The message is one paragraph for an operator and holds no secret."""
 
@@ -111,12 +94,18 @@ def content_of(text: str, name: str) -> Any:  # noqa: ANN401 (whatever it says)
         WrongAnswerError: it is no YAML, or has a key twice.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
-    except _TwiceError as error:
-        raise WrongAnswerError(
-            f"{name} has the same key twice{_line(error)}, and only what stands below the second would count. Put both together below "
-            "one, and start again."
-        ) from None
+        loader = LOADER(text)
+        try:
+            node = loader.get_single_node()
+            if twice := _key_twice(node):
+                # Salt refuses it too. Plain YAML takes the last one, and what stood below the first would be lost.
+                raise WrongAnswerError(
+                    f"{name} has the same key twice{_place(twice.start_mark)}, and only what stands below the second would count. Put "
+                    "both together below one, and start again."
+                )
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         raise WrongAnswerError(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
     except ValueError:
@@ -197,7 +186,33 @@ def _typed(node: Node, text: str) -> object:
     return text
 
 
+def _key_twice(node: yaml.Node | None) -> yaml.Node | None:
+    """Return a key that its mapping has already, None if there is no such key."""
+    pending: list[Any] = [node]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen or not isinstance(one, yaml.MappingNode | yaml.SequenceNode):
+            continue
+        seen.add(id(one))
+        if isinstance(one, yaml.SequenceNode):
+            pending += one.value
+            continue
+        names = set()
+        for name, value in one.value:
+            pending.append(value)
+            if isinstance(name, yaml.ScalarNode) and name.tag != "tag:yaml.org,2002:merge":
+                if (name.tag, name.value) in names:
+                    return name
+                names.add((name.tag, name.value))
+    return None
+
+
 def _line(error: yaml.YAMLError) -> str:
     """Say where YAML stumbled; its own message quotes the line, which may be a secret."""
     mark = getattr(error, "problem_mark", None)
-    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return _place(mark) if mark else ""
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f" (line {mark.line + 1}, column {mark.column + 1})"
