@@ -312,7 +312,8 @@ units_of = st.builds(
 percents = st.none() | st.floats(0, 100)
 facts_of = st.builds(
     Facts, now=st.just(NOW), uptime=st.sampled_from([60.0, 1e6]), runs=st.just(GOOD) | st.dictionaries(st.sampled_from(KINDS), entries),
-    set_up=st.dictionaries(st.sampled_from(KINDS), moments), units=st.none() | units_of,
+    ahead=st.dictionaries(st.sampled_from(KINDS), moments), set_up=st.dictionaries(st.sampled_from(KINDS), moments),
+    units=st.none() | units_of,
     disks=st.lists(st.builds(Disk, st.sampled_from(["/", "/var", UPLOADS]), percents, percents), max_size=3, unique_by=lambda d: d.path),
     certificate=st.none() | st.builds(Certificate, moments, st.floats(NOW - DAY, NOW + 60 * DAY), st.booleans()),
     restart_asked=st.none() | moments, vault=st.none() | st.builds(Vault, st.sampled_from(["encrypted", "plain"]), words, st.booleans()),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gigglekit import records
 from gigglekit.health import facts, recent, status, watch
 from gigglekit.health.expected import Expected, read, settings_file
 from gigglekit.health.facts import Disk
@@ -163,6 +164,17 @@ def test_what_was_set_up_by_a_clock_that_was_ahead_is_overdue_all_the_same(place
     assert f"{kind}-overdue" in fact(look(places), kind).conditions
     write(places, kind, [])
     assert fact(look(places), kind).level == "unknown", "nobody can tell since when one could be"
+
+
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_a_run_of_a_time_to_come_is_not_judged_and_that_is_said_until_the_next_one(places: Places, kind: str) -> None:
+    records.append(places.records, kind, {"time": at(NOW + 2 * DAY), "ok": False, "verdict": "failed"})
+    found = look(places)
+    assert (found.all_right, fact(found, kind).level, fact(found, kind).conditions) == (False, "unknown", (f"{kind}-ahead",))
+    assert "timedatectl" in fact(found, kind).todo
+    assert fact(look(places, now=NOW + 2 * DAY), kind).level == "problem", "the clock is right again, and that run did fail"
+    records.append(places.records, kind, {"time": at(NOW - 60), "ok": True, "verdict": "ok"})
+    assert look(places).all_right
 
 
 def test_services_that_do_not_run_are_named_with_what_brings_them_back(places: Places) -> None:

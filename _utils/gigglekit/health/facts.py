@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,7 @@ class Facts:
         uptime: seconds since the machine started.
         day: the date there, and `hour` of the day, for the digest.
         runs: ninety days of records by kind, the newest first.
+        ahead: by kind, when the newest run ended, if that is a time to come; such records are not among `runs`.
         set_up: by kind, when what starts such runs was put there.
         units: expected units and failed ones; None if systemd does not answer.
         disks: file systems.
@@ -110,6 +112,7 @@ class Facts:
     day: str = ""
     hour: int = 12
     runs: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
+    ahead: Mapping[str, float] = field(default_factory=dict)
     set_up: Mapping[str, float] = field(default_factory=dict)
     units: units.Units | None = None
     disks: Sequence[Disk] = ()
@@ -146,6 +149,7 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
         day=time.strftime("%Y-%m-%d", local),
         hour=local.tm_hour,
         runs={kind: list(recent.newest_first(places.records, kind, now=now, since=now - _HISTORY_S)) for kind in KINDS},
+        ahead={kind: one.moment for kind in UNIT_OF if (one := _last(places, kind)) and one.moment > now + recent.AHEAD_S},
         set_up=set_up,
         units=(ask_systemd or units.look)(names),
         disks=_disks(places),
@@ -156,6 +160,11 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
         app=_app(places.at(_SOCKET)) if "app" in wanted.roles else None,
         second_factor=_is_file(places.at("/etc/giggles/second-factor") / wanted.second_factor) if wanted.second_factor else None,
     )
+
+
+def _last(places: Places, kind: str) -> Entry | None:
+    """Return the newest record, whatever time it tells."""
+    return next(recent.newest_first(places.records, kind, now=math.inf), None)
 
 
 def usage(path: Path) -> Disk | None:

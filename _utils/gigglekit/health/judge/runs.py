@@ -103,6 +103,13 @@ def _subject(facts: Facts, kind: Kind, entries: Sequence[Entry], found: Sequence
 def _conditions(facts: Facts, kind: Kind, entries: Sequence[Entry], memory: Memory) -> Iterator[Condition]:
     failed = bool(entries) and not kind.good(entries[0])
     title = kind.title.lower()
+    if kind.name in facts.ahead:
+        yield Condition(
+            f"{kind.name}-ahead", UNKNOWN, f"{title}: a run of a time to come",
+            f"the newest run was recorded at {at(facts.ahead[kind.name])}, which is a time to come, so nobody knows how it went",
+            f"The clock is wrong now, or was wrong then: timedatectl. When it is right, {kind.by_hand} leaves a newer record.",
+            patience=SETTLING_S, looks_quiet=1,
+        )  # fmt: skip
     if failed:
         newest = entries[0]
         variant = kind.variant(newest)
