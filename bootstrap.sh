@@ -501,7 +501,8 @@ keep_answers() {
   ask_for_bucket || return 1
   ask_for_missing || return 1
   environment=$(settings_of_droplet --get environment) || return 1
-  [ "$shred_answers" = no ] || [ -z "$answers" ] || shred --remove -- "$answers" || return 1
+  # The droplet's own file may be named as the answers, and is what they were taken over to.
+  [ "$shred_answers" = no ] || [ -z "$answers" ] || [ "$answers" -ef "$DROPLET_PILLAR" ] || shred --remove -- "$answers" || return 1
 }
 
 # --- the closing table ---------------------------------------------------------------------------------------------------

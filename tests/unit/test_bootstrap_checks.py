@@ -20,6 +20,9 @@ echo "came to the end"
 """
 
 
+_NO_CHANGES = 'settings_of_droplet() { printf "%s\\n" "$*"; }; install() { :; }'
+
+
 def after(command: str, *arguments: str, asked: bool = False) -> str:
     """Return what is said when bootstrap.sh was started with these arguments and comes to `command`."""
     script = ["bash", "-c", _SCRIPT, "bash", str(BOOTSTRAP), f"interactive={'yes' if asked else 'no'}; {command}", *arguments]
@@ -119,7 +122,7 @@ def test_what_is_laid_can_be_read_by_the_accounts_of_the_droplet_whoever_lays_it
 
 def test_a_domain_that_git_names_is_not_copied_to_where_it_would_win_over_git(tmp_path: Path) -> None:
     # What is not given is looked for in the committed pillar too, and stays there.
-    took = 'settings_of_droplet() { printf "%s\\n" "$*"; }; install() { :; }; skip_dns=yes; check_domain; keep_answers'
+    took = f"{_NO_CHANGES}; skip_dns=yes; check_domain; keep_answers"
     named = f"look_up() {{ [ $1 != domain ] || echo git.example.org; }}; {took}"
     assert "domain=" not in after(named)
     assert "--set domain=given.example.org" in after(took, "--domain", "given.example.org")
@@ -131,3 +134,18 @@ def test_a_certificate_that_is_none_is_a_line_of_the_closing_table_and_not_its_e
     said = after(f'eval "$(declare -f certificate_row | sed s#/etc/nginx/tls/current/fullchain.pem#{broken}#)"; certificate_row')
     assert "MISSING" in said
     assert said.endswith("came to the end\n")
+
+
+def test_the_droplets_own_file_is_no_answers_file_that_may_be_destroyed(answers: Path) -> None:
+    answers.write_text("giggles: {}\n")
+    kept = f"DROPLET_PILLAR={answers}; {_NO_CHANGES}; keep_answers"
+    with_pillar = "sed 's/^readonly DROPLET_PILLAR/DROPLET_PILLAR/; /^main$/d'"
+    script = _SCRIPT.replace("sed '/^main$/d'", with_pillar)
+    for pillar, there in ((answers, True), (answers.with_name("other"), False)):
+        command = ["bash", "-c", script, "bash", str(BOOTSTRAP), kept.replace(str(answers), str(pillar), 1)]
+        done = subprocess.run(
+            [*command, "--answers", str(answers), "--shred-answers"], capture_output=True, text=True, check=True, timeout=60,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert "came to the end" in done.stdout
+        assert answers.exists() is there
