@@ -153,6 +153,7 @@ def test_a_setting_beside_giggles_instead_of_below_it_is_refused_where_it_lies()
         (lambda s: s.update(backup=BUCKET | {"drill_at": "Sat 01:30"}), ["giggles:backup:drill_at", "meets giggles:hardening:updates_at"]),
         (lambda s: s.update(backup=BUCKET | {"memory_max_mb": 1900}), ["giggles:backup:memory_max_mb", "at most 1787 MB"]),
         (lambda s: s.update(backup={"database": {"schemas": []}}), ["giggles:backup:database:schemas", "too short"]),
+        (lambda s: s.update(converge={"every_minutes": 180}), ["giggles:monitoring:thresholds:converge_hours", "every 180 minutes"]),
         (lambda s: s.update(aliases=[s["domain"]]), ["giggles:aliases", "the domain itself"]),
         (
             lambda s: s.update(monitoring={"uptimerobot": {"enabled": True}}),
@@ -248,6 +249,14 @@ def test_a_backup_without_the_vault_is_refused_since_its_keys_are_there(right: S
     assert "giggles:roles: backup is among them and vault is not" in said
     assert told({"giggles": right | {"roles": ["vault", "backup"], "backup": BUCKET}}) == ""
     assert told({"giggles": right | {"roles": ["hardening", "backup"]}}) == ""
+
+
+def test_who_waits_for_no_converge_may_have_it_come_seldom(right: Settings) -> None:
+    right["converge"] = {"every_minutes": 1440, "enabled": False}
+    assert told({"giggles": right}) == ""
+    right["converge"] = {"every_minutes": 1440}
+    right["monitoring"] = {"thresholds": {"converge_hours": 25}}
+    assert told({"giggles": right}) == ""
 
 
 def test_every_rule_is_stated_for_the_docs() -> None:

@@ -204,6 +204,13 @@ def _uptimerobot(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
         yield ("giggles", "domain"), "it is missing"
 
 
+def _converge_age(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    converge, hours = settings["converge"], settings["monitoring"]["thresholds"]["converge_hours"]
+    if "converge" in settings["roles"] and converge["enabled"] and hours * 60 <= converge["every_minutes"]:
+        key: Key = ("giggles", "monitoring", "thresholds", "converge_hours")
+        yield key, f"a converge comes every {converge['every_minutes']} minutes, so it would be told as overdue again and again"
+
+
 _ROLES: Key = ("giggles", "roles")
 
 RULES: tuple[Rule, ...] = (
@@ -260,6 +267,11 @@ RULES: tuple[Rule, ...] = (
             ("giggles", "hardening", "swap_mb"),
         ),
         _budgets,
+    ),
+    Rule(
+        "`monitoring:thresholds:converge_hours` is longer than `converge:every_minutes`, where the droplet converges by itself.",
+        (_ROLES, ("giggles", "converge"), ("giggles", "monitoring", "thresholds", "converge_hours")),
+        _converge_age,
     ),
     Rule("`aliases` does not repeat `domain`.", (("giggles", "domain"), ("giggles", "aliases")), _aliases),
     Rule(
