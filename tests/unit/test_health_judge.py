@@ -81,6 +81,17 @@ def test_what_is_too_old_is_overdue(kind: str, longest: float) -> None:
     assert keys(Facts(NOW, units=units), dataclasses.replace(ONLY_RUNS, roles=frozenset()), **{kind: [run(longest + 60, ok=True)]}) == {}
 
 
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_a_run_that_is_at_work_is_not_overdue_unless_it_was_before(kind: str) -> None:
+    name, key, old = f"giggles-{kind}.service", f"{kind}-overdue", {kind: [run(10 * DAY, verdict="ok", ok=True)]}
+    names = [name for name, _ in ONLY_RUNS.units()]
+    at_work = Facts(NOW, units=all_run([*names, name], **{name.replace("-", "_").replace(".", "_"): "activating"}))
+    resting = Facts(NOW, units=all_run([*names, name], **{name.replace("-", "_").replace(".", "_"): "inactive"}))
+    assert keys(at_work, **old) == {}, "a night that is longer than the one before ends later"
+    assert key in keys(resting, **old)
+    assert key in keys(at_work, opened=(key,), **old)
+
+
 @pytest.mark.parametrize("kind", ["converge", "backup", "drill"])
 def test_a_failed_run_is_open_until_one_is_good(kind: str) -> None:
     failed = run(60, ok=False, reason="The bucket is away", failures=[{"id": "x", "comment": "no space"}])

@@ -156,8 +156,10 @@ def _overdue(facts: Facts, kind: Kind, limit_s: float, entries: Sequence[Entry],
             )  # fmt: skip
             return
         began = entries[-1].moment
-    # A restart is no run: what was overdue before it still is.
-    if facts.now - began <= limit_s or (facts.uptime < AFTER_BOOT_S and key not in memory.open):
+    # A run at work ends at its unit's own limit. Neither that nor a restart is a run: what was overdue before still is.
+    unit = facts.units.known.get(UNIT_OF[kind.name]) if facts.units else None
+    excused = facts.uptime < AFTER_BOOT_S or (unit is not None and unit.state == "activating")
+    if facts.now - began <= limit_s or (excused and key not in memory.open):
         return
     ended = "none has gone well yet" if last is None else f"the last good run ended {ago(facts.now - last)} ago, {at(last)}"
     yield Condition(key, PROBLEM, title, f"overdue: {ended}", todo, began + limit_s, looks_quiet=1)
