@@ -473,8 +473,8 @@ ask_for_missing() {
   local key question secret value
   while IFS=$'\t' read -r key question secret <&3; do
     [ "$interactive" = yes ] || continue
-    # An earlier answer may have brought this one.
-    settings_of_droplet --missing | grep -q "^$key	" || continue
+    # An earlier answer may have brought this one. All of the list is read: who writes to a closed pipe fails.
+    settings_of_droplet --missing | grep "^$key	" >/dev/null || continue
     if [ "$secret" = yes ]; then
       read -rsp "$question (not shown): " value && echo
     else
@@ -594,7 +594,7 @@ report() {
   echo
   if has_role hardening; then
     service_row ssh ssh "ssh $admin@$domain (root and passwords are refused)"
-    if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited)$(if has_role web; then echo ', 80, 443'; fi)"; else row firewall DOWN "ufw status verbose"; fi
+    if ufw status 2>/dev/null | grep '^Status: active' >/dev/null; then row firewall up "22 (limited)$(if has_role web; then echo ', 80, 443'; fi)"; else row firewall DOWN "ufw status verbose"; fi
     service_row bans fail2ban "fail2ban-client status sshd"
   fi
   if has_role web; then service_row web nginx "https://$domain"; fi

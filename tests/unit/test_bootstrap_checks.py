@@ -149,3 +149,16 @@ def test_the_droplets_own_file_is_no_answers_file_that_may_be_destroyed(answers:
         )  # fmt: skip
         assert "came to the end" in done.stdout
         assert answers.exists() is there
+
+
+def test_every_question_is_asked_however_long_the_list_of_what_is_missing(tmp_path: Path) -> None:
+    # The list is longer than a pipe: who closes it at the first line that fits ends whoever writes the rest.
+    missing = f"""settings_of_droplet() {{
+      case $1 in
+        --missing) printf 'app.ref\\tRef\\tno\\nbackup.endpoint\\tEndpoint\\tno\\n'
+          if [ -e {tmp_path}/begun ]; then seq 100000; else touch {tmp_path}/begun; fi ;;
+        *) echo "$2 is $(cat)" ;;
+      esac
+    }}"""
+    said = after(f"{missing}; ask_for_missing <<<$'main\\ns3.example.org'", asked=True)
+    assert said.splitlines() == ["app.ref is main", "backup.endpoint is https://s3.example.org", "came to the end"]
