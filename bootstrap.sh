@@ -647,7 +647,7 @@ main() {
   fi
   keep_answers || die "The answers could not be taken over; the reason is above. Correct them and run this again."
   step "minion configuration" "The configuration in /etc/salt could not be written; the reason is above." configure_minion
-  settings_of_droplet --check || die "Nothing on the server was changed, because the settings above are not complete or not right. Correct them and run this again."
+  settings_of_droplet --check || die "Nothing was converged, because the settings above are not complete or not right. Correct them and run this again."
 
   if [ "$apply" = no ]; then
     say "Ready, and nothing is converged yet. See what would change: sudo salt-call state.apply test=True"

@@ -116,6 +116,8 @@ def test_a_wrong_answer_is_refused_and_nothing_is_written(
     assert run(file, "--set", "domain=https://x") == 1
     said = capsys.readouterr().err
     assert "it does not begin with postgresql://" in said
+    assert "has been changed" not in said, "bootstrap.sh has installed Salt by then"
+    assert said.count("Nothing has been applied.") == 2
     assert "it begins with a scheme" in said
     assert "planted" not in said
     assert not file.exists()
