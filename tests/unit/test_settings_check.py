@@ -251,6 +251,11 @@ def test_a_backup_without_the_vault_is_refused_since_its_keys_are_there(right: S
     assert told({"giggles": right | {"roles": ["hardening", "backup"]}}) == ""
 
 
+def test_a_mail_server_on_the_droplet_itself_may_be_named(right: Settings) -> None:
+    right["monitoring"] = {"mail": {"to": "ops@example.com", "host": "localhost", "port": 25, "security": "none"}}
+    assert told({"giggles": right}) == ""
+
+
 def test_who_waits_for_no_converge_may_have_it_come_seldom(right: Settings) -> None:
     right["converge"] = {"every_minutes": 1440, "enabled": False}
     assert told({"giggles": right}) == ""

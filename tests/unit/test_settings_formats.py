@@ -20,6 +20,7 @@ def jwt(role: str) -> str:
 
 RIGHT = {
     "host-name": ["giggles.example.com", "a.bc", "xn--bcher-kva.example", "web1.giggles.test", "1.2.3.example"],
+    "mail-host": ["smtp.example.com", "localhost"],
     "email-address": ["ops@example.com", "a.b+c@example.co.uk"],
     "account-name": ["operator", "keeper", "_deploy", "a-b"],
     "time-of-day": ["00:00", "23:59", "12:30"],
@@ -86,6 +87,7 @@ WRONG = {
         ("a.example;", "a part between"),
         ("a example.com", "a part between"),
     ],
+    "mail-host": [("mailhost", "no dot"), ("127.0.0.1", "IP address"), ("smtp.example.com:587", "port")],
     "email-address": [("ops", "no @"), ("a b@example.com", "before the @"), ("ops@localhost", "after the @")],
     "account-name": [
         ("root", "never log in"),

@@ -87,6 +87,11 @@ def host_name_fault(text: str) -> Reason | None:
     return None
 
 
+def mail_host_fault(text: str) -> Reason | None:
+    """Return why `text` names neither a mail server elsewhere, by the name in its certificate, nor this machine's own."""
+    return None if text == "localhost" else host_name_fault(text)
+
+
 def email_fault(text: str) -> Reason | None:
     """Return why `text` is not a plain e-mail address."""
     local, at, domain = text.rpartition("@")
@@ -500,6 +505,7 @@ def _supabase_role(token: str) -> object:
 
 FORMATS: Mapping[str, Format] = {
     "host-name": Format("a host name in lower case such as giggles.example.com, without scheme, port or path", host_name_fault),
+    "mail-host": Format("the name of a mail server such as smtp.example.com, or localhost for one on this droplet", mail_host_fault),
     "email-address": Format("an e-mail address such as ops@example.com", email_fault),
     "account-name": Format(
         "a Linux account name of at most 31 characters (a-z, 0-9, _ and -) that is not root, giggles or an account of the system",
