@@ -169,6 +169,8 @@ def test_a_setting_beside_giggles_instead_of_below_it_is_refused_where_it_lies()
             ["SUPABASE_KEY", "the same as"],
         ),
         (lambda s: s["secrets"]["app"].update(ENCRYPTION_KEY="planted"), ["ENCRYPTION_KEY", "64 characters"]),
+        (lambda s: s["secrets"].update(monitoring={"smtp_user": "planted"}), ["giggles:secrets:monitoring:smtp_password", "go together"]),
+        (lambda s: s["secrets"].update(monitoring={"smtp_password": "planted"}), ["giggles:secrets:monitoring:smtp_user", "go together"]),
         (lambda s: s["secrets"].update(app="planted-text"), ["giggles:secrets:app", "it is text"]),
         (lambda s: s.update(secrets="planted-text"), ["giggles:secrets", "it is text"]),
         (lambda s: s.update(domain="planted-anon-key"), ["giggles:domain", "no dot"]),

@@ -211,6 +211,13 @@ def _converge_age(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
         yield key, f"a converge comes every {converge['every_minutes']} minutes, so it would be told as overdue again and again"
 
 
+def _mail_login(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    given = settings["secrets"].get("monitoring") or {}
+    lacking = [name for name in ("smtp_user", "smtp_password") if not given.get(name)]
+    if len(lacking) == 1:
+        yield ("giggles", "secrets", "monitoring", lacking[0]), "it is missing, so no mail would be taken"
+
+
 _ROLES: Key = ("giggles", "roles")
 
 RULES: tuple[Rule, ...] = (
@@ -294,6 +301,7 @@ RULES: tuple[Rule, ...] = (
         (("giggles", "secrets"),),
         _supabase_keys,
     ),
+    Rule("`smtp_user` and `smtp_password` go together.", (("giggles", "secrets"),), _mail_login),
     Rule("`SECRET_KEY` and `ENCRYPTION_KEY` differ.", (("giggles", "secrets"),), _own_keys),
     Rule(
         "With `monitoring:uptimerobot:enabled` there are `domain` and `secrets:monitoring:uptimerobot_key`.",
