@@ -2,6 +2,8 @@
 # Turns a bare Debian 12/13 or Ubuntu 22.04/24.04 droplet into a converged Giggles server, and may be run again at any
 # time. `./bootstrap.sh --help` says how; docs/DEPLOYMENT.md tells the whole story.
 set -euo pipefail
+# Accounts of the droplet have to read what is laid here, and our own shells keep files to whoever makes them (027).
+umask 022
 
 readonly HOME_OF_TREE=/srv/giggles-salt
 readonly SALT_HOME=/opt/salt
@@ -24,7 +26,7 @@ Usage: bootstrap.sh [OPTION]...            make this machine a Giggles server (a
        bootstrap.sh --trial [OPTION]...    build a throwaway droplet on this machine instead (see trial/droplet up --help)
 
   --domain NAME           the name people will open, e.g. giggles.example.org
-  --admin-key KEY|FILE    public SSH key of the administrator (default: the keys root already has)
+  --admin-key KEY|FILE    public SSH key of the administrator, or a file with some (default: the keys root already has)
   --acme-email ADDRESS    where Let's Encrypt writes about the certificate
   --repository URL        Git repository of the app
   --ref COMMIT            the commit (or tag) of the app to run
@@ -87,7 +89,7 @@ step() {
 
 # --- what was asked ----------------------------------------------------------------------------------------------------
 
-domain=${GIGGLES_DOMAIN:-} admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
+domain=${GIGGLES_DOMAIN:-} domain_given='' admin_key=${GIGGLES_ADMIN_KEY:-} answers='' environment=${GIGGLES_ENVIRONMENT:-}
 skip_dns=no shred_answers=no check_only=no apply=yes runtime_only=no interactive=yes bundle='' bundle_sha256='' fetched='' runtime_said=''
 settings=()
 # Looked at here, and handed on as they turn out: a key may be named by its file.
@@ -136,13 +138,29 @@ done
 
 # The first value of a plain `key: value` line in the files that may hold it; the whole pillar is validated properly
 # as soon as there is a YAML parser, this only has to be good enough to check the network with. Finding nothing is an
-# answer too: who asks, decides.
+# answer too: who asks, decides. With a second argument, only what stands in a section of that name counts.
 look_up() {
-  local key=$1 file
+  local key=$1 section=${2:-} file
   for file in "$answers" "$DROPLET_PILLAR" "$here/pillar/${environment:-production}.sls" "$here/pillar/giggles.sls"; do
     [ -n "$file" ] && [ -r "$file" ] || continue
-    sed -nE "s/^([[:space:]]*|.*[{,][[:space:]]*)\"?$key\"?:[[:space:]]*[\"']?([^\"'[:space:],}#]+).*/\2/p" "$file" | grep -vx null | head -n 1 && return
+    lines_of "$file" "$section" |
+      sed -nE "s/^([[:space:]]*|.*[{,][[:space:]]*)\"?$key\"?:[[:space:]]*[\"']?([^\"'{[[:space:],}#]+).*/\2/p" | grep -vx null | head -n 1 && return
   done 2>/dev/null || true
+}
+
+# The lines of a file, or those of one section of it: what is indented deeper than its name, or in braces after it.
+lines_of() {
+  awk -v name="$2" '
+    name == "" { print; next }
+    /^[ \t]*(#|$)/ { next }
+    { indent = match($0, /[^ ]/) }
+    inside && indent > depth { print; next }
+    { inside = 0 }
+    match($0, "(^ *|[{,] *)\"?" name "\"?:") {
+      rest = substr($0, RSTART + RLENGTH)
+      if (rest ~ /^ *[{].*[}]/) { sub(/[}].*/, "", rest) } else { inside = 1; depth = indent }
+      print rest
+    }' "$1"
 }
 
 check_system() {
@@ -168,9 +186,10 @@ check_system() {
   volume=0
   if [ -z "$(look_up device)" ] && [ ! -e /var/lib/giggles/vault.img ]; then
     volume=$(look_up size_mb)
-    volume=${volume:-$DEFAULT_VOLUME_MB}
+    # What is no number is refused with the rest of the pillar, and is nothing to reckon with.
+    [[ $volume =~ ^[0-9]{1,9}$ ]] || volume=$DEFAULT_VOLUME_MB
   fi
-  needed=$((MIN_DISK_MB + volume))
+  needed=$((MIN_DISK_MB + 10#$volume))
   if [ "$free" -lt "$needed" ] && [ ! -L /opt/giggles/current ]; then
     problem "The root disk has $free MB free and $needed MB are needed, $volume of them for the encrypted volume with clips. Remove what is not needed, use a larger disk, or choose a smaller giggles:vault:size_mb."
   elif [ "$free" -lt 500 ]; then
@@ -197,9 +216,9 @@ check_package_lists() {
 
 check_clock_and_acme() {
   local directory bundle headers stamp skew
-  directory=$(look_up directory)
+  directory=$(look_up directory acme)
   case $directory in https://*) ;; *) directory=https://acme-v02.api.letsencrypt.org/directory ;; esac
-  bundle=$(look_up ca_bundle)
+  bundle=$(look_up ca_bundle acme)
   if ! command -v curl >/dev/null; then
     return 0
   fi
@@ -207,9 +226,10 @@ check_clock_and_acme() {
     problem "The certificate authority at $directory does not answer ($headers). Without it there is no HTTPS. Check the droplet's network, its clock (now $(date -u)) and outbound rules of a cloud firewall."
     return 0
   fi
-  stamp=$(sed -nE 's/^[Dd]ate: *(.*)\r?$/\1/p' <<<"$headers" | tr -d '\r')
-  [ -n "$stamp" ] || return 0
-  skew=$(( $(date +%s) - $(date -d "$stamp" +%s) ))
+  # A proxy on the way has a date of its own, and who tells none that can be read cannot be compared with.
+  stamp=$(tr -d '\r' <<<"$headers" | sed -nE 's/^[Dd]ate: *(.*)$/\1/p' | sed -n 1p)
+  stamp=$(date -d "${stamp:-none}" +%s 2>/dev/null) || return 0
+  skew=$(( $(date +%s) - stamp ))
   [ "${skew#-}" -le "$MAX_CLOCK_SKEW" ] || problem "The clock is wrong by ${skew#-} seconds (it says $(date -u)); certificates and sign-ins would fail. Set it with: timedatectl set-ntp true"
 }
 
@@ -231,9 +251,12 @@ dns_addresses() {
 
 check_domain() {
   local answer
+  # What stands in the pillar already stays there: copied from a commit to the droplet, it would win over all later commits.
+  domain_given=$domain
   [ -n "$domain" ] || domain=$(look_up domain)
   if [ -z "$domain" ] && [ "$interactive" = yes ]; then
-    read -rp 'The domain people will open (e.g. giggles.example.org): ' domain
+    read -rp 'The domain people will open (e.g. giggles.example.org): ' domain || true
+    domain_given=$domain
   fi
   [ -n "$domain" ] || { problem "No domain is known. Name it with --domain, in GIGGLES_DOMAIN, or as giggles:domain in the pillar."; return 0; }
   [[ $domain =~ ^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]*[a-z0-9])$ ]] || { problem "'$domain' is not a domain name. It should look like giggles.example.org: lower case, no https://, no path, not an address."; return 0; }
@@ -264,7 +287,7 @@ public_key_lines() {
 
 check_admin_key() {
   if [ -n "$admin_key" ] && [ -r "$admin_key" ]; then
-    admin_key=$(public_key_lines "$admin_key" | head -n 1)
+    admin_key=$(public_key_lines "$admin_key")
     [ -n "$admin_key" ] || problem "The file given with --admin-key holds no public SSH key that this server accepts (Ed25519, or RSA from 3072 bits). Give the .pub file, as made by: ssh-keygen -t ed25519"
   elif [ -n "$admin_key" ] && [ -z "$(public_key_lines <<<"$admin_key")" ]; then
     problem "What was given with --admin-key is neither a file nor a public SSH key that this server accepts (Ed25519, or RSA from 3072 bits). Give the .pub file, as made by: ssh-keygen -t ed25519"
@@ -450,8 +473,8 @@ ask_for_missing() {
   local key question secret value
   while IFS=$'\t' read -r key question secret <&3; do
     [ "$interactive" = yes ] || continue
-    # An earlier answer may have brought this one.
-    settings_of_droplet --missing | grep -q "^$key	" || continue
+    # An earlier answer may have brought this one. All of the list is read: who writes to a closed pipe fails.
+    settings_of_droplet --missing | grep "^$key	" >/dev/null || continue
     if [ "$secret" = yes ]; then
       read -rsp "$question (not shown): " value && echo
     else
@@ -464,7 +487,8 @@ ask_for_missing() {
 
 keep_answers() {
   install -d -m 0700 /etc/giggles/pillar /etc/giggles/keys || return 1
-  local arguments=(--set "domain=$domain")
+  local arguments=()
+  [ -z "$domain_given" ] || arguments+=(--set "domain=$domain_given")
   [ -z "$answers" ] || arguments+=(--answers "$answers")
   [ -z "$environment" ] || arguments+=(--set "environment=$environment")
   [ -z "$admin_key" ] || arguments+=(--set "admin.ssh_keys=$admin_key")
@@ -477,7 +501,8 @@ keep_answers() {
   ask_for_bucket || return 1
   ask_for_missing || return 1
   environment=$(settings_of_droplet --get environment) || return 1
-  [ "$shred_answers" = no ] || [ -z "$answers" ] || shred --remove -- "$answers" || return 1
+  # The droplet's own file may be named as the answers, and is what they were taken over to.
+  [ "$shred_answers" = no ] || [ -z "$answers" ] || [ "$answers" -ef "$DROPLET_PILLAR" ] || shred --remove -- "$answers" || return 1
 }
 
 # --- the closing table ---------------------------------------------------------------------------------------------------
@@ -530,8 +555,7 @@ app_row() {
 certificate_row() {
   local certificate issuer
   certificate=/etc/nginx/tls/current/fullchain.pem
-  if [ -r "$certificate" ]; then
-    issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /')
+  if issuer=$(openssl x509 -in "$certificate" -noout -issuer -enddate 2>/dev/null | tr '\n' ' ' | sed 's/issuer=//; s/notAfter=/until /'); then
     case $(readlink -f "$certificate") in
       /etc/letsencrypt/*) row certificate up "$issuer" ;;
       *)
@@ -570,7 +594,7 @@ report() {
   echo
   if has_role hardening; then
     service_row ssh ssh "ssh $admin@$domain (root and passwords are refused)"
-    if ufw status 2>/dev/null | grep -q '^Status: active'; then row firewall up "22 (limited)$(if has_role web; then echo ', 80, 443'; fi)"; else row firewall DOWN "ufw status verbose"; fi
+    if ufw status 2>/dev/null | grep '^Status: active' >/dev/null; then row firewall up "22 (limited)$(if has_role web; then echo ', 80, 443'; fi)"; else row firewall DOWN "ufw status verbose"; fi
     service_row bans fail2ban "fail2ban-client status sshd"
   fi
   if has_role web; then service_row web nginx "https://$domain"; fi
@@ -611,7 +635,7 @@ main() {
   [ "$check_only" = no ] || { say "Everything that can be checked beforehand is in order."; exit 0; }
 
   exec 9>/run/giggles-bootstrap.lock
-  flock -n 9 || die "Another bootstrap is running on this machine. Wait for it to end; it prints a table when it is done."
+  flock -n 9 || die "Another bootstrap is running on this machine, or the last step of one that was interrupted. Wait for it to end (minutes), then run this again."
 
   say "giggles-salt: preparing"
   step "repository in $HOME_OF_TREE" "The repository could not be copied to $HOME_OF_TREE; the reason is above. Nothing else was changed." lay_tree
@@ -623,7 +647,7 @@ main() {
   fi
   keep_answers || die "The answers could not be taken over; the reason is above. Correct them and run this again."
   step "minion configuration" "The configuration in /etc/salt could not be written; the reason is above." configure_minion
-  settings_of_droplet --check || die "Nothing on the server was changed, because the settings above are not complete or not right. Correct them and run this again."
+  settings_of_droplet --check || die "Nothing was converged, because the settings above are not complete or not right. Correct them and run this again."
 
   if [ "$apply" = no ]; then
     say "Ready, and nothing is converged yet. See what would change: sudo salt-call state.apply test=True"

@@ -57,13 +57,15 @@ def _checked(minion_id, pillar):
     if remembering.is_remembered(cache, mark):
         return {}
     # Only now, since these imports cost more than everything else together.
-    from gigglekit.settings.check import check
+    from gigglekit.settings.check import check, misplaced
     from gigglekit.settings.overlays import backup_beside
     from gigglekit.settings.report import paragraphs, pillar_sources
 
-    problems = check(pillar, dataclasses.replace(machine, backup_beside=backup_beside(machine.environment)))
+    sources = pillar_sources(files)
+    machine = dataclasses.replace(machine, backup_beside=backup_beside(machine.environment))
+    problems = [*misplaced(sources), *check(pillar, machine)]
     if problems:
-        return {"_errors": paragraphs(problems, pillar_sources(files))}
+        return {"_errors": paragraphs(problems, sources)}
     remembering.remember(cache, mark)
     return {}
 

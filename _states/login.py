@@ -21,7 +21,7 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def guarded(name: str, admin: str, keys: list[str], second_factor: bool = False) -> dict[str, Any]:
+def guarded(name: str, admin: str, keys: list[str], second_factor: bool = False, admin_password: bool = False) -> dict[str, Any]:
     """Before anything that decides about logins is changed: refuse without a usable key, and note how everything is.
 
     From here until ``login.proven`` a timer outside this run puts everything back should the run die.
@@ -34,6 +34,8 @@ def guarded(name: str, admin: str, keys: list[str], second_factor: bool = False)
         The public keys it is going to have.
     second_factor
         Whether ssh is to ask for a code. An administrator of another name than the one who has one needs one as well, first.
+    admin_password
+        Whether sudo is to ask for the administrator's password, who needs one first: nobody else can become root.
 
     .. code-block:: yaml
 
@@ -54,8 +56,14 @@ def guarded(name: str, admin: str, keys: list[str], second_factor: bool = False)
                 "could not log in. Nothing was changed. Make one with salt-call giggles.second_factor, confirm it as it says, and apply "
                 "again. To do without, set giggles:hardening:ssh_second_factor to false."
             )
+        accounts = Accounts()
+        if admin_password and not accounts.has_password(admin):
+            raise LoginError(
+                f"giggles:admin:sudo_password is true, and {admin} has no password that sudo could ask for: nobody could become root any "
+                f"more. Nothing was changed. On the droplet, `sudo passwd {admin}` gives {admin} one; then apply again. Where there is no "
+                "such account yet, leave sudo_password at false until there is."
+            )
         if not __opts__["test"]:
-            accounts = Accounts()
             guard.begin(accounts.home(admin), accounts.homes("sudo"))
     except LoginError as error:
         ret.update(result=False, comment=str(error))

@@ -11,6 +11,7 @@ login-guarded:
     - admin: {{ giggles.admin.name }}
     - keys: {{ giggles.admin.ssh_keys | tojson }}
     - second_factor: {{ giggles.hardening.ssh_second_factor }}
+    - admin_password: {{ giggles.admin.sudo_password }}
     - order: first
     - failhard: True
 

@@ -126,7 +126,7 @@ def test_without_a_terminal_a_missing_answer_is_an_error(droplet: Droplet) -> No
         droplet.shell(f"mv /etc/giggles/kept.sls {DROPLET_PILLAR}")
     assert code == 1, text
     assert "giggles:secrets:app:SUPABASE_SERVICE_ROLE_KEY: it is missing" in text
-    assert "Nothing on the server was changed" in " ".join(text.split())
+    assert "Nothing was converged" in " ".join(text.split())
 
 
 def _on_a_terminal(command: list[str], answers: dict[str, str]) -> tuple[int, str]:

@@ -50,6 +50,30 @@ def test_without_a_usable_key_the_run_ends_before_anything_is_noted(monkeypatch:
     assert ret["changes"] == {}
 
 
+@pytest.mark.parametrize("test", [True, False])
+def test_sudo_that_asks_for_a_password_that_nobody_has_is_refused_before_anything_is_changed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, test: bool
+) -> None:
+    noted: list[object] = []
+    monkeypatch.setattr(guard, "begin", lambda *arguments: noted.append(arguments))
+    state = load(test=test)
+    monkeypatch.setattr(state, "Accounts", lambda: Accounts(root))
+
+    def guarded(**more: bool) -> dict[str, Any]:
+        ret: dict[str, Any] = state.guarded("login-guarded", "operator", [ed25519_key()], **more)
+        return ret
+
+    for shadow in ("", "operator:!:1::::::\n"):
+        (root / "etc/shadow").write_text("root:!:1::::::\n" + shadow)
+        ret = guarded(admin_password=True)
+        assert ret["result"] is False
+        assert all(word in ret["comment"] for word in ("giggles:admin:sudo_password", "passwd operator", "Nothing was changed"))
+    assert noted == []
+    assert guarded()["result"] is True
+    (root / "etc/shadow").write_text("operator:$y$j9T$abc:1::::::\n")
+    assert guarded(admin_password=True)["result"] is True
+
+
 def test_under_test_nothing_is_noted_and_no_timer_is_armed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "begin", never)
     monkeypatch.setattr(guard, "end", never)

@@ -71,6 +71,17 @@ def test_a_wrong_pillar_changes_nothing_and_says_why(case: str, minion: Any, rig
     assert "planted" not in said + minion.written()
 
 
+def test_a_section_that_is_not_indented_is_not_passed_over(minion: Any, right: Settings) -> None:
+    minion.answer(right)
+    with minion.droplet_file.open("a") as file:
+        file.write("converge:\n  allowed_signers: [planted]\n")
+    result = minion.call("state.apply")
+    said = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode == REFUSED, said
+    assert f"Indent it below `giggles:` in {minion.droplet_file}" in said
+    assert "planted" not in said
+
+
 def test_a_pillar_given_with_the_command_is_checked_too(minion: Any, right: Settings) -> None:
     minion.answer(right)
     result = minion.call("state.apply", "pillar={'giggles': {'domain': '10.0.0.1'}}")

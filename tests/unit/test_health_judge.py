@@ -81,6 +81,17 @@ def test_what_is_too_old_is_overdue(kind: str, longest: float) -> None:
     assert keys(Facts(NOW, units=units), dataclasses.replace(ONLY_RUNS, roles=frozenset()), **{kind: [run(longest + 60, ok=True)]}) == {}
 
 
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_a_run_that_is_at_work_is_not_overdue_unless_it_was_before(kind: str) -> None:
+    name, key, old = f"giggles-{kind}.service", f"{kind}-overdue", {kind: [run(10 * DAY, verdict="ok", ok=True)]}
+    names = [name for name, _ in ONLY_RUNS.units()]
+    at_work = Facts(NOW, units=all_run([*names, name], **{name.replace("-", "_").replace(".", "_"): "activating"}))
+    resting = Facts(NOW, units=all_run([*names, name], **{name.replace("-", "_").replace(".", "_"): "inactive"}))
+    assert keys(at_work, **old) == {}, "a night that is longer than the one before ends later"
+    assert key in keys(resting, **old)
+    assert key in keys(at_work, opened=(key,), **old)
+
+
 @pytest.mark.parametrize("kind", ["converge", "backup", "drill"])
 def test_a_failed_run_is_open_until_one_is_good(kind: str) -> None:
     failed = run(60, ok=False, reason="The bucket is away", failures=[{"id": "x", "comment": "no space"}])
@@ -140,6 +151,13 @@ def app(state: str = "active", *, answer: str | None = "", restarts: int = 0, va
     known = dict(all_run([name for name, _ in ONLY_APP.units()]).known)
     known["giggles.service"] = Unit("giggles.service", True, state, "exit-code", NOW - 2, restarts=restarts)
     return Facts(NOW, units=Units(known, ()), release=Release("c", NOW, True), app=answer, vault=vault)
+
+
+def test_an_app_that_systemd_says_nothing_of_does_not_run() -> None:
+    seen = app()
+    assert seen.units is not None
+    told = {name: unit for name, unit in seen.units.known.items() if name != "giggles.service"}
+    assert keys(dataclasses.replace(seen, units=Units(told, ())), ONLY_APP)[APP].level == "problem"
 
 
 def test_an_app_that_does_not_answer_is_a_problem_when_that_lasts() -> None:
@@ -305,7 +323,8 @@ units_of = st.builds(
 percents = st.none() | st.floats(0, 100)
 facts_of = st.builds(
     Facts, now=st.just(NOW), uptime=st.sampled_from([60.0, 1e6]), runs=st.just(GOOD) | st.dictionaries(st.sampled_from(KINDS), entries),
-    set_up=st.dictionaries(st.sampled_from(KINDS), moments), units=st.none() | units_of,
+    ahead=st.dictionaries(st.sampled_from(KINDS), moments), set_up=st.dictionaries(st.sampled_from(KINDS), moments),
+    units=st.none() | units_of,
     disks=st.lists(st.builds(Disk, st.sampled_from(["/", "/var", UPLOADS]), percents, percents), max_size=3, unique_by=lambda d: d.path),
     certificate=st.none() | st.builds(Certificate, moments, st.floats(NOW - DAY, NOW + 60 * DAY), st.booleans()),
     restart_asked=st.none() | moments, vault=st.none() | st.builds(Vault, st.sampled_from(["encrypted", "plain"]), words, st.booleans()),

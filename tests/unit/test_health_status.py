@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gigglekit import records
 from gigglekit.health import facts, recent, status, watch
 from gigglekit.health.expected import Expected, read, settings_file
 from gigglekit.health.facts import Disk
@@ -29,6 +30,9 @@ from tests.unit.status_droplet import ALL_ROLES, DAY, HOUR, NOW, WANTED, all_run
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     mounted(monkeypatch)
     monkeypatch.setattr(facts, "usage", lambda path: Disk(str(path), 40.0, 10.0, 25_000.0, 15_000.0))
+    # Where a test makes no /run, the app answers.
+    real = facts._app
+    monkeypatch.setattr(facts, "_app", lambda path: real(path) if path.parent.is_dir() else "")
     return healthy(tmp_path)
 
 
@@ -149,6 +153,30 @@ def test_drift_that_was_put_back_is_told_and_fails_nothing(places: Places) -> No
     assert "Worth knowing: Converge" in found.summary
 
 
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_what_was_set_up_by_a_clock_that_was_ahead_is_overdue_all_the_same(places: Places, kind: str) -> None:
+    path = places.at(facts._SET_UP[kind])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    os.utime(path, (NOW + 300 * DAY, NOW + 300 * DAY))
+    assert look(places).all_right
+    write(places, kind, [{"time": at(NOW - 30 * DAY), "ok": True, "verdict": "ok"}])
+    assert f"{kind}-overdue" in fact(look(places), kind).conditions
+    write(places, kind, [])
+    assert fact(look(places), kind).level == "unknown", "nobody can tell since when one could be"
+
+
+@pytest.mark.parametrize("kind", ["nightly", "backup", "drill", "converge"])
+def test_a_run_of_a_time_to_come_is_not_judged_and_that_is_said_until_the_next_one(places: Places, kind: str) -> None:
+    records.append(places.records, kind, {"time": at(NOW + 2 * DAY), "ok": False, "verdict": "failed"})
+    found = look(places)
+    assert (found.all_right, fact(found, kind).level, fact(found, kind).conditions) == (False, "unknown", (f"{kind}-ahead",))
+    assert "timedatectl" in fact(found, kind).todo
+    assert fact(look(places, now=NOW + 2 * DAY), kind).level == "problem", "the clock is right again, and that run did fail"
+    records.append(places.records, kind, {"time": at(NOW - 60), "ok": True, "verdict": "ok"})
+    assert look(places).all_right
+
+
 def test_services_that_do_not_run_are_named_with_what_brings_them_back(places: Places) -> None:
     found = look(places, ask=functools.partial(all_run, giggles_drill_timer="inactive", nginx_service="failed"))
     services = fact(found, "services")
@@ -166,6 +194,7 @@ def test_an_app_that_only_seems_to_run_is_a_problem_once_it_has_lasted_and_a_sta
     assert fact(look(places, ask=starting), "app").level == "warning"
     assert look(places, ask=starting).all_right
     places.at("/run").mkdir()
+    assert "/run/giggles.sock is not there" in fact(look(places), "app").text, "nginx has nobody to ask"
     with socket.socket(socket.AF_UNIX) as listening:
         # As systemd's own socket does, it takes connections, and nobody answers.
         listening.bind(str(places.at("/run/giggles.sock")))
@@ -292,6 +321,24 @@ def test_what_is_written_down_is_read_as_it_was(tmp_path: Path) -> None:
         path.write_text(content)
         assert read(path) is None
         assert status.collect(Places(tmp_path / "none"), now=NOW, ask_systemd=all_run).facts
+
+
+@pytest.mark.parametrize("content", [None, "", '{"roles": ["app'])
+def test_a_droplet_of_which_nobody_knows_what_it_is_meant_to_have_is_not_all_right(places: Places, content: str | None) -> None:
+    def collected() -> Status:
+        return status.collect(places, now=NOW, ask_systemd=all_run)
+
+    kept = json.dumps({**vars(WANTED), "roles": sorted(ALL_ROLES), "thresholds": vars(WANTED.thresholds)})
+    places.expected.parent.mkdir(parents=True, exist_ok=True)
+    places.expected.write_text(kept)
+    assert collected().all_right
+    places.expected.unlink()
+    if content is not None:
+        places.expected.write_text(content)
+    found = collected()
+    assert (found.all_right, found.level) == (False, "unknown")
+    assert "/etc/giggles/status.json" in fact(found, "expected").text
+    assert "state.apply common" in fact(found, "expected").todo
 
 
 def test_systemd_is_understood() -> None:

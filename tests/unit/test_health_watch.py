@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from gigglekit import records
 from gigglekit.health import expected, facts, monitoring, outbox, page, recent, status, watch, watching
 from gigglekit.health.facts import Facts
+from gigglekit.health.judge import conditions, judge
 from gigglekit.health.judge.condition import Condition
 from gigglekit.health.mail import Mailer
 from gigglekit.health.places import Places
@@ -283,6 +284,51 @@ def test_whatever_lies_in_the_state_file_is_taken_for_nothing(tmp_path_factory: 
     path = tmp_path_factory.mktemp("state") / "state.json"
     path.write_bytes(content)
     assert watch.load(path, NOW) == State()
+
+
+def _places_in(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if place:
+        yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, below in items:
+        yield from _places_in(below, (*place, name))
+
+
+def test_a_state_that_is_damaged_in_one_place_ends_no_look(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    shown = watch.Open(NOW - 900, "t", "p", shown=True, told=NOW - 900)
+    whole = State(
+        looked=NOW - 300, seen=NOW - 900, open={"disk:/": shown, "x": shown},
+        restless={"y": (NOW - 100, 2)}, letters=(Letter(1, NOW - 500, "s", "b", begun=NOW - 400),), number=1, digest="2026-11-23",
+        failing_since=NOW - 4000, failing="why", mailed=NOW - 9000, set_aside=((NOW - 100, "s"),), restarts=((NOW - 300, 2),),
+    )  # fmt: skip
+    watch.store(path, whole)
+    assert watch.load(path, NOW) == whole
+    kept = path.read_text()
+    server = Sent()
+    server.away = True
+    seen = facts.Facts(NOW, units=status_droplet.all_run([]), disks=[facts.Disk("/", 90.0)])
+    for place in _places_in(json.loads(kept)):
+        for value in (None, True, "x", -1, 1e300, float("nan"), float("inf"), [], {}, [1], 10**400):
+            damaged = json.loads(kept)
+            inner = damaged
+            for name in place[:-1]:
+                inner = inner[name]
+            inner[place[-1]] = value
+            path.write_text(json.dumps(damaged))
+            state = watch.load(path, NOW)
+            wrong = conditions(judge(seen, status_droplet.WANTED, watch.memory(state)))
+            state, _ = step(state, wrong, now=NOW, name="n", somebody=True, restarts=3)
+            state = watch.with_digest(state, now=NOW, day="2026-11-24", hour=8, name="n", changes=[])
+            watch.store(tmp_path / "other.json", state)
+            outbox.deliver(state, server, lambda _: None, now=NOW)
+
+
+def test_mails_that_wait_since_a_time_to_come_are_shown_when_they_have_waited_for_an_hour(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    watch.store(path, State(looked=NOW, letters=(Letter(1, NOW, "s", "b"),), number=1, failing_since=NOW + 1e6, failing="why"))
+    state = watch.load(path, NOW)
+    assert watch.memory(state).failing_since == NOW, "the clock was ahead when the first one could not be sent"
 
 
 def test_what_is_stored_comes_back(tmp_path: Path) -> None:

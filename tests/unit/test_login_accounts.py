@@ -49,6 +49,13 @@ def edit(root: Path, name: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(("field", "has"), [("!", False), ("", False), ("*", False), ("!$y$j9T$abc", False), ("$y$j9T$abc", True)])
+def test_whether_sudo_could_ask_for_a_password_is_known(root: Path, field: str, has: bool) -> None:
+    edit(root, "shadow", "operator:!:", f"operator:{field}:")
+    assert Accounts(root).has_password("operator") is has
+    assert not Accounts(root).has_password("nobody-here")
+
+
 def test_nothing_is_changed_when_all_is_right(root: Path) -> None:
     before = {path.name: (path.read_text(), path.stat().st_ino) for path in (root / "etc").iterdir()}
     assert found(root) == {}

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from gigglekit.settings.check import check, merged, missing
+from gigglekit.settings.check import check, merged, misplaced, missing
 from gigglekit.settings.formats import FORMATS
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.overlays import backup_beside
@@ -95,6 +95,22 @@ def test_a_right_pillar_passes(right: Settings) -> None:
     assert told({"giggles": right, "other": 1}) == ""
 
 
+def test_a_setting_beside_giggles_instead_of_below_it_is_refused_where_it_lies() -> None:
+    sources = [
+        ("pillar/giggles.sls", {"giggles": None, "converge": {"allowed_signers": ["planted"]}, "mine": 1}),
+        ("pillar/production.sls", ["giggles"]),
+        ("droplet.sls", {"giggles": {}, "domain": "planted.example"}),
+    ]
+    said = paragraphs(misplaced(sources), sources)
+    assert len(said) == 2, "of what is somebody else's nothing is said"
+    assert "because of converge: " in said[0]
+    assert "giggles:converge" in said[0]
+    assert "pillar/giggles.sls" in said[0]
+    assert "because of domain: " in said[1]
+    assert "droplet.sls" in said[1]
+    assert "planted" not in "".join(said)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -113,6 +129,7 @@ def test_a_right_pillar_passes(right: Settings) -> None:
         (lambda s: s["app"].update(environment={"MY_KEY": "x"}), ["giggles:app:environment:MY_KEY", "no such setting"]),
         (lambda s: s["app"].update(environment={"ALLOWED_ORIGINS": "https://a.b\nDEBUG=1"}), ["ALLOWED_ORIGINS"]),
         (lambda s: s["app"].update(repository="https://me:planted-pw@h/x"), ["contains credentials", "https://…@h/x"]),
+        (lambda s: s["app"].update(repository="https://me:a/planted-pw@h/x"), ["not a valid address", "https://…@h/x"]),
         (lambda s: s["app"].update(repository="git://h/x", ref="main"), ["giggles:app:ref", "git://"]),
         (lambda s: s["app"].update(memory_high_mb=1500), ["giggles:app:memory_high_mb", "not below"]),
         (lambda s: s["app"].update(memory_max_mb=1900), ["giggles:app:memory_max_mb", "at most 1787 MB"]),
@@ -136,6 +153,7 @@ def test_a_right_pillar_passes(right: Settings) -> None:
         (lambda s: s.update(backup=BUCKET | {"drill_at": "Sat 01:30"}), ["giggles:backup:drill_at", "meets giggles:hardening:updates_at"]),
         (lambda s: s.update(backup=BUCKET | {"memory_max_mb": 1900}), ["giggles:backup:memory_max_mb", "at most 1787 MB"]),
         (lambda s: s.update(backup={"database": {"schemas": []}}), ["giggles:backup:database:schemas", "too short"]),
+        (lambda s: s.update(converge={"every_minutes": 180}), ["giggles:monitoring:thresholds:converge_hours", "every 180 minutes"]),
         (lambda s: s.update(aliases=[s["domain"]]), ["giggles:aliases", "the domain itself"]),
         (
             lambda s: s.update(monitoring={"uptimerobot": {"enabled": True}}),
@@ -151,6 +169,8 @@ def test_a_right_pillar_passes(right: Settings) -> None:
             ["SUPABASE_KEY", "the same as"],
         ),
         (lambda s: s["secrets"]["app"].update(ENCRYPTION_KEY="planted"), ["ENCRYPTION_KEY", "64 characters"]),
+        (lambda s: s["secrets"].update(monitoring={"smtp_user": "planted"}), ["giggles:secrets:monitoring:smtp_password", "go together"]),
+        (lambda s: s["secrets"].update(monitoring={"smtp_password": "planted"}), ["giggles:secrets:monitoring:smtp_user", "go together"]),
         (lambda s: s["secrets"].update(app="planted-text"), ["giggles:secrets:app", "it is text"]),
         (lambda s: s.update(secrets="planted-text"), ["giggles:secrets", "it is text"]),
         (lambda s: s.update(domain="planted-anon-key"), ["giggles:domain", "no dot"]),
@@ -231,6 +251,19 @@ def test_a_backup_without_the_vault_is_refused_since_its_keys_are_there(right: S
     assert "giggles:roles: backup is among them and vault is not" in said
     assert told({"giggles": right | {"roles": ["vault", "backup"], "backup": BUCKET}}) == ""
     assert told({"giggles": right | {"roles": ["hardening", "backup"]}}) == ""
+
+
+def test_a_mail_server_on_the_droplet_itself_may_be_named(right: Settings) -> None:
+    right["monitoring"] = {"mail": {"to": "ops@example.com", "host": "localhost", "port": 25, "security": "none"}}
+    assert told({"giggles": right}) == ""
+
+
+def test_who_waits_for_no_converge_may_have_it_come_seldom(right: Settings) -> None:
+    right["converge"] = {"every_minutes": 1440, "enabled": False}
+    assert told({"giggles": right}) == ""
+    right["converge"] = {"every_minutes": 1440}
+    right["monitoring"] = {"thresholds": {"converge_hours": 25}}
+    assert told({"giggles": right}) == ""
 
 
 def test_every_rule_is_stated_for_the_docs() -> None:

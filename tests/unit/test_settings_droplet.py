@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from gigglekit.release.dotenv import dotenv_file
 from gigglekit.settings import document, droplet, remembering
 from gigglekit.settings.answers import WrongAnswerError
 from gigglekit.settings.machine import Machine
@@ -115,6 +116,8 @@ def test_a_wrong_answer_is_refused_and_nothing_is_written(
     assert run(file, "--set", "domain=https://x") == 1
     said = capsys.readouterr().err
     assert "it does not begin with postgresql://" in said
+    assert "has been changed" not in said, "bootstrap.sh has installed Salt by then"
+    assert said.count("Nothing has been applied.") == 2
     assert "it begins with a scheme" in said
     assert "planted" not in said
     assert not file.exists()
@@ -231,6 +234,88 @@ def test_a_mistake_in_the_file_is_told_without_quoting_it(line: str, file: Path,
     said = capsys.readouterr().err
     assert "is not YAML (line" in said
     assert "planted" not in said
+
+
+TWICE = """\
+giggles:
+  domain: giggles.example.test
+  secrets:
+    app: {ENCRYPTION_KEY: planted-first}
+  secrets:
+    monitoring: {smtp_user: planted-second}
+"""
+
+
+def test_a_section_that_is_there_twice_is_refused_since_the_first_would_be_lost(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.parent.mkdir()
+    file.write_text("#!quiet_yaml\n" + TWICE)
+    answers = tmp_path / "answers.yaml"
+    answers.write_text(TWICE)
+    for name, line, arguments in ((file, 6, ()), (answers, 5, ("--answers", str(answers)))):
+        assert run(name if name == file else tmp_path / "other.sls", *arguments) == 1
+        said = capsys.readouterr().err
+        assert f"{name} has the same key twice (line {line}," in said
+        assert "planted" not in said
+    assert file.read_text() == "#!quiet_yaml\n" + TWICE
+    assert not (tmp_path / "other.sls").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("#!quiet_yaml\ngiggles:\n  app:\n   ref: planted: x\n", "is not YAML (line 4,"),
+        ("giggles:\n\tapp: {}\n", "is not YAML (line 2,"),
+        ("#!quiet_yaml\ngiggles:\n  app: {}\n  app: {ref: planted}\n", "has the same key twice (line 4,"),
+    ],
+)
+def test_a_committed_file_that_cannot_be_read_is_named_and_not_what_it_seems_to_lack(
+    file: Path, tmp_path: Path, right: Settings, capsys: pytest.CaptureFixture[str], content: str, words: str
+) -> None:
+    choices = tmp_path / "committed"
+    choices.mkdir()
+    (choices / "giggles.sls").write_text(content)
+    del right["app"]["repository"]
+    droplet.write(file, right)
+    before = file.read_text()
+    for action in ("--missing", "--check", "--set=domain=other.example.test"):
+        assert run(file, "--choices", str(choices), action) == 1
+        said = capsys.readouterr()
+        assert f"{choices / 'giggles.sls'} {words}" in said.err
+        assert "planted" not in said.err
+        assert said.out == ""
+    assert file.read_text() == before
+    # What only Salt can render is left to it.
+    (choices / "giggles.sls").write_text("giggles:\n  app: {repository: {{ grains.repository }}}\n")
+    assert run(file, "--choices", str(choices), "--missing") == 0
+    assert capsys.readouterr().out.startswith("app.repository")
+
+
+def test_a_committed_section_that_is_not_indented_is_told(
+    file: Path, tmp_path: Path, right: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "giggles.sls").write_text("giggles:\nconverge: {pull: false}\n")
+    droplet.write(file, right)
+    assert run(file, "--choices", str(tmp_path), "--check") == 1
+    assert f"Indent it below `giggles:` in {tmp_path / 'giggles.sls'}" in capsys.readouterr().err
+
+
+def test_a_key_that_the_app_here_works_with_is_never_made_anew(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / ".env"
+    there.write_text(dotenv_file({"ENCRYPTION_KEY": "planted", "LOG_LEVEL": "info"}))
+    monkeypatch.setattr(droplet, "APP_ENVIRONMENT", there)
+    assert run(file, "--set", "domain=giggles.example.test") == 1
+    said = capsys.readouterr().err
+    assert f"secrets.app.ENCRYPTION_KEY is not in {file}" in said
+    assert str(there) in said
+    assert "planted" not in said
+    assert not file.exists()
+    monkeypatch.setenv("GIGGLES_ENCRYPTION_KEY", "0123456789abcdef" * 4)
+    assert run(file, "--set", "domain=giggles.example.test") == 0
+    assert held(file)["secrets"]["app"]["ENCRYPTION_KEY"] == "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize("name", ["domian", "app", "secrets", "", "x.y"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Expected:
         second_factor: whose second factor ssh is to ask for; None if it is to ask for none.
         environment: `production`, or which one it is.
         delivery: whether it hands clips over to another droplet, or takes them.
+        known: whether any of this was written down on the droplet.
     """
 
     roles: frozenset[str]
@@ -56,6 +58,7 @@ class Expected:
     second_factor: str | None = None
     environment: str = PRODUCTION
     delivery: bool = False
+    known: bool = True
 
     def units(self) -> Iterator[tuple[str, str]]:
         """Yield units that have to be active, each with the role that brings it back."""
@@ -83,9 +86,8 @@ def settings_file(settings: Mapping[str, Any]) -> str:
         settings: what is below `giggles`, defaults merged in.
     """
     wanted = of_settings(settings)
-    return (
-        json.dumps({**vars(wanted), "roles": sorted(wanted.roles), "thresholds": vars(wanted.thresholds)}, indent=2, sort_keys=True) + "\n"
-    )
+    kept = {name: value for name, value in vars(wanted).items() if name != "known"}
+    return json.dumps({**kept, "roles": sorted(wanted.roles), "thresholds": vars(wanted.thresholds)}, indent=2, sort_keys=True) + "\n"
 
 
 def of_settings(settings: Mapping[str, Any]) -> Expected:
@@ -133,4 +135,4 @@ def of_droplet(places: Places) -> Expected:
     """Return what is written down on a droplet, or else what one is expected to have for which nothing was chosen."""
     from gigglekit.settings.schema import defaults
 
-    return read(places.expected) or of_settings(defaults())
+    return read(places.expected) or dataclasses.replace(of_settings(defaults()), known=False)

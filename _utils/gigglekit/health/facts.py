@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,7 @@ class Facts:
         uptime: seconds since the machine started.
         day: the date there, and `hour` of the day, for the digest.
         runs: ninety days of records by kind, the newest first.
+        ahead: by kind, when the newest run ended, if that is a time to come; such records are not among `runs`.
         set_up: by kind, when what starts such runs was put there.
         units: expected units and failed ones; None if systemd does not answer.
         disks: file systems.
@@ -101,7 +103,7 @@ class Facts:
         restart_asked: since when an update waits for a restart.
         vault: None if nobody knows.
         release: None if none is live.
-        app: "" if the app answered, or else what came instead; None if it has no socket that could be asked at.
+        app: "" if the app answered, or else what came instead; None if there is to be no app here.
         second_factor: whether the administrator has confirmed one; None if nobody asks for it.
     """
 
@@ -110,6 +112,7 @@ class Facts:
     day: str = ""
     hour: int = 12
     runs: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
+    ahead: Mapping[str, float] = field(default_factory=dict)
     set_up: Mapping[str, float] = field(default_factory=dict)
     units: units.Units | None = None
     disks: Sequence[Disk] = ()
@@ -136,23 +139,32 @@ def gather(places: Places, wanted: Expected, *, now: float | None = None, ask_sy
     now = time.time() if now is None else now
     local = time.localtime(now)
     names = sorted({*(name for name, _ in wanted.units()), *UNIT_OF.values(), *STARTED_BY.values()})
-    set_up = {kind: when for kind, path in _SET_UP.items() if (when := _changed(places.at(path), now)) is not None}
+    # A time to come is of a clock that was wrong, and would put off for as long that a run is overdue.
+    written = {kind: _changed(places.at(path)) for kind, path in _SET_UP.items()}
+    set_up = {kind: when for kind, when in written.items() if when is not None and when <= now + recent.AHEAD_S}
+    asked = _changed(places.at("/run/reboot-required"))
     return Facts(
         now=now,
         uptime=_uptime(places.at("/proc/uptime")),
         day=time.strftime("%Y-%m-%d", local),
         hour=local.tm_hour,
         runs={kind: list(recent.newest_first(places.records, kind, now=now, since=now - _HISTORY_S)) for kind in KINDS},
+        ahead={kind: one.moment for kind in UNIT_OF if (one := _last(places, kind)) and one.moment > now + recent.AHEAD_S},
         set_up=set_up,
         units=(ask_systemd or units.look)(names),
         disks=_disks(places),
         certificate=_certificate(places.at("/etc/nginx/tls/current/fullchain.pem")),
-        restart_asked=_changed(places.at("/run/reboot-required"), now),
+        restart_asked=None if asked is None else min(now, asked),
         vault=_vault(places),
         release=_release(places),
         app=_app(places.at(_SOCKET)) if "app" in wanted.roles else None,
         second_factor=_is_file(places.at("/etc/giggles/second-factor") / wanted.second_factor) if wanted.second_factor else None,
     )
+
+
+def _last(places: Places, kind: str) -> Entry | None:
+    """Return the newest record, whatever time it tells."""
+    return next(recent.newest_first(places.records, kind, now=math.inf), None)
 
 
 def usage(path: Path) -> Disk | None:
@@ -172,9 +184,9 @@ def usage(path: Path) -> Disk | None:
     )
 
 
-def _changed(path: Path, now: float) -> float | None:
+def _changed(path: Path) -> float | None:
     try:
-        return min(now, os.lstat(path).st_mtime)
+        return os.lstat(path).st_mtime
     except OSError:
         return None
 
@@ -244,7 +256,8 @@ def _app(path: Path) -> str | None:
         there = path.is_socket()
     except OSError:
         return None
-    return health.ask(path, _ANSWER_SECONDS) if there else None
+    # To systemd a socket goes on listening whose name somebody has removed, and nginx has nobody to ask.
+    return health.ask(path, _ANSWER_SECONDS) if there else f"its socket {_SOCKET} is not there"
 
 
 def _is_file(path: Path) -> bool:

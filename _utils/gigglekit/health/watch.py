@@ -33,6 +33,8 @@ RESTARTS_S = 1500.0
 """How long it is remembered how often the app was started anew."""
 _VERSION = 1
 _MOST_STARTS = 100
+_MOST = 1e11
+"""Beyond all times, in seconds since 1970, that there will be."""
 
 
 @dataclass(frozen=True)
@@ -327,13 +329,14 @@ def load(path: Path, now: float) -> State:
         return State(
             **{
                 **kept,
-                # A clock that was wrong when it was written must not hide all drift.
+                # A clock that was wrong when it was written must not hide all drift, nor that nobody can be told.
                 "seen": min(float(kept["seen"]), now),
+                "failing_since": None if kept.get("failing_since") is None else min(kept["failing_since"], now),
                 "open": {key: Open(**_known(Open, one)) for key, one in kept["open"].items()},
-                "restless": {key: (float(value[0]), int(value[1])) for key, value in kept["restless"].items()},
+                "restless": {key: (_number(value[0]), int(_number(value[1]))) for key, value in kept["restless"].items()},
                 "letters": tuple(Letter(**_known(Letter, letter)) for letter in kept["letters"]),
-                "set_aside": tuple((float(one[0]), str(one[1])) for one in kept.get("set_aside", [])),
-                "restarts": tuple((float(one[0]), int(one[1])) for one in kept.get("restarts", [])),
+                "set_aside": tuple((_number(one[0]), str(one[1])) for one in kept.get("set_aside", [])),
+                "restarts": tuple((_number(one[0]), int(_number(one[1]))) for one in kept.get("restarts", [])),
             }
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
@@ -341,8 +344,29 @@ def load(path: Path, now: float) -> State:
 
 
 def _known(kind: type, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what this version knows of it: another one may remember more."""
-    return {name: value for name, value in kept.items() if name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+    """Return what this version knows of it: another one may remember more.
+
+    Raises:
+        TypeError, ValueError: a value is none that this could have, and every later look would end at it.
+    """
+    fields: Mapping[str, dataclasses.Field[Any]] = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    known = {name: value for name, value in kept.items() if name in fields}
+    for name, value in known.items():
+        wanted, _, nothing = str(fields[name].type).partition(" | ")
+        if value is None and nothing:
+            continue
+        if wanted in ("float", "int"):
+            _number(value)
+        elif wanted in ("str", "bool") and type(value).__name__ != wanted:
+            raise TypeError(name)
+    return known
+
+
+def _number(value: object) -> float:
+    """Return a time or a count, such as there can be."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        raise ValueError
+    return float(value)
 
 
 def remembered(places: Places, now: float) -> State:

@@ -140,6 +140,11 @@ class Accounts:
         fields = self._entries("etc/passwd").get(name)
         return self.root / fields[5].lstrip("/") if fields and fields[5] else None
 
+    def has_password(self, name: str) -> bool:
+        """Tell whether there is such an account, and sudo could ask it for a password."""
+        fields = self._entries("etc/shadow").get(name)
+        return fields is not None and fields[1] != "" and not fields[1].startswith(("!", "*"))
+
     def homes(self, group: str) -> list[Path]:
         """Return the home folders of the members of a group; none where there is no such group."""
         fields = self._entries("etc/group").get(group, ["", "", "", ""])

@@ -68,18 +68,48 @@ def from_text(text: str, name: str) -> Chosen:
     Raises:
         WrongAnswerError: it is something else.
     """
-    try:
-        content = yaml.load(text, Loader=LOADER)  # noqa: S506 (a safe loader)
-    except yaml.YAMLError as error:
-        raise WrongAnswerError(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
-    except ValueError:
-        raise WrongAnswerError(f"{name} is not YAML: one of its values looks like a date that cannot be. Quote it.") from None
+    content = content_of(text, name)
     if content is None or content == {"giggles": None}:
         return {}
     if not isinstance(content, dict) or set(content) != {"giggles"} or not isinstance(content["giggles"], dict):
         raise WrongAnswerError(f"{name} is no pillar: put everything in it below one key `giggles:`, as docs/PILLAR.md shows.")
     chosen: Chosen = content["giggles"]
     return chosen
+
+
+def is_plain(text: str) -> bool:
+    """Return whether a pillar file is YAML as it stands, and not made into YAML by Salt first."""
+    first = text.partition("\n")[0].strip()
+    return first in ("#!quiet_yaml", "#!yaml") or (not first.startswith("#!") and "{{" not in text and "{%" not in text)
+
+
+def content_of(text: str, name: str) -> Any:  # noqa: ANN401 (whatever it says)
+    """Return what the text of a YAML file says.
+
+    Args:
+        text: of the file.
+        name: what to call it in messages.
+
+    Raises:
+        WrongAnswerError: it is no YAML, or has a key twice.
+    """
+    try:
+        loader = LOADER(text)
+        try:
+            node = loader.get_single_node()
+            if twice := _key_twice(node):
+                # Salt refuses it too. Plain YAML takes the last one, and what stood below the first would be lost.
+                raise WrongAnswerError(
+                    f"{name} has the same key twice{_place(twice.start_mark)}, and only what stands below the second would count. Put "
+                    "both together below one, and start again."
+                )
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise WrongAnswerError(f"{name} is not YAML{_line(error)}. Correct that line and start again.") from None
+    except ValueError:
+        raise WrongAnswerError(f"{name} is not YAML: one of its values looks like a date that cannot be. Quote it.") from None
 
 
 def from_environment(variables: Mapping[str, str]) -> Iterator[tuple[Key, str]]:
@@ -156,7 +186,33 @@ def _typed(node: Node, text: str) -> object:
     return text
 
 
+def _key_twice(node: yaml.Node | None) -> yaml.Node | None:
+    """Return a key that its mapping has already, None if there is no such key."""
+    pending: list[Any] = [node]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen or not isinstance(one, yaml.MappingNode | yaml.SequenceNode):
+            continue
+        seen.add(id(one))
+        if isinstance(one, yaml.SequenceNode):
+            pending += one.value
+            continue
+        names = set()
+        for name, value in one.value:
+            pending.append(value)
+            if isinstance(name, yaml.ScalarNode) and name.tag != "tag:yaml.org,2002:merge":
+                if (name.tag, name.value) in names:
+                    return name
+                names.add((name.tag, name.value))
+    return None
+
+
 def _line(error: yaml.YAMLError) -> str:
     """Say where YAML stumbled; its own message quotes the line, which may be a secret."""
     mark = getattr(error, "problem_mark", None)
-    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return _place(mark) if mark else ""
+
+
+def _place(mark: yaml.Mark) -> str:
+    return f" (line {mark.line + 1}, column {mark.column + 1})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gigglekit.settings.machine import Machine
@@ -40,6 +40,19 @@ def check(pillar: Mapping[Any, Any], machine: Machine) -> list[Problem]:
         reason = f"there is no droplet.sls, so {len(absent)} settings are missing that this droplet's roles need"
         absent = [Problem(("giggles", "secrets"), reason, f"a file {DROPLET_FILE}", remedy=_no_answers(machine))]
     return problems + absent + rule_problems(settings, machine, wrong)
+
+
+def misplaced(sources: Iterable[tuple[str, object]]) -> Iterator[Problem]:
+    """Yield a problem for every setting of a pillar file that stands beside the key `giggles`: nothing would read it there.
+
+    Args:
+        sources: our own pillar files, by name. Elsewhere in the pillar there may be somebody else's keys.
+    """
+    for name, content in sources:
+        for key in content if isinstance(content, Mapping) else ():
+            if key in schema()["properties"]:
+                reason = f"it stands beside `giggles:` in {name} and not below it, so nothing reads it"
+                yield Problem((key,), reason, f"the setting giggles:{key}", remedy=f"Indent it below `giggles:` in {name}")
 
 
 def merged(below: Mapping[str, Any], above: Mapping[Any, Any]) -> dict[str, Any]:

@@ -29,14 +29,16 @@ from gigglekit.settings.answers import (
     Chosen,
     WrongAnswerError,
     assignment,
+    content_of,
     dotted,
     from_environment,
     from_file,
     from_text,
+    is_plain,
     parse_key,
     with_answer,
 )
-from gigglekit.settings.check import check, merged, missing, value_at
+from gigglekit.settings.check import check, merged, misplaced, missing, value_at
 from gigglekit.settings.formats import backblaze_region
 from gigglekit.settings.machine import Machine
 from gigglekit.settings.overlays import backup_beside
@@ -55,6 +57,8 @@ PUSHED_HEADER = """\
 # What this droplet was told to be, secrets included, by whoever converges its fleet (docs/FLEET.md). Edits are put back with the next
 # such run; until then `salt-call state.apply` and the self-converge go by what stands here.
 """
+APP_ENVIRONMENT = Path("/opt/giggles/.env")
+"""What the app of this droplet works with, where one is installed."""
 RETRY = "`bootstrap.sh` again"
 _ANSWERS = "the answers that were given (a GIGGLES_… variable, --set, --answers or a prompt)"
 
@@ -97,9 +101,7 @@ def read(path: Path) -> Chosen:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise WrongAnswerError(f"{path} cannot be read: {reason}. Correct that, or move the file away and answer anew.") from None
-    first = text.partition("\n")[0].strip()
-    plain = first in ("#!quiet_yaml", "#!yaml") or (not first.startswith("#!") and "{{" not in text and "{%" not in text)
-    if not plain:
+    if not is_plain(text):
         raise WrongAnswerError(
             f"{path} is rendered by more than plain YAML, so completing it here would change what it says. "
             "Edit it by hand, and check it with `salt-call state.apply test=True`."
@@ -171,10 +173,18 @@ def _committed(folder: Path, environment: str | None) -> list[Path]:
 
 
 def _with_committed(folder: Path, chosen: Chosen) -> tuple[dict[str, Any], list[Source], str]:
-    """Return all settings below `giggles`, their committed sources, and the environment they are for."""
+    """Return all settings below `giggles`, their committed sources, and the environment they are for.
+
+    Raises:
+        WrongAnswerError: a committed file is no YAML, so what it says would be asked for as if nobody had chosen it.
+    """
     choices = next(node["enum"] for key, node in nodes() if key == ("giggles", "environment"))
     environment = chosen.get("environment", defaults()["environment"])
-    sources = pillar_sources(_committed(folder, environment if environment in choices else None))
+    files = _committed(folder, environment if environment in choices else None)
+    for file in files:
+        if is_plain(text := file.read_text(encoding="utf-8", errors="replace")):
+            content_of(text, str(file))
+    sources = pillar_sources(files)
     settings = defaults()
     for _, content in [*sources, ("", {"giggles": chosen})]:
         below = content.get("giggles") if isinstance(content, Mapping) else None
@@ -235,6 +245,7 @@ def _run(options: argparse.Namespace) -> int:
     settings, sources, environment = _with_committed(options.choices, chosen)
     if options.get:
         return _print_value(options.get, settings)
+    _keep_keys(settings, options.pillar)
     chosen = complete(chosen, settings)
     settings = merged(settings, chosen)
     if options.missing:
@@ -243,7 +254,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     sources += [(str(options.pillar), {"giggles": chosen}), (_ANSWERS, {"giggles": answers})]
     machine = Machine(environment, _memory_mb(), backup_beside=backup_beside(environment, options.choices))
-    problems = check({"giggles": settings}, machine)
+    problems = [*misplaced(sources), *check({"giggles": settings}, machine)]
     if options.check:
         return _tell(problems, sources)
     given = _answered_keys(answers)
@@ -254,6 +265,25 @@ def _run(options: argparse.Namespace) -> int:
         return _tell(wrong, sources)
     write(options.pillar, chosen)
     return 0
+
+
+def _keep_keys(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse to make a key anew that the app here has: with another one, what it has encrypted would be lost for good.
+
+    Raises:
+        WrongAnswerError: the droplet file was lost, or a part of it.
+    """
+    try:
+        there = APP_ENVIRONMENT.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for key, node, _ in missing(settings):
+        if "x-generate" in node and any(line.startswith(f"{key[-1]}=") for line in there):
+            raise WrongAnswerError(
+                f"{dotted(key)} is not in {path}, and the app on this droplet works with one, so none is made anew: what is encrypted with "
+                f"it would be lost. Copy the value of {key[-1]} from {APP_ENVIRONMENT} to {dotted(key)} in {path}, or put that file back "
+                "from your password manager, then start again."
+            )
 
 
 def _tell(problems: Sequence[Problem], sources: Sequence[Source]) -> int:

@@ -33,7 +33,8 @@ _TAKEN_ACCOUNTS = """
     root giggles daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody nogroup adm
     tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev staff users
     input sgx kvm render crontab ssh sshd messagebus syslog postfix postgres systemd-network systemd-resolve
-    systemd-timesync systemd-journal systemd-coredump
+    systemd-timesync systemd-journal systemd-coredump systemd-oom _apt _ssh _chrony netdev uuidd tcpdump tss polkitd dhcpcd
+    landscape pollinate lxd ssl-cert
 """
 
 
@@ -86,6 +87,11 @@ def host_name_fault(text: str) -> Reason | None:
     return None
 
 
+def mail_host_fault(text: str) -> Reason | None:
+    """Return why `text` names neither a mail server elsewhere, by the name in its certificate, nor this machine's own."""
+    return None if text == "localhost" else host_name_fault(text)
+
+
 def email_fault(text: str) -> Reason | None:
     """Return why `text` is not a plain e-mail address."""
     local, at, domain = text.rpartition("@")
@@ -101,6 +107,8 @@ def account_fault(text: str) -> Reason | None:
     """Return why `text` cannot be the name of a new account (useradd's rule)."""
     if text in ("root", "giggles"):
         return "root may never log in, and giggles is the account of the app"
+    if text == "giggles-build":
+        return "releases of the app are built by this account"
     if text in _TAKEN_ACCOUNTS.split():
         return "the operating system uses this name itself"
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", text):
@@ -141,9 +149,18 @@ def time_zone_fault(text: str) -> Reason | None:
     """Return why `text` is not a time zone; where the machine has zone files, the zone has to be among them."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}", text):
         return "it is not the name of a time zone"
-    if (_ZONES / "Etc" / "UTC").exists() and not (_ZONES / text).is_file():
+    if (_ZONES / "Etc" / "UTC").exists() and not _is_zone(text):
         return "there is no such time zone"
     return None
+
+
+def _is_zone(name: str) -> bool:
+    # Beside the zones lie lists, and Debian's `localtime`, which leads back to the very link that a zone is set by.
+    try:
+        with (_ZONES / name).open("rb") as file:
+            return name != "localtime" and file.read(4) == b"TZif"
+    except OSError:
+        return False
 
 
 def git_url_fault(text: str) -> Reason | None:
@@ -202,7 +219,10 @@ def network_fault(text: str) -> Reason | None:
     if network.prefixlen == 0:
         return "it is everybody"
     # As nginx and the address itself are written: host bits would be ignored without a word.
-    return None if "/" not in text or text == str(network) else f"bits beyond the prefix are set: write {network}"
+    if "/" not in text or text == str(network):
+        return None
+    other = ipaddress.ip_interface(text).ip == network.network_address
+    return f"{'it is written in another form' if other else 'bits beyond the prefix are set'}: write {network}"
 
 
 def relative_path_fault(text: str) -> Reason | None:
@@ -313,8 +333,12 @@ def postgresql_url_fault(text: str) -> Reason | None:
     """Return why `text` is not the address of a PostgreSQL database that a droplet should use."""
     if not text.startswith("postgresql://"):
         return "it does not begin with postgresql://"
+    # Before it is taken apart, since newer Pythons take the brackets for those of an IPv6 address.
+    if "[YOUR-PASSWORD]" in text:
+        return "it still has Supabase's placeholder for the password"
     parts = _split(text)
-    if parts is None:
+    # libpq ends the password at the first @, and would take the rest of it for the name of the host, which is told.
+    if parts is None or parts.netloc.count("@") > 1 or re.search("%(?![0-9A-Fa-f]{2})", text):
         return "it is not a valid address: special characters in the password have to be percent-encoded"
     if re.search(r"\s", text):
         return "it contains a space"
@@ -322,8 +346,6 @@ def postgresql_url_fault(text: str) -> Reason | None:
         return "its user, host or database is missing (postgresql://user:password@host:5432/database)"
     if parts.hostname.endswith(".pooler.supabase.com") and parts.port == 6543:
         return "port 6543 is Supabase's transaction pooler, which breaks prepared statements and dumps: use 5432"
-    if "[YOUR-PASSWORD]" in text:
-        return "it still has Supabase's placeholder for the password"
     return None
 
 
@@ -483,6 +505,7 @@ def _supabase_role(token: str) -> object:
 
 FORMATS: Mapping[str, Format] = {
     "host-name": Format("a host name in lower case such as giggles.example.com, without scheme, port or path", host_name_fault),
+    "mail-host": Format("the name of a mail server such as smtp.example.com, or localhost for one on this droplet", mail_host_fault),
     "email-address": Format("an e-mail address such as ops@example.com", email_fault),
     "account-name": Format(
         "a Linux account name of at most 31 characters (a-z, 0-9, _ and -) that is not root, giggles or an account of the system",

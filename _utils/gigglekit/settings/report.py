@@ -44,10 +44,12 @@ def paragraphs(problems: Iterable[Problem], sources: Sequence[Source] = (), retr
 def _paragraph(problem: Problem, sources: Sequence[Source], retry: str) -> str:
     found = f" Found: {problem.value}." if problem.value is not None else ""
     todo = problem.remedy or f"Correct it in {_place(problem, sources)}"
+    # Whoever does it with another command has changed something before: bootstrap.sh has installed Salt by then.
+    untouched = UNTOUCHED if retry == RETRY else "Nothing has been applied."
     separator = " " if problem.allowed.endswith(".") else ". "
     return (
         f"The pillar is refused because of {problem.path}: {problem.reason}.{found} "
-        f"Allowed: {problem.allowed}{separator}{todo}, then run {retry}. {UNTOUCHED}"
+        f"Allowed: {problem.allowed}{separator}{todo}, then run {retry}. {untouched}"
     ).replace("?.", "?")
 
 

@@ -204,6 +204,20 @@ def _uptimerobot(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
         yield ("giggles", "domain"), "it is missing"
 
 
+def _converge_age(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    converge, hours = settings["converge"], settings["monitoring"]["thresholds"]["converge_hours"]
+    if "converge" in settings["roles"] and converge["enabled"] and hours * 60 <= converge["every_minutes"]:
+        key: Key = ("giggles", "monitoring", "thresholds", "converge_hours")
+        yield key, f"a converge comes every {converge['every_minutes']} minutes, so it would be told as overdue again and again"
+
+
+def _mail_login(settings: Settings, _: Machine) -> Iterator[tuple[Key, str]]:
+    given = settings["secrets"].get("monitoring") or {}
+    lacking = [name for name in ("smtp_user", "smtp_password") if not given.get(name)]
+    if len(lacking) == 1:
+        yield ("giggles", "secrets", "monitoring", lacking[0]), "it is missing, so no mail would be taken"
+
+
 _ROLES: Key = ("giggles", "roles")
 
 RULES: tuple[Rule, ...] = (
@@ -261,6 +275,11 @@ RULES: tuple[Rule, ...] = (
         ),
         _budgets,
     ),
+    Rule(
+        "`monitoring:thresholds:converge_hours` is longer than `converge:every_minutes`, where the droplet converges by itself.",
+        (_ROLES, ("giggles", "converge"), ("giggles", "monitoring", "thresholds", "converge_hours")),
+        _converge_age,
+    ),
     Rule("`aliases` does not repeat `domain`.", (("giggles", "domain"), ("giggles", "aliases")), _aliases),
     Rule(
         "`environment: staging` takes its certificate from another directory than Let's Encrypt's production one.",
@@ -282,6 +301,7 @@ RULES: tuple[Rule, ...] = (
         (("giggles", "secrets"),),
         _supabase_keys,
     ),
+    Rule("`smtp_user` and `smtp_password` go together.", (("giggles", "secrets"),), _mail_login),
     Rule("`SECRET_KEY` and `ENCRYPTION_KEY` differ.", (("giggles", "secrets"),), _own_keys),
     Rule(
         "With `monitoring:uptimerobot:enabled` there are `domain` and `secrets:monitoring:uptimerobot_key`.",

@@ -11,7 +11,8 @@ _LONGEST = 60
 # Long enough for every word and most host names, too short for a key or token of any use.
 _LONGEST_NAME = 31
 _TOKEN = re.compile(r"[A-Za-z0-9+/_=-]{24,}")
-_CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
+# To the last @: a password that should have been percent-encoded may hold a slash, and an @ itself.
+_CREDENTIALS = re.compile(r"(?<=://).*@")
 
 
 def as_text(value: object) -> str:

@@ -24,6 +24,7 @@ def judge(facts: Facts, wanted: Expected, memory: Memory | None = None) -> list[
     """
     memory = memory or Memory()
     return [
+        *machine.expectations(wanted),
         *machine.services(facts, wanted, memory),
         *runs.judged(facts, wanted, memory),
         *machine.second_factor(facts, wanted),

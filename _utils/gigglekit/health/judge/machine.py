@@ -28,6 +28,18 @@ LOOPING_S, _LOOPING_STARTS = 540.0, 3
 _RUNS = ("active", "reloading", "activating")
 
 
+def expectations(wanted: Expected) -> Iterator[Subject]:
+    """Yield that nobody knows what this droplet is meant to have, if so: what it lacks then cannot be told from what nobody chose."""
+    if wanted.known:
+        return
+    unknown = Condition(
+        "expected", UNKNOWN, "what this droplet is meant to have is unknown",
+        "/etc/giggles/status.json is missing or damaged, so all the rest is judged as if nothing had been chosen for this droplet",
+        "salt-call state.apply common writes it anew.",
+    )  # fmt: skip
+    yield Subject("expected", "Expectations", "", (unknown,))
+
+
 def services(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject]:
     """Yield the app, and all other units."""
     told = facts.units
@@ -49,7 +61,8 @@ def services(facts: Facts, wanted: Expected, memory: Memory) -> Iterator[Subject
     recorded = {UNIT_OF[kind] for kind in kinds(wanted)}
     failed = [name for name in dict.fromkeys([*told.failed, *(unit.name for unit in told.known.values() if unit.state == "failed")])
               if name not in recorded and not (name == _APP and app is not None and _APP in expected)]  # fmt: skip
-    down = [name for name in expected if name not in (*failed, _APP) and not (_runs(name, told) or _waits(name, told))]
+    judged = {_APP} if app is not None else set()
+    down = [name for name in expected if name not in {*failed, *judged} and not (_runs(name, told) or _waits(name, told))]
     found = [_unit(name, expected.get(name), told.known.get(name), "has failed") for name in failed[:_MOST_UNITS]]
     found += [_unit(name, expected[name], told.known.get(name), "is not running", STARTING_S) for name in down]
     values = {"down": [name for name in expected if name in down or name in failed], "failed": list(told.failed)}

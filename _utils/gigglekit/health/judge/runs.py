@@ -103,6 +103,13 @@ def _subject(facts: Facts, kind: Kind, entries: Sequence[Entry], found: Sequence
 def _conditions(facts: Facts, kind: Kind, entries: Sequence[Entry], memory: Memory) -> Iterator[Condition]:
     failed = bool(entries) and not kind.good(entries[0])
     title = kind.title.lower()
+    if kind.name in facts.ahead:
+        yield Condition(
+            f"{kind.name}-ahead", UNKNOWN, f"{title}: a run of a time to come",
+            f"the newest run was recorded at {at(facts.ahead[kind.name])}, which is a time to come, so nobody knows how it went",
+            f"The clock is wrong now, or was wrong then: timedatectl. When it is right, {kind.by_hand} leaves a newer record.",
+            patience=SETTLING_S, looks_quiet=1,
+        )  # fmt: skip
     if failed:
         newest = entries[0]
         variant = kind.variant(newest)
@@ -149,8 +156,10 @@ def _overdue(facts: Facts, kind: Kind, limit_s: float, entries: Sequence[Entry],
             )  # fmt: skip
             return
         began = entries[-1].moment
-    # A restart is no run: what was overdue before it still is.
-    if facts.now - began <= limit_s or (facts.uptime < AFTER_BOOT_S and key not in memory.open):
+    # A run at work ends at its unit's own limit. Neither that nor a restart is a run: what was overdue before still is.
+    unit = facts.units.known.get(UNIT_OF[kind.name]) if facts.units else None
+    excused = facts.uptime < AFTER_BOOT_S or (unit is not None and unit.state == "activating")
+    if facts.now - began <= limit_s or (excused and key not in memory.open):
         return
     ended = "none has gone well yet" if last is None else f"the last good run ended {ago(facts.now - last)} ago, {at(last)}"
     yield Condition(key, PROBLEM, title, f"overdue: {ended}", todo, began + limit_s, looks_quiet=1)
