@@ -113,6 +113,19 @@ SUPABASE = "postgresql://postgres:s3cr@db.abcdefgh.supabase.co:5432/postgres"
         ("connection to server at ... failed: Network is unreachable\n\tIs the server running", "session pooler's address"),
         ("FATAL:  Tenant or user not found", "knows no such project"),
         ("FATAL: MaxClientsInSessionMode: max clients reached", "no connection left"),
+        (
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "app", database "app", SSL encryption\n'
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "app", database "app", no encryption',
+            "Correct its pg_hba.conf",
+        ),
+        (
+            "pg_dump: detail: Error message from server: FATAL:  terminating connection due to administrator command\n"
+            "SSL connection has been closed unexpectedly",
+            "it ended the connection",
+        ),
+        ("pg_dump: detail: Error message from server: SSL SYSCALL error: EOF detected", "it ended the connection"),
+        ("failed: SSL error: certificate verify failed", "Check sslmode and sslrootcert"),
+        ("failed: server does not support SSL, but SSL was required", "Check sslmode and sslrootcert"),
         ("pg_dump: error: query failed: ERROR:  permission denied for table secret_things", "permission denied for table secret_things"),
         ("pg_dump: error: aborting\npg_dump: detail: server version: 17.4; pg_dump version: 15.18", "postgresql-client-17"),
         ("pg_restore: error: unsupported version (1.16) in file header", "newer pg_dump"),

@@ -58,13 +58,13 @@ class Conversation:
         """
         self._marks += 1
         mark = f"giggles-{os.urandom(8).hex()}-{self._marks}".encode()
+        last = mark + b"\0"
         text = statement if isinstance(statement, str) else statement.as_string(None)
         self.write(text.encode() + b";\nSELECT '" + mark + b"';\n")
         answer = self._rest
-        while mark not in answer:
+        while last not in answer:
             answer += self._read()
-        found, _, self._rest = answer.partition(mark)
-        self._rest = self._rest.lstrip(b"\0\n")
+        found, _, self._rest = answer.partition(last)
         values = [value.decode("utf-8", "replace") for value in found.strip(b"\n").split(b"\0")]
         if columns == 0:
             return []
@@ -176,7 +176,9 @@ def script_header(header: bytes, server_version: int) -> bytes:
         DatabaseError: the script does not keep psql from obeying commands that stand in it.
     """
     # psql runs programs if a script says so. Who rules the database that was dumped must not rule this machine (CVE-2025-8714).
-    if not any(line.startswith(b"\\restrict ") for line in header.splitlines()):
+    # Only what stands before everything else is pg_restore's own: the server's version is the first thing that it is told.
+    lines = (line for line in header.split(b"\n") if line and (not line.startswith(b"--") or line.startswith(b"-- Dumped ")))
+    if not next(lines, b"").startswith(b"\\restrict "):
         raise DatabaseError(
             "pg_restore on this machine is from before August 2025 and would let a dump run commands here (CVE-2025-8714), so it was "
             f"not used. {UNCHANGED} Install the newest minor version: apt-get update && apt-get upgrade."

@@ -43,6 +43,7 @@ _LOCK_WAIT = "60s"
 
 _NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
 _POLICY = re.compile(rf"^CREATE POLICY {_NAME} ON [^\n]*? TO ({_NAME}(?:, {_NAME})*)(?= USING| WITH CHECK|;|$)", re.MULTILINE)
+_SETVAL = re.compile(r"SELECT pg_catalog\.setval\('.*', (-?[0-9]+), (true|false)\);", re.DOTALL)
 _ENVIRONMENT = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8"}
 
 # What is deleted from before others, since it refers to them; everything else that has a user_id goes before these.
@@ -140,12 +141,16 @@ class _Loading:
         existing = [table for table in tables if ("relation", *table) in there]
         with memory_file(archive.use_list(entries)) as chosen:
             self._have_roles(entries, head, chosen, make_roles)
-            again = self._prepare(existing, clean)
+        again = self._prepare(existing, clean)
+        later = self._keep_sequences(entries, there)
+        with memory_file(archive.use_list([entry for entry in entries if entry not in later])) as chosen:
             self._load(head, plain, chosen)
         for statement in again:
             talk.ask(statement, 0)
         forgotten = self._forget(forget) if forget is not None else 0
         counts = {".".join(table): self._number(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table))) for table in tables}
+        for entry, oid in later.items():
+            self._set_sequence(entry, oid, head)
         talk.commit()
         return Restored(counts, forgotten)
 
@@ -238,6 +243,43 @@ class _Loading:
             again.append(sql.SQL("ALTER TABLE {table} ALTER CONSTRAINT {key} NOT DEFERRABLE").format(**names))
         self._talk.ask("SET CONSTRAINTS ALL DEFERRED", 0)
         return again
+
+    def _keep_sequences(self, entries: list[archive.Entry], there: set[archive.Thing]) -> dict[archive.Entry, int]:
+        """See that sequences that are there are as before if anything fails; return those that can only be set at the very end.
+
+        A transaction takes no setval back, but that of a sequence that was restarted in it (PostgreSQL's documentation, ALTER SEQUENCE).
+        Only its owner may do that: others, as in Supabase's auth, are set when nothing is left to be done but to commit.
+        """
+        from psycopg import sql
+
+        named = {
+            (one.schema, one.name): one for one in entries if one.kind == "SEQUENCE SET" and ("relation", one.schema, one.name) in there
+        }
+        if not named:
+            return {}
+        found = self._talk.ask(
+            sql.SQL(
+                "SELECT n.nspname, relname, c.oid, pg_has_role(relowner, 'USAGE')::int FROM pg_catalog.pg_class c"
+                " JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace WHERE relkind = 'S' AND (n.nspname, relname) IN ({})"
+            ).format(sql.SQL(", ").join([sql.SQL("({}, {})").format(*map(sql.Literal, name)) for name in named])),
+            4,
+        )
+        for schema, name, _, owned in found:
+            if owned == "1":
+                self._talk.ask(sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(schema, name)), 0)
+        return {named[schema, name]: int(oid) for schema, name, oid, owned in found if owned != "1"}
+
+    def _set_sequence(self, entry: archive.Entry, oid: int, head: int) -> None:
+        """Set a sequence as the dump has it."""
+        from psycopg import sql
+
+        with memory_file(archive.use_list([entry])) as chosen:
+            script = _ask_pg_restore(self._pg_restore, ("--file=-", f"--use-list=/proc/self/fd/{chosen}"), head, (chosen,))
+        match = _SETVAL.search(script)
+        if match is None:
+            raise DatabaseError(f"pg_restore does not say where the dump has the sequence {entry.name}. {UNCHANGED} This is a bug.")
+        value = sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})")
+        self._talk.ask(value.format(sql.Literal(oid), sql.Literal(int(match[1])), sql.Literal(match[2] == "true")), 0)
 
     # --- the rows -------------------------------------------------------------------------------------------------------
 
@@ -420,11 +462,12 @@ def _contents(pg_restore: Path, head: int, plain: Iterator[bytes]) -> list[archi
 
 def _ask_pg_restore(pg_restore: Path, arguments: tuple[str, ...], head: int, inherited: tuple[int, ...] = ()) -> str:
     """Return what pg_restore says of the beginning of a dump."""
-    with memory_file() as answer, memory_file() as complaints:
+    # Opened anew, to be read from its beginning.
+    with memory_file() as answer, memory_file() as complaints, open(f"/proc/self/fd/{head}", "rb") as beginning:
         try:
             code = subprocess.run(
                 [str(pg_restore), *arguments],
-                stdin=os.open(f"/proc/self/fd/{head}", os.O_RDONLY | os.O_CLOEXEC),
+                stdin=beginning,
                 stdout=answer,
                 stderr=complaints,
                 env=_ENVIRONMENT,
