@@ -47,6 +47,7 @@ class Conversation:
         self._end = end
         self._marks = 0
         self._rest = b""
+        self._after = UNCHANGED
         os.set_blocking(self._stdin, False)
         self.ask("BEGIN", 0)
 
@@ -78,6 +79,7 @@ class Conversation:
         Raises:
             DatabaseError: it was refused, or the connection ended at this moment.
         """
+        self._after = ""
         try:
             self.ask("COMMIT", 0)
         except DatabaseError as error:
@@ -114,7 +116,8 @@ class Conversation:
         """Return why psql ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=_NEVER_ENDS)
-        return explained(words(self._complaints), self._where, f"The dump could not be loaded into the database at {self._where.host}")
+        what = f"The dump could not be loaded into the database at {self._where.host}"
+        return explained(words(self._complaints), self._where, what, self._after)
 
     def _read(self) -> bytes:
         poll = select.poll()
@@ -128,7 +131,8 @@ class Conversation:
     def _wait(self, poll: select.poll) -> None:
         while not poll.poll(_TICK * 1000):
             if time.monotonic() > self._end:
-                raise DatabaseError(f"The database at {self._where.host} took longer than it may. Ask again at a quieter time.")
+                what = f"The database at {self._where.host} took longer than it may."
+                raise DatabaseError(" ".join(filter(None, (what, self._after, "Ask again at a quieter time."))))
 
 
 class Pump:
