@@ -58,6 +58,28 @@ def program(name: str, chosen: str = "", least: int = 0) -> Path:
     return path
 
 
+def pg_restore_beside(pg_dump: str) -> str:
+    """Return the pg_restore beside the pg_dump that was chosen, "" for the newest of this machine, if that is as new.
+
+    What a pg_dump has written, no older pg_restore reads; a newer one reads all.
+
+    Arguments:
+        pg_dump: its path as the settings have it, or "".
+
+    Raises:
+        DatabaseError: it does not say of which version it is.
+    """
+    path = Path(pg_dump).with_name("pg_restore") if pg_dump else None
+    if path is None or not os.access(path, os.X_OK):
+        return ""
+    wanted = version(path)
+    try:
+        program("pg_restore", least=wanted)
+    except DatabaseError:
+        return str(path)
+    return ""
+
+
 def version(path: Path) -> int:
     """Return the major version of one of PostgreSQL's programs.
 

@@ -157,6 +157,7 @@ def _load_dump(
     droplet: Droplet, repository: Repository, opened: Opened, roots: Mapping[str, bytes], scratch: Path, problems: list[str]
 ) -> dict[str, Any] | None:
     from gigglekit.backup import database
+    from gigglekit.backup.postgresql import pg_restore_beside
 
     dump = opened.head.dump
     if dump is None:
@@ -183,6 +184,7 @@ def _load_dump(
             repository.bucket.stream(names.DATABASE + dump.id),
             key=key,
             dump_id=dump.id,
+            program_restore=pg_restore_beside(droplet.settings().pg_dump),
             forget=lambda user: keyring.vault_id(user) in erased,
             make_roles=True,
         )
