@@ -300,7 +300,7 @@ def test_roles_of_policies_are_named_or_made(cluster: Cluster, target: str) -> N
     postgres.execute(cluster.admin, 'DROP ROLE "of policy, one"; DROP ROLE of_policy_two')
     with pytest.raises(DatabaseError, match=r"roles of policy, one, of_policy_two, which"):
         load(target, content)
-    load(target, content, make_roles=True)
+    load(target, content, make_roles=target)
     assert postgres.rows(target, "SELECT count(*) FROM pg_policies") == [(2,)]
 
 

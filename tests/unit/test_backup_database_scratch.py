@@ -15,9 +15,11 @@ import psycopg
 import pytest
 from gigglekit.backup import scratch as module
 from gigglekit.backup.database import DatabaseError, scratch
-from gigglekit.backup.scratch import sweep
+from gigglekit.backup.scratch import superuser, sweep
 
 from tests.unit import postgres, vault_volume
+from tests.unit.postgres import Cluster
+from tests.unit.test_backup_database import dumped, load
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a scratch server's account is another than root")
 
@@ -78,6 +80,44 @@ def test_it_runs_as_somebody_else_and_lets_only_root_in(folder: Path) -> None:
             )
             assert done.returncode == 2
             assert (b"Peer authentication failed" in done.stderr) is opened
+
+
+RUNS = """
+    CREATE FUNCTION public.run() RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN
+        EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'touch {proof}');
+        RETURN true;
+    EXCEPTION WHEN OTHERS THEN
+        -- As whoever rules this database would have it, so that nobody sees what it tries.
+        RETURN true;
+    END $$;
+    CREATE FUNCTION public.step() RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN
+        {step};
+        RETURN true;
+    EXCEPTION WHEN OTHERS THEN
+        RETURN true;
+    END $$;
+    CREATE TABLE public.t (a int CHECK (public.step() AND public.run()));
+    INSERT INTO public.t VALUES (1);
+"""
+
+
+@pytest.mark.parametrize("step", ["RESET ROLE", "RESET SESSION AUTHORIZATION", "GRANT pg_execute_server_program TO CURRENT_USER"])
+def test_a_dump_runs_no_program_here(cluster: Cluster, folder: Path, step: str) -> None:
+    """What it defines is carried out when its rows are loaded, with the rights of who loads them."""
+    proofs = folder / "proofs"
+    proofs.mkdir()
+    proofs.chmod(0o777)
+    proof = proofs / "ran"
+    url = cluster.url(cluster.empty())
+    postgres.execute(url, RUNS.format(proof=proof, step=step))
+    assert proof.exists(), "the control: it does where a superuser's rights are to be had"
+    proof.unlink()
+    content = dumped(url, ["public"])[1]
+    with scratch(folder) as scratched:
+        assert load(scratched, content, make_roles=superuser(scratched)).tables == {"public.t": 1}
+    assert list(proofs.iterdir()) == []
 
 
 def test_a_killed_run_leaves_no_server_and_the_next_one_cleans_up(folder: Path) -> None:

@@ -79,7 +79,7 @@ def restore(
     program_restore: str = "",
     clean: bool = False,
     forget: Callable[[str], bool] | None = None,
-    make_roles: bool = False,
+    make_roles: str = "",
     seconds: float = SECONDS,
 ) -> Restored:
     """Load a dump into a database, in one transaction.
@@ -104,7 +104,8 @@ def restore(
         clean: let rows of the dump's tables that are there be replaced.
         forget: tells of a user's id whether this user was erased; such users are deleted within the same transaction, so that nobody
             ever sees them.
-        make_roles: make roles that policies name and the server lacks, without login.
+        make_roles: the server's address for somebody who may make roles: those that policies name and it lacks are made, without login,
+            and stay whatever becomes of the dump. "" = none is made.
         seconds: how long it may take altogether.
 
     Raises:
@@ -129,7 +130,7 @@ class _Loading:
         self._talk, self._where, self._pg_restore, self._entries, self._end = talk, where, pg_restore, entries, end
         self._schemas = sorted({entry.schema for entry in entries} | {entry.name for entry in entries if entry.kind == "SCHEMA"})
 
-    def run(self, head: int, plain: Iterator[bytes], clean: bool, forget: Callable[[str], bool] | None, make_roles: bool) -> Restored:
+    def run(self, head: int, plain: Iterator[bytes], clean: bool, forget: Callable[[str], bool] | None, make_roles: str) -> Restored:
         from psycopg import sql
 
         talk = self._talk
@@ -156,8 +157,9 @@ class _Loading:
 
     # --- before ---------------------------------------------------------------------------------------------------------
 
-    def _have_roles(self, entries: list[archive.Entry], head: int, chosen: int, make_roles: bool) -> None:
+    def _have_roles(self, entries: list[archive.Entry], head: int, chosen: int, make_roles: str) -> None:
         """Policies name roles, which belong to the server and are in no dump."""
+        import psycopg
         from psycopg import sql
 
         if not any(entry.kind == "POLICY" for entry in entries):
@@ -172,8 +174,16 @@ class _Loading:
                 f"The policies in the dump are for the roles {', '.join(missing)}, which the server at {self._where.host} does not have. "
                 f"{UNCHANGED} Make them (CREATE ROLE {missing[0]} NOLOGIN; …), or load the app's schema into it first, then ask again."
             )
-        for role in missing:
-            self._talk.ask(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)), 0)
+        if not missing:
+            return
+        try:
+            with psycopg.connect(make_roles, connect_timeout=15) as connection:
+                for role in missing:
+                    connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        except psycopg.Error as error:
+            said = f"ERROR: {error.sqlstate}: {error}" if error.sqlstate else str(error)
+            what = f"The roles that policies in the dump are for could not be made at {self._where.host}"
+            raise explained(said, self._where, what, UNCHANGED) from None
 
     def _prepare(self, existing: list[tuple[str, str]], clean: bool) -> list[sql.Composable]:
         """Have the tables that are there empty, closed to others, and deaf to what is loaded; return how they are woken again."""

@@ -158,6 +158,7 @@ def _load_dump(
 ) -> dict[str, Any] | None:
     from gigglekit.backup import database
     from gigglekit.backup.postgresql import pg_restore_beside
+    from gigglekit.backup.scratch import superuser
 
     dump = opened.head.dump
     if dump is None:
@@ -186,7 +187,7 @@ def _load_dump(
             dump_id=dump.id,
             program_restore=pg_restore_beside(droplet.settings().pg_dump),
             forget=lambda user: keyring.vault_id(user) in erased,
-            make_roles=True,
+            make_roles=superuser(url),
         )
         agrees = database.cross_check(url, files, str(droplet.places.uploads))
     if agrees.rows_without_file:
