@@ -172,6 +172,23 @@ def test_a_dump_of_a_newer_server_is_refused_before_anything_is_made(folder: Pat
     assert list(folder.iterdir()) == []
 
 
+def test_a_folder_that_it_makes_itself_lets_its_account_through_whatever_the_umask(folder: Path) -> None:
+    """The handbook has one typed before the recovery kit is put into a file, in the shell where a drill is asked for afterwards."""
+    before = os.umask(0o077)
+    try:
+        with scratch(folder / "new") as url:
+            assert postgres.rows(url, "SELECT 1") == [(1,)]
+    finally:
+        os.umask(before)
+
+
+def test_a_server_that_cannot_be_furnished_is_an_error_with_its_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ROLES", ("pg_reserved",))
+    with pytest.raises(DatabaseError, match=r"scratch server in .* could not be set up.*pg_reserved"), scratch(folder):
+        raise AssertionError("it came up")
+    assert list(folder.iterdir()) == []
+
+
 def test_a_folder_that_its_account_cannot_get_to_is_named(folder: Path) -> None:
     closed = folder / "closed"
     closed.mkdir(mode=0o700)

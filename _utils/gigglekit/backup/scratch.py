@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from gigglekit.backup.complaints import explained
+from gigglekit.backup.login import server as database_server
 from gigglekit.backup.postgresql import DatabaseError, program
 from gigglekit.command import SYSTEM_PATH, CommandTimeoutError, run
 
@@ -77,7 +79,9 @@ def scratch(folder: Path | str, server: str = "") -> Iterator[str]:
     postgres = program("postgres", least=least)
     initdb = postgres.with_name("initdb")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(parents=True)
+        folder.chmod(0o711)  # whatever the umask: its account has to get through
     sweep(folder)
     account = _account()
     place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
@@ -92,7 +96,7 @@ def scratch(folder: Path | str, server: str = "") -> Iterator[str]:
         _make(initdb, place, account)
         stack.enter_context(_running(postgres, place, account))
         url = f"postgresql://{_OWNER}@/postgres?host={quote(str(place), safe='')}"
-        _furnish(superuser(url))
+        _set_up(superuser(url), place)
         yield url
 
 
@@ -218,6 +222,17 @@ def _wait(process: subprocess.Popen[bytes], place: Path) -> None:
                 f"A scratch server in {place.parent} did not come up: {last[0][-200:]}. See that there is room and memory for it."
             )
         time.sleep(0.02)
+
+
+def _set_up(url: str, place: Path) -> None:
+    import psycopg
+
+    try:
+        _furnish(url)
+    except psycopg.Error as error:
+        what = f"A scratch server in {place.parent} could not be set up"
+        said = f"ERROR: {error.sqlstate}: {error}" if error.sqlstate else str(error)
+        raise explained(said, database_server(url), what) from None
 
 
 def _furnish(url: str) -> None:
