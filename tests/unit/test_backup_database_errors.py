@@ -54,6 +54,15 @@ def test_tables_that_may_not_be_read(cluster: Cluster, app: str) -> None:
     assert "may not read closed, ajar.shut" in refused(cluster.url(app, app), ("closed", "ajar"))
 
 
+def test_names_in_the_database_are_told_without_what_a_terminal_obeys(cluster: Cluster, app: str) -> None:
+    postgres.execute(cluster.url(app), 'CREATE SCHEMA odd; CREATE TABLE odd."\n\x1b]0;owned\x07\u202e" AS SELECT 1 AS a')
+    postgres.execute(cluster.url(app), f"GRANT USAGE ON SCHEMA odd TO {app}")
+    said = refused(cluster.url(app, app), ("odd",))
+    assert "may not read odd.??]0;owned??, so" in said
+    assert said.isprintable()
+    assert str(explained("ERROR:  42501: permission denied for \x1b[2J", server(SUPABASE), "It could not be dumped")).isprintable()
+
+
 def test_rows_that_are_hidden(cluster: Cluster) -> None:
     name = cluster.app()
     postgres.execute(cluster.admin, f"ALTER ROLE {name} NOBYPASSRLS")

@@ -21,7 +21,14 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 
 
 class DatabaseError(BackupError):
-    """The database could not be asked, or refused, or what it takes is not on this machine."""
+    """The database could not be asked, or refused, or what it takes is not on this machine.
+
+    Arguments:
+        text: what an operator reads. Names in it may be chosen by who rules the database, and a terminal obeys some characters.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(character if character.isprintable() else "?" for character in text))
 
 
 def program(name: str, chosen: str = "", least: int = 0) -> Path:
