@@ -235,6 +235,30 @@ def test_a_table_that_keeps_the_dumps_from_being_emptied_is_named_and_what_helps
     load(url, good, clean=True)
 
 
+@pytest.mark.parametrize(
+    "thing",
+    [
+        "STATISTICS public.s ON a, b FROM public.t",
+        "COLLATION public.c (locale = 'C')",
+        "TEXT SEARCH CONFIGURATION public.f (COPY = pg_catalog.simple)",
+        "TEXT SEARCH DICTIONARY public.d (TEMPLATE = pg_catalog.simple)",
+    ],
+)
+def test_what_is_there_already_is_not_made_again(cluster: Cluster, target: str, thing: str) -> None:
+    url = cluster.url(cluster.empty())
+    postgres.execute(url, f"CREATE TABLE public.t AS SELECT 1 AS a, 2 AS b; CREATE {thing}")
+    content = dumped(url, ["public"])[1]
+    assert load(url, content, clean=True).tables == {"public.t": 1}
+    load(target, content)
+    things = """
+        WITH p AS (SELECT 'public'::regnamespace AS oid)
+        SELECT 1 FROM pg_statistic_ext JOIN p ON p.oid = stxnamespace UNION ALL SELECT 1 FROM pg_collation JOIN p ON p.oid = collnamespace
+        UNION ALL SELECT 1 FROM pg_ts_config JOIN p ON p.oid = cfgnamespace
+        UNION ALL SELECT 1 FROM pg_ts_dict JOIN p ON p.oid = dictnamespace
+    """
+    assert postgres.rows(target, things) == [(1,)], "the control: where it is not, it is made"
+
+
 def test_triggers_keep_whether_they_fire(cluster: Cluster, good: bytes) -> None:
     name = cluster.app()
     url = cluster.url(name, name)

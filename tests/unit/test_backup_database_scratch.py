@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from gigglekit.backup import scratch as module
+from gigglekit.backup.conversation import conversation
 from gigglekit.backup.database import DatabaseError, scratch
+from gigglekit.backup.login import server
+from gigglekit.backup.postgresql import program
 from gigglekit.backup.scratch import superuser, sweep
 
 from tests.unit import postgres, vault_volume
@@ -118,6 +122,25 @@ def test_a_dump_runs_no_program_here(cluster: Cluster, folder: Path, step: str) 
     with scratch(folder) as scratched:
         assert load(scratched, content, make_roles=superuser(scratched)).tables == {"public.t": 1}
     assert list(proofs.iterdir()) == []
+
+
+def test_a_server_notices_within_minutes_that_a_restore_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a power cut: until then the app's tables are locked, by Linux's own choice for more than two hours."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in (("listen_addresses", "127.0.0.1"), ("port", port)):
+        monkeypatch.setitem(module._OPTIONS, name, value)
+    monkeypatch.setenv("PGPORT", port)
+    with scratch(folder) as url:
+        (place,) = folder.glob("scratch-*")
+        (place / "data/pg_hba.conf").write_text("local all all peer map=scratch\nhost all all 127.0.0.1/32 trust\n")
+        postgres.execute(superuser(url), "SELECT pg_reload_conf()")
+        where = server(f"postgresql://postgres@127.0.0.1:{port}/postgres")
+        with conversation(program("psql"), where, time.monotonic() + 60) as talk:
+            named = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+            idle, interval, count = (int(talk.ask(f"SHOW {name}", 1)[0][0]) for name in named)
+    assert idle + interval * count <= 180
 
 
 def test_a_killed_run_leaves_no_server_and_the_next_one_cleans_up(folder: Path) -> None:

@@ -49,7 +49,8 @@ class Conversation:
         self._rest = b""
         self._after = UNCHANGED
         os.set_blocking(self._stdin, False)
-        self.ask("BEGIN", 0)
+        # A server that waits for somebody who is gone, as after a power cut, keeps tables locked until it notices.
+        self.ask("BEGIN; SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6", 0)
 
     def ask(self, statement: str | sql.Composable, columns: int) -> list[tuple[str, ...]]:
         """Have one statement or several done, and return the rows of the answer.
