@@ -81,6 +81,8 @@ def test_a_database_that_does_not_answer() -> None:
         ("postgresql://owner:s3cr%4@host/x", "none that PostgreSQL understands"),
         ("postgresql://owner:s3cr@host/x?nonsense=1", "none that PostgreSQL understands"),
         ("postgresql:///x?service=s3cr", "names a service"),
+        ("postgresql://owner:aa@s3cr@127.0.0.1:1/x", "written %40"),
+        ("postgresql://owner@h:s3cr@127.0.0.1:1/x", "written %40"),
         ("postgresql://owner:s3cr@host/x?application_name=a%0Apassword", "characters that cannot be printed"),
         ("postgresql://owner:s3cr%0A@host/x", "has a line's end"),
         ("postgresql://postgres.p:s3cr@aws-0-eu-central-1.pooler.supabase.com:6543/postgres", "session pooler"),
