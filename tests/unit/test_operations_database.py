@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from gigglekit.backup import names, postgresql, signed
 from gigglekit.backup import verify as backup_verify
 from gigglekit.backup.errors import RefusedError
 from gigglekit.operations import checking, erasing, restoring, saving
+from gigglekit.vault.errors import BusyError
 from gigglekit.vault.rows import Database
 
 from tests.unit import postgres, saved_droplet
@@ -290,6 +292,30 @@ def test_with_the_database_down_clips_are_saved_and_that_is_told(droplet: Saved,
     assert any("no dump of the database" in problem for problem in told["problems"])
     with pytest.raises(RefusedError, match="dump"):
         restoring.restore_database(droplet.operated, url=url)
+
+
+@pytest.mark.parametrize("error", [BusyError("Something else is at work."), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_whatever_keeps_the_database_from_being_dumped_keeps_no_clip_out_of_the_backup(
+    droplet: Saved, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A converge or an erasure may hold the vault for long, and a new process may find no memory."""
+    droplet.kit()
+    (user,) = droplet.new_users()
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patched:
+        if isinstance(error, BusyError):
+            patched.setattr(type(droplet.operated), "dump_key", fails)
+        else:
+            patched.setattr(backup_database, "dump", fails)
+        done = droplet.sync()
+    assert done["snapshot"]
+    (problem,) = done["problems"]
+    assert problem.startswith("The clips were saved, and the database was not: ")
+    assert str(error.args[-1]) in problem
+    assert droplet.restore(user=user)["same"] == 2
 
 
 def test_who_comes_and_who_is_erased_during_a_drill_make_no_problem_of_it(

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from gigglekit import records
 from gigglekit.backup import names
+from gigglekit.backup.errors import BackupError
 from gigglekit.backup.settings import Settings
 from gigglekit.operations import erasing, kits
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
+from gigglekit.vault.errors import VaultError
 
 if TYPE_CHECKING:
     from gigglekit.backup.prune import Prune
@@ -62,7 +64,7 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
         ledger = droplet.ledger()
         run = Sync(repository, manifest, chosen.threads, erased=ledger.tombstones, progress=progress.bytes_and_files)
         database = droplet.database() if chosen.database else None
-        done = run.run(users, (lambda: _dump(droplet, repository, database.url)) if database else None, anyway=anyway)
+        done = run.run(users, (lambda: _dumped(droplet, repository, database.url)) if database else None, anyway=anyway)
         if manifest.get(WHOLE) is None and manifest.get("number") != "0":
             # Begun in this run, or in one that did not come to its end. If the bucket was empty then it knows everything, else only what
             # the newest snapshot had.
@@ -79,6 +81,19 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
     result["erasures"] = finished
     result["notes"] = notes
     return result
+
+
+def _dumped(droplet: Droplet, repository: Repository, url: str) -> Dump:
+    """Dump the database; whatever goes wrong is an error of the backup, which saves the clips all the same."""
+    try:
+        return _dump(droplet, repository, url)
+    except VaultError as error:
+        raise BackupError(str(error)) from error
+    except OSError as error:
+        raise BackupError(
+            f"it could not be tried ({error.strerror or type(error).__name__}). Look at free, df and dmesg, then ask again: salt-call "
+            "giggles.sync"
+        ) from error
 
 
 def _dump(droplet: Droplet, repository: Repository, url: str) -> Dump:
