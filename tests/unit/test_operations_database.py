@@ -17,7 +17,7 @@ from gigglekit.backup import names, postgresql, signed
 from gigglekit.backup import verify as backup_verify
 from gigglekit.backup.errors import RefusedError
 from gigglekit.operations import checking, erasing, restoring, saving
-from gigglekit.vault.errors import BusyError
+from gigglekit.vault.errors import BusyError, VaultError
 from gigglekit.vault.rows import Database
 
 from tests.unit import postgres, saved_droplet
@@ -316,6 +316,25 @@ def test_whatever_keeps_the_database_from_being_dumped_keeps_no_clip_out_of_the_
     assert problem.startswith("The clips were saved, and the database was not: ")
     assert str(error.args[-1]) in problem
     assert droplet.restore(user=user)["same"] == 2
+
+
+@pytest.mark.parametrize("damage", ["a folder", "no text"])
+def test_an_address_that_cannot_be_read_is_not_taken_for_no_database(droplet: Saved, damage: str) -> None:
+    droplet.kit()
+    droplet.new_users()
+    path = droplet.operated.environment
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b'DATABASE_URL="\xff"\n')
+    done = droplet.sync()
+    assert done["snapshot"]
+    (problem,) = done["problems"]
+    assert problem.startswith("The clips were saved, and the database was not: ")
+    assert f"{path} cannot be read" in problem
+    with pytest.raises(VaultError, match="cannot be read"):
+        checking.drill(droplet.operated)
 
 
 def test_who_comes_and_who_is_erased_during_a_drill_make_no_problem_of_it(
