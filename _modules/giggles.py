@@ -234,8 +234,9 @@ def shred(user_id=None, dry_run=False):
     """
     from gigglekit.vault import shred as vault_shred
 
+    only_look = _flag("dry_run", dry_run)
     with _errors():
-        if dry_run:
+        if only_look:
             found = dataclasses.asdict(vault_shred.examine(_places(), user_id, _database()))
             return {**found, "holders": list(found["holders"]), "erased": False, "dry_run": True}
         outcome = vault_shred.shred(_places(), user_id, _database(), _restart_app, _copies_elsewhere())
@@ -304,6 +305,15 @@ def verify_receipt(number=None):
             )
     result = {"valid": True, "checked": verdict.checked, "public_key": kept.public_key().decode()}
     return {**result, "receipt": content} if content is not None else result
+
+
+def _flag(name, value):
+    """Return a choice. To Python whatever is not empty is true, ``clean=n`` as well, and much of it cannot be taken back."""
+    if isinstance(value, bool):
+        return value
+    raise CommandExecutionError(
+        f"{name} is True or False, and {name}={value!r} is neither, so nothing was done. Ask again with {name}=True or without it."
+    )
 
 
 def _number(value):
@@ -412,8 +422,9 @@ def sweep(dry_run=False, anyway=False, older_than_days=None):
     days = chosen if older_than_days is None else older_than_days
     if not isinstance(days, int | float) or days < 0:
         raise CommandExecutionError("older_than_days is a number of days, 0 or more.")
+    chosen = {"dry_run": _flag("dry_run", dry_run), "anyway": _flag("anyway", anyway)}
     with _errors():
-        swept = vault_sweep.sweep(_places(), database, older_than_days=days, dry_run=bool(dry_run), anyway=bool(anyway))
+        swept = vault_sweep.sweep(_places(), database, older_than_days=days, **chosen)
     return dataclasses.asdict(swept)
 
 
@@ -463,7 +474,7 @@ def sync(anyway=False):
     from gigglekit.operations import saving
 
     with _errors():
-        return _with_exit_code(saving.sync(_droplet(), anyway=bool(anyway)))
+        return _with_exit_code(saving.sync(_droplet(), anyway=_flag("anyway", anyway)))
 
 
 def snapshots():
@@ -519,7 +530,7 @@ def restore(user_id=None, snapshot=None, target=None, kit=None, path=None, repla
                 target=_text(target),
                 kit_text=text,
                 path=_text(path),
-                replace=bool(replace),
+                replace=_flag("replace", replace),
             )
         )
 
@@ -531,7 +542,8 @@ def _text(value):
 
 def restore_database(snapshot=None, kit=None, clean=False):
     """
-    Load the database of a snapshot into the app's database, in one transaction, without users who were erased since.
+    Load the database of a snapshot into the database that the pillar names (``giggles:secrets:app:DATABASE_URL``), in one transaction,
+    without users who were erased since.
 
     snapshot
         As for giggles.restore; without it the newest that has a dump.
@@ -550,7 +562,11 @@ def restore_database(snapshot=None, kit=None, clean=False):
 
     text = _kit_text(kit)
     with _errors():
-        return restoring.restore_database(_droplet(), snapshot=_text(snapshot), kit_text=text, clean=bool(clean))
+        # Not what the app has now: a new project stands in the pillar first, and the app is started with it when its rows are there.
+        database = _database()
+        return restoring.restore_database(
+            _droplet(), snapshot=_text(snapshot), url=database.url if database else None, kit_text=text, clean=_flag("clean", clean)
+        )
 
 
 def verify(read_data=None):
@@ -624,7 +640,7 @@ def recovery_kit(rotate=False):
     from gigglekit.operations import kits
 
     with _errors():
-        return kits.recovery_kit(_droplet(), rotate=bool(rotate))
+        return kits.recovery_kit(_droplet(), rotate=_flag("rotate", rotate))
 
 
 # --- the self-converge -----------------------------------------------------------------------------------------------------

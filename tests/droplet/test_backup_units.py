@@ -165,6 +165,33 @@ def test_the_sandbox_lets_through_what_is_needed_and_nothing_else(droplet: Dropl
     assert outside["change the app"] == outside["read other secrets"] == outside["mount"] == "yes", "what nobody may do proves nothing"
 
 
+FILLS = """#!/bin/bash
+head -c 600M /dev/zero >/run/giggles/drill/rows || echo "filled: $(($(stat -c %s /run/giggles/drill/rows) >> 20))"
+kill -KILL $$
+"""
+
+
+def test_what_a_killed_drill_had_loaded_fills_no_memory_but_its_own_and_is_gone_with_it(droplet: Droplet) -> None:
+    """The next one comes in a week, and in the meantime systemd reloads nothing when /run is full."""
+    place = "/run/systemd/system/giggles-drill.service.d"
+    droplet.write("/usr/local/lib/giggles/fills", FILLS, "0755")
+    droplet.shell(f"mkdir -p {place}")
+    droplet.write(f"{place}/fills.conf", "[Service]\nExecStart=\nExecStart=/usr/local/lib/giggles/fills\n")
+    try:
+        begin = droplet.shell("systemctl daemon-reload; date +%s").strip()
+        droplet.shell("! systemctl start giggles-drill.service")
+        said = droplet.shell(f"journalctl --no-pager --output=cat --since=@{begin} -u giggles-drill -t fills")
+        left = droplet.shell("ls -A /run/giggles/drill")
+    finally:
+        droplet.shell(
+            f"rm -rf {place} /usr/local/lib/giggles/fills /run/giggles/drill/rows; systemctl daemon-reload; "
+            "systemctl reset-failed giggles-drill.service"
+        )
+    most = yaml.safe_load(droplet.shell("cat /srv/giggles-salt/salt/defaults.yaml"))["backup"]["memory_max_mb"]
+    assert re.findall(r"filled: (\d+)", said) == [str(most * 7 // 10)], "the control: it did not load until there was no more room"
+    assert left == ""
+
+
 DRIFT = {
     "a drop-in": (
         "mkdir -p /etc/systemd/system/giggles-backup.service.d; "

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.salt.conftest import REPOSITORY, Minion
-from tests.unit import saved_droplet
+from tests.unit import postgres, saved_droplet
 from tests.unit.b2 import Storage, b2, b2_server  # noqa: F401 (fixtures)
 from tests.unit.saved_droplet import Saved
 
@@ -177,6 +177,49 @@ def test_wrong_arguments_are_refused_in_one_paragraph(minion: Minion, droplet: S
         assert "Traceback" not in told, told
         assert "CLI Example" not in told
     assert answer(minion.call("--out=json", "giggles.restore", "path=17"))["files"] == 0
+
+
+@pytest.mark.parametrize("said", ["n", "fasle", "", "[False]"])
+def test_what_is_neither_true_nor_false_chooses_nothing(minion: Minion, droplet: Saved, said: str) -> None:
+    """For Python all of them but the second last are true, and to empty tables or to end a kit is nothing to be misread."""
+    droplet.kit()
+    (user,) = droplet.new_users()
+    snapshot = droplet.sync()["snapshot"]
+    for function, *arguments in (
+        ("recovery_kit", f"rotate={said}"),
+        ("restore_database", f"clean={said}"),
+        ("restore", f"replace={said}"),
+        ("sync", f"anyway={said}"),
+        ("shred", f"user_id={user}", f"dry_run={said}"),
+    ):
+        done = minion.call("--log-level=error", f"giggles.{function}", *arguments)
+        told = (done.stdout + done.stderr).strip()
+        assert done.returncode == 1, told
+        assert f"{arguments[-1].split('=')[0]} is True or False" in told
+        assert "\n\n" not in told, told
+        assert "Traceback" not in told, told
+    assert [one["snapshot"] for one in answer(minion.call("--out=json", "giggles.snapshots"))] == [snapshot]
+    assert droplet.clips(user)
+    assert answer(minion.call("--out=json", "giggles.shred", f"user_id={user}", "dry_run=True"))["dry_run"] is True
+
+
+def test_the_database_is_restored_into_the_one_that_the_pillar_names(minion: Minion, droplet: Saved, tmp_path: Path) -> None:
+    """A new project's address stands there first, and in the app's .env only when the app is started with it."""
+    with postgres.cluster() as cluster:
+        old, new = cluster.app(), cluster.app()
+        postgres.fill(cluster.url(old), users=3)
+        before = postgres.content(cluster.url(old))
+        droplet.kit()
+        droplet.use_database(cluster.url(old, old))
+        assert droplet.sync()["problems"] == []
+        module = tmp_path / "modules/_modules/giggles.py"
+        pillar = f"from gigglekit.vault.rows import Database\n\n    return Database({cluster.url(new, new)!r})"
+        module.write_text(module.read_text().replace("def _database():\n    return None", f"def _database():\n    {pillar}"))
+        done = minion.call("--out=json", "giggles.restore_database")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert answer(done)["tables"]["public.users"] == 3
+        assert postgres.rows(cluster.url(new), "SELECT count(*) FROM public.users") == [(3,)]
+        assert postgres.content(cluster.url(old)) == before
 
 
 def test_the_grains_tell_result_and_age(minion: Minion, droplet: Saved, tmp_path: Path) -> None:

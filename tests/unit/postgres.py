@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
-from gigglekit.backup.scratch import scratch
+from gigglekit.backup.scratch import scratch, superuser
 from psycopg import sql
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -72,7 +72,8 @@ def cluster() -> Iterator[Cluster]:
     base.mkdir(mode=0o711, exist_ok=True)
     assert base.stat().st_uid == os.geteuid(), f"{base} is somebody else's"
     base.chmod(0o711)
-    with scratch(base) as url:
+    with scratch(base) as owned:
+        url = superuser(owned)
         folder = Path(parse_qs(urlsplit(url).query)["host"][0])
         (folder / "data/pg_hba.conf").write_text("local all postgres peer map=scratch\nlocal all all scram-sha-256\n")
         execute(url, "SELECT pg_reload_conf()")

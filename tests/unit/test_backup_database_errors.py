@@ -54,6 +54,15 @@ def test_tables_that_may_not_be_read(cluster: Cluster, app: str) -> None:
     assert "may not read closed, ajar.shut" in refused(cluster.url(app, app), ("closed", "ajar"))
 
 
+def test_names_in_the_database_are_told_without_what_a_terminal_obeys(cluster: Cluster, app: str) -> None:
+    postgres.execute(cluster.url(app), 'CREATE SCHEMA odd; CREATE TABLE odd."\n\x1b]0;owned\x07\u202e" AS SELECT 1 AS a')
+    postgres.execute(cluster.url(app), f"GRANT USAGE ON SCHEMA odd TO {app}")
+    said = refused(cluster.url(app, app), ("odd",))
+    assert "may not read odd.??]0;owned??, so" in said
+    assert said.isprintable()
+    assert str(explained("ERROR:  42501: permission denied for \x1b[2J", server(SUPABASE), "It could not be dumped")).isprintable()
+
+
 def test_rows_that_are_hidden(cluster: Cluster) -> None:
     name = cluster.app()
     postgres.execute(cluster.admin, f"ALTER ROLE {name} NOBYPASSRLS")
@@ -72,6 +81,8 @@ def test_a_database_that_does_not_answer() -> None:
         ("postgresql://owner:s3cr%4@host/x", "none that PostgreSQL understands"),
         ("postgresql://owner:s3cr@host/x?nonsense=1", "none that PostgreSQL understands"),
         ("postgresql:///x?service=s3cr", "names a service"),
+        ("postgresql://owner:aa@s3cr@127.0.0.1:1/x", "written %40"),
+        ("postgresql://owner@h:s3cr@127.0.0.1:1/x", "written %40"),
         ("postgresql://owner:s3cr@host/x?application_name=a%0Apassword", "characters that cannot be printed"),
         ("postgresql://owner:s3cr%0A@host/x", "has a line's end"),
         ("postgresql://postgres.p:s3cr@aws-0-eu-central-1.pooler.supabase.com:6543/postgres", "session pooler"),
@@ -113,6 +124,19 @@ SUPABASE = "postgresql://postgres:s3cr@db.abcdefgh.supabase.co:5432/postgres"
         ("connection to server at ... failed: Network is unreachable\n\tIs the server running", "session pooler's address"),
         ("FATAL:  Tenant or user not found", "knows no such project"),
         ("FATAL: MaxClientsInSessionMode: max clients reached", "no connection left"),
+        (
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "app", database "app", SSL encryption\n'
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "app", database "app", no encryption',
+            "Correct its pg_hba.conf",
+        ),
+        (
+            "pg_dump: detail: Error message from server: FATAL:  terminating connection due to administrator command\n"
+            "SSL connection has been closed unexpectedly",
+            "it ended the connection",
+        ),
+        ("pg_dump: detail: Error message from server: SSL SYSCALL error: EOF detected", "it ended the connection"),
+        ("failed: SSL error: certificate verify failed", "Check sslmode and sslrootcert"),
+        ("failed: server does not support SSL, but SSL was required", "Check sslmode and sslrootcert"),
         ("pg_dump: error: query failed: ERROR:  permission denied for table secret_things", "permission denied for table secret_things"),
         ("pg_dump: error: aborting\npg_dump: detail: server version: 17.4; pg_dump version: 15.18", "postgresql-client-17"),
         ("pg_restore: error: unsupported version (1.16) in file header", "newer pg_dump"),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,10 +15,15 @@ from pathlib import Path
 import psycopg
 import pytest
 from gigglekit.backup import scratch as module
+from gigglekit.backup.conversation import conversation
 from gigglekit.backup.database import DatabaseError, scratch
-from gigglekit.backup.scratch import sweep
+from gigglekit.backup.login import server
+from gigglekit.backup.postgresql import program
+from gigglekit.backup.scratch import superuser, sweep
 
 from tests.unit import postgres, vault_volume
+from tests.unit.postgres import Cluster
+from tests.unit.test_backup_database import dumped, load
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a scratch server's account is another than root")
 
@@ -80,6 +86,63 @@ def test_it_runs_as_somebody_else_and_lets_only_root_in(folder: Path) -> None:
             assert (b"Peer authentication failed" in done.stderr) is opened
 
 
+RUNS = """
+    CREATE FUNCTION public.run() RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN
+        EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'touch {proof}');
+        RETURN true;
+    EXCEPTION WHEN OTHERS THEN
+        -- As whoever rules this database would have it, so that nobody sees what it tries.
+        RETURN true;
+    END $$;
+    CREATE FUNCTION public.step() RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN
+        {step};
+        RETURN true;
+    EXCEPTION WHEN OTHERS THEN
+        RETURN true;
+    END $$;
+    CREATE TABLE public.t (a int CHECK (public.step() AND public.run()));
+    INSERT INTO public.t VALUES (1);
+"""
+
+
+@pytest.mark.parametrize("step", ["RESET ROLE", "RESET SESSION AUTHORIZATION", "GRANT pg_execute_server_program TO CURRENT_USER"])
+def test_a_dump_runs_no_program_here(cluster: Cluster, folder: Path, step: str) -> None:
+    """What it defines is carried out when its rows are loaded, with the rights of who loads them."""
+    proofs = folder / "proofs"
+    proofs.mkdir()
+    proofs.chmod(0o777)
+    proof = proofs / "ran"
+    url = cluster.url(cluster.empty())
+    postgres.execute(url, RUNS.format(proof=proof, step=step))
+    assert proof.exists(), "the control: it does where a superuser's rights are to be had"
+    proof.unlink()
+    content = dumped(url, ["public"])[1]
+    with scratch(folder) as scratched:
+        assert load(scratched, content, make_roles=superuser(scratched)).tables == {"public.t": 1}
+    assert list(proofs.iterdir()) == []
+
+
+def test_a_server_notices_within_minutes_that_a_restore_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a power cut: until then the app's tables are locked, by Linux's own choice for more than two hours."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in (("listen_addresses", "127.0.0.1"), ("port", port)):
+        monkeypatch.setitem(module._OPTIONS, name, value)
+    monkeypatch.setenv("PGPORT", port)
+    with scratch(folder) as url:
+        (place,) = folder.glob("scratch-*")
+        (place / "data/pg_hba.conf").write_text("local all all peer map=scratch\nhost all all 127.0.0.1/32 trust\n")
+        postgres.execute(superuser(url), "SELECT pg_reload_conf()")
+        where = server(f"postgresql://postgres@127.0.0.1:{port}/postgres")
+        with conversation(program("psql"), where, time.monotonic() + 60) as talk:
+            named = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+            idle, interval, count = (int(talk.ask(f"SHOW {name}", 1)[0][0]) for name in named)
+    assert idle + interval * count <= 180
+
+
 def test_a_killed_run_leaves_no_server_and_the_next_one_cleans_up(folder: Path) -> None:
     reader, writer = os.pipe()
     child = os.fork()
@@ -128,6 +191,23 @@ def test_a_server_whose_starter_is_gone_is_ended(folder: Path, monkeypatch: pyte
 
 def test_a_dump_of_a_newer_server_is_refused_before_anything_is_made(folder: Path) -> None:
     with pytest.raises(DatabaseError, match=r"runs PostgreSQL 99, and postgres on this machine is of version \d+"), scratch(folder, "99.1"):
+        raise AssertionError("it came up")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_it_makes_itself_lets_its_account_through_whatever_the_umask(folder: Path) -> None:
+    """The handbook has one typed before the recovery kit is put into a file, in the shell where a drill is asked for afterwards."""
+    before = os.umask(0o077)
+    try:
+        with scratch(folder / "new") as url:
+            assert postgres.rows(url, "SELECT 1") == [(1,)]
+    finally:
+        os.umask(before)
+
+
+def test_a_server_that_cannot_be_furnished_is_an_error_with_its_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ROLES", ("pg_reserved",))
+    with pytest.raises(DatabaseError, match=r"scratch server in .* could not be set up.*pg_reserved"), scratch(folder):
         raise AssertionError("it came up")
     assert list(folder.iterdir()) == []
 

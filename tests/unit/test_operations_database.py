@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 from gigglekit.backup import database as backup_database
-from gigglekit.backup import names, signed
+from gigglekit.backup import names, postgresql, signed
 from gigglekit.backup import verify as backup_verify
 from gigglekit.backup.errors import RefusedError
 from gigglekit.operations import checking, erasing, restoring, saving
+from gigglekit.vault.errors import BusyError, VaultError
 from gigglekit.vault.rows import Database
 
 from tests.unit import postgres, saved_droplet
@@ -138,6 +140,86 @@ def test_with_an_erasure_pending_the_kit_leaves_the_users_rows_out_here(droplet:
     assert counts(empty, erased) == 0
 
 
+@pytest.mark.parametrize("by", ["this droplet", "another one"])
+def test_who_is_erased_while_a_dump_is_on_its_way_does_not_come_back_with_it(
+    droplet: Saved, url: str, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The rows are deleted before the dump's tables are closed to others, and it has them all."""
+    droplet.kit()
+    erased, kept = droplet.new_users(2)
+    for user in (erased, kept):
+        register(droplet, url, user)
+    droplet.sync()
+    before, load = counts(url, kept), backup_database.restore
+
+    def loading(*arguments: Any, **options: Any) -> Any:
+        if by == "this droplet":
+            assert droplet.erase(erased, Database(url)).pending == ""
+        else:
+            signer = droplet.operated.repository().secrets.signer
+            assert signer is not None
+            droplet.bucket().put(*signed.tombstone(droplet.vault_id(erased), "2026-11-30T00:00:00Z", signer))
+            Database(url).delete(erased)
+        assert counts(url, erased) == 0
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(backup_database, "restore", loading)
+    done = restoring.restore_database(droplet.operated, clean=True)
+    assert (counts(url, erased), counts(url, kept), done["forgotten"]) == (0, before, 1)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A newer PostgreSQL's programs, elsewhere than where the system keeps its own; what is called is noted beside them."""
+    folder = tmp_path / "newer"
+    folder.mkdir()
+    for name in ("pg_dump", "pg_restore", "psql"):
+        path = folder / name
+        path.write_text(
+            f'#!/bin/sh\necho {name} >> "{folder}/called"\n[ "$1" != --version ] || {{ echo "{name} (PostgreSQL) 99.1"; exit; }}\n'
+            f'exec {postgresql.program(name)} "$@"\n'
+        )
+        path.chmod(0o755)
+    return folder
+
+
+def test_a_dump_of_a_pg_dump_that_was_chosen_is_loaded_by_the_programs_beside_it(
+    droplet: Saved, url: str, a_folder: Path, programs: Path
+) -> None:
+    """The system's own may be too old for what it has written."""
+    droplet.kit()
+    register(droplet, url, *droplet.new_users())
+    droplet.configure(database=True, schemas=["public", "auth"], pg_dump=str(programs / "pg_dump"))
+    droplet.sync()
+
+    def called() -> set[str]:
+        path = programs / "called"
+        found = set(path.read_text().split())
+        path.write_text("")
+        return found
+
+    assert called() == {"pg_dump"}
+    restoring.restore_database(droplet.operated, clean=True)
+    assert called() == {"pg_restore", "psql"}
+    assert checking.drill(droplet.operated, scratch=a_folder)["problems"] == []
+    assert called() == {"pg_restore", "psql"}
+    # The system's own are new enough for everything.
+    for name in ("pg_dump", "pg_restore"):
+        text = (programs / name).read_text()
+        (programs / name).write_text(text.replace("99.1", f"{postgresql.version(postgresql.program(name))}.1"))
+    called()
+    restoring.restore_database(droplet.operated, clean=True)
+    assert "psql" not in called()
+
+
+@pytest.mark.parametrize("page", ["", " \n"])
+def test_an_empty_file_is_no_recovery_kit(droplet: Saved, url: str, page: str) -> None:
+    droplet.kit()
+    droplet.sync()
+    with pytest.raises(RefusedError, match="not a recovery kit that can be used"):
+        restoring.restore_database(droplet.operated, clean=True, kit_text=page)
+
+
 def test_a_rotation_keeps_dumps_that_this_droplet_opens_and_ends_the_others(droplet: Saved, url: str, cluster: Cluster) -> None:
     droplet.kit()
     erased, kept = droplet.new_users(2)
@@ -210,6 +292,49 @@ def test_with_the_database_down_clips_are_saved_and_that_is_told(droplet: Saved,
     assert any("no dump of the database" in problem for problem in told["problems"])
     with pytest.raises(RefusedError, match="dump"):
         restoring.restore_database(droplet.operated, url=url)
+
+
+@pytest.mark.parametrize("error", [BusyError("Something else is at work."), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_whatever_keeps_the_database_from_being_dumped_keeps_no_clip_out_of_the_backup(
+    droplet: Saved, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A converge or an erasure may hold the vault for long, and a new process may find no memory."""
+    droplet.kit()
+    (user,) = droplet.new_users()
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patched:
+        if isinstance(error, BusyError):
+            patched.setattr(type(droplet.operated), "dump_key", fails)
+        else:
+            patched.setattr(backup_database, "dump", fails)
+        done = droplet.sync()
+    assert done["snapshot"]
+    (problem,) = done["problems"]
+    assert problem.startswith("The clips were saved, and the database was not: ")
+    assert str(error.args[-1]) in problem
+    assert droplet.restore(user=user)["same"] == 2
+
+
+@pytest.mark.parametrize("damage", ["a folder", "no text"])
+def test_an_address_that_cannot_be_read_is_not_taken_for_no_database(droplet: Saved, damage: str) -> None:
+    droplet.kit()
+    droplet.new_users()
+    path = droplet.operated.environment
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b'DATABASE_URL="\xff"\n')
+    done = droplet.sync()
+    assert done["snapshot"]
+    (problem,) = done["problems"]
+    assert problem.startswith("The clips were saved, and the database was not: ")
+    assert f"{path} cannot be read" in problem
+    with pytest.raises(VaultError, match="cannot be read"):
+        checking.drill(droplet.operated)
 
 
 def test_who_comes_and_who_is_erased_during_a_drill_make_no_problem_of_it(

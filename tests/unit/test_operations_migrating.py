@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,15 @@ from gigglekit.release.errors import MigrationError
 class Droplet:
     """A droplet as far as this is concerned."""
 
-    def __init__(self, database: bool = True) -> None:
-        self.database = database
+    def __init__(self, saves_database: bool = True, database: object = "postgresql://…") -> None:
+        self.saves_database = saves_database
+        self._database = database
 
     def settings(self) -> Any:
-        return self
+        return SimpleNamespace(database=self.saves_database)
+
+    def database(self) -> object:
+        return self._database
 
 
 def saves(monkeypatch: pytest.MonkeyPatch, act: Callable[[], dict[str, Any]]) -> None:
@@ -53,4 +58,10 @@ def test_a_backup_that_is_refused_or_leaves_the_database_out_is_told(monkeypatch
         migrating.save(Droplet())  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     with pytest.raises(MigrationError, match="leaves the database out"):
-        migrating.save(Droplet(database=False))  # type: ignore[arg-type]
+        migrating.save(Droplet(saves_database=False))  # type: ignore[arg-type]
+
+
+def test_a_snapshot_of_clips_alone_is_not_taken_for_one_that_has_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    saves(monkeypatch, lambda: {"snapshot": "20261130T020000Z-00", "problems": []})
+    with pytest.raises(MigrationError, match=r"no database is configured \(giggles:secrets:app:DATABASE_URL\)"):
+        migrating.save(Droplet(database=None))  # type: ignore[arg-type]

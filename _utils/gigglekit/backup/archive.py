@@ -24,6 +24,8 @@ _KINDS = (
     "SEQUENCE SET",
     "ROW SECURITY",
     "EVENT TRIGGER",
+    "TEXT SEARCH CONFIGURATION",
+    "TEXT SEARCH DICTIONARY",
     "PUBLICATION TABLES IN SCHEMA",
     "PUBLICATION TABLE",
 )
@@ -48,6 +50,10 @@ _FAMILIES = {
     "POLICY": "policy",
     "DEFAULT": "default",
     "RULE": "rule",
+    "STATISTICS": "statistics",
+    "COLLATION": "collation",
+    "TEXT SEARCH CONFIGURATION": "search configuration",
+    "TEXT SEARCH DICTIONARY": "search dictionary",
     "ROW SECURITY": "secured",
     # Belongs to a relation, and is there if that was.
     "TABLE ATTACH": "relation",
@@ -74,6 +80,10 @@ UNION ALL SELECT 'trigger', schema, name || ' ' || tgname FROM pg_catalog.pg_tri
 UNION ALL SELECT 'policy', schema, name || ' ' || polname FROM pg_catalog.pg_policy p JOIN r ON r.oid = p.polrelid
 UNION ALL SELECT 'default', schema, name || ' ' || attname FROM pg_catalog.pg_attribute a JOIN r ON r.oid = a.attrelid WHERE atthasdef
 UNION ALL SELECT 'rule', schema, name || ' ' || rulename FROM pg_catalog.pg_rewrite w JOIN r ON r.oid = w.ev_class
+UNION ALL SELECT 'statistics', schema, stxname FROM pg_catalog.pg_statistic_ext e JOIN s ON s.oid = e.stxnamespace
+UNION ALL SELECT 'collation', schema, collname FROM pg_catalog.pg_collation c JOIN s ON s.oid = c.collnamespace
+UNION ALL SELECT 'search configuration', schema, cfgname FROM pg_catalog.pg_ts_config c JOIN s ON s.oid = c.cfgnamespace
+UNION ALL SELECT 'search dictionary', schema, dictname FROM pg_catalog.pg_ts_dict d JOIN s ON s.oid = d.dictnamespace
 """
 """Asks what a database has: family, schema, name as a table of contents writes it. `{schemas}` is an array of theirs."""
 

@@ -40,8 +40,14 @@ _KNOWN = (
         r"timeout expired|Connection timed out|timed out",
         "it did not answer in time. Check that it runs and that a firewall lets this droplet in",
     ),
-    (r"SSL|certificate", f"the encrypted connection could not be made. Check sslmode and sslrootcert in {_ADDRESS}"),
+    # What follows speaks of encryption as well, where the connection had it or would have had.
     (r"no pg_hba.conf entry", "it does not let this user in from this droplet. Correct its pg_hba.conf"),
+    (
+        r"server closed the connection|terminating connection|[Cc]onnection reset|connection to server was lost|shutting down|starting up"
+        r"|SSL connection has been closed|SSL SYSCALL error: EOF",
+        "it ended the connection. Look whether it was restarted, then ask again",
+    ),
+    (r"SSL|certificate", f"the encrypted connection could not be made. Check sslmode and sslrootcert in {_ADDRESS}"),
     (r'database "[^"]*" does not exist', f"it has no such database. Correct {_ADDRESS}"),
     (r"[Rr]ow.level security", "ROWS"),
     (
@@ -51,10 +57,6 @@ _KNOWN = (
     ),
     (r"canceling statement due to statement timeout", "it ends statements after a time (statement_timeout). Raise it for this user"),
     (r"lock timeout|could not obtain lock", "a table is in use all the time. Stop what uses it (systemctl stop giggles), then ask again"),
-    (
-        r"server closed the connection|terminating connection|[Cc]onnection reset|connection to server was lost|shutting down|starting up",
-        "it ended the connection. Look whether it was restarted, then ask again",
-    ),
     (r"No space left|could not extend file|disk full", "its disk is full. Give it room, then ask again"),
     (r"out of (shared )?memory", "it has too little memory for this. Give it more, then ask again"),
 )
@@ -69,8 +71,9 @@ _MEANINGS = {
     "3F000": "it lacks a schema that the dump refers to. Create it (Supabase: enable the same extensions as before), then ask again",
     "42703": "a table has other columns than when the dump was made. Bring it to the schema of that time, or remove it, then ask again",
     "42P01": "it lacks a table that the dump refers to",
-    "0A000": "a table that is not in the dump refers to one that is, so that this one cannot be emptied. Remove the other one's rows first",
 }
+_EMPTYING = "cannot truncate a table referenced in a foreign key constraint"
+_REFERENCE = re.compile(r'^DETAIL:\s+(Table "[^\n]{1,200}" references "[^\n]{1,200}")\.$', re.MULTILINE)
 
 
 def explained(words: str, where: Server, what: str, after: str = "") -> DatabaseError:
@@ -111,6 +114,13 @@ def _refusal(state: str, message: str, words: str) -> str:
     tellable = state[:2] in _TELLABLE and state != "42601"
     said = f"{message[:_LONGEST]} (SQLSTATE {state})" if tellable else f"SQLSTATE {state}" + (f", {names}" if names else "")
     meaning = _MEANINGS.get(state)
+    if message.startswith(_EMPTYING):
+        which = _REFERENCE.search(words)
+        meaning = (
+            "a table that is not in the dump refers to one that is, so that this one cannot be emptied, whatever the other one holds"
+            f"{f' ({which[1]})' if which else ''}. If nobody needs it, as after a migration that made it, remove it (DROP TABLE), else its "
+            "foreign key until the dump is loaded (ALTER TABLE … DROP CONSTRAINT); then ask again"
+        )
     return f"{said}: {meaning}" if meaning else said
 
 

@@ -47,8 +47,10 @@ class Conversation:
         self._end = end
         self._marks = 0
         self._rest = b""
+        self._after = UNCHANGED
         os.set_blocking(self._stdin, False)
-        self.ask("BEGIN", 0)
+        # A server that waits for somebody who is gone, as after a power cut, keeps tables locked until it notices.
+        self.ask("BEGIN; SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6", 0)
 
     def ask(self, statement: str | sql.Composable, columns: int) -> list[tuple[str, ...]]:
         """Have one statement or several done, and return the rows of the answer.
@@ -58,13 +60,13 @@ class Conversation:
         """
         self._marks += 1
         mark = f"giggles-{os.urandom(8).hex()}-{self._marks}".encode()
+        last = mark + b"\0"
         text = statement if isinstance(statement, str) else statement.as_string(None)
         self.write(text.encode() + b";\nSELECT '" + mark + b"';\n")
         answer = self._rest
-        while mark not in answer:
+        while last not in answer:
             answer += self._read()
-        found, _, self._rest = answer.partition(mark)
-        self._rest = self._rest.lstrip(b"\0\n")
+        found, _, self._rest = answer.partition(last)
         values = [value.decode("utf-8", "replace") for value in found.strip(b"\n").split(b"\0")]
         if columns == 0:
             return []
@@ -78,6 +80,7 @@ class Conversation:
         Raises:
             DatabaseError: it was refused, or the connection ended at this moment.
         """
+        self._after = ""
         try:
             self.ask("COMMIT", 0)
         except DatabaseError as error:
@@ -114,7 +117,8 @@ class Conversation:
         """Return why psql ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=_NEVER_ENDS)
-        return explained(words(self._complaints), self._where, f"The dump could not be loaded into the database at {self._where.host}")
+        what = f"The dump could not be loaded into the database at {self._where.host}"
+        return explained(words(self._complaints), self._where, what, self._after)
 
     def _read(self) -> bytes:
         poll = select.poll()
@@ -128,7 +132,8 @@ class Conversation:
     def _wait(self, poll: select.poll) -> None:
         while not poll.poll(_TICK * 1000):
             if time.monotonic() > self._end:
-                raise DatabaseError(f"The database at {self._where.host} took longer than it may. Ask again at a quieter time.")
+                what = f"The database at {self._where.host} took longer than it may."
+                raise DatabaseError(" ".join(filter(None, (what, self._after, "Ask again at a quieter time."))))
 
 
 class Pump:
@@ -176,7 +181,9 @@ def script_header(header: bytes, server_version: int) -> bytes:
         DatabaseError: the script does not keep psql from obeying commands that stand in it.
     """
     # psql runs programs if a script says so. Who rules the database that was dumped must not rule this machine (CVE-2025-8714).
-    if not any(line.startswith(b"\\restrict ") for line in header.splitlines()):
+    # Only what stands before everything else is pg_restore's own: the server's version is the first thing that it is told.
+    lines = (line for line in header.split(b"\n") if line and (not line.startswith(b"--") or line.startswith(b"-- Dumped ")))
+    if not next(lines, b"").startswith(b"\\restrict "):
         raise DatabaseError(
             "pg_restore on this machine is from before August 2025 and would let a dump run commands here (CVE-2025-8714), so it was "
             f"not used. {UNCHANGED} Install the newest minor version: apt-get update && apt-get upgrade."

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import select
 import subprocess
 import time
@@ -31,6 +32,7 @@ STALL_SECONDS = 600.0
 
 _PIECE = 1 << 20
 _PIPE_SIZE = 1031  # F_SETPIPE_SZ, which the module fcntl of Python 3.10 does not have on every build
+_VERSION = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,5}){0,2}(?![0-9])")
 _GONE = "What was sent of it was given up; the backups before still hold."
 
 
@@ -128,7 +130,13 @@ def _look(where: Server, url: str, schemas: Sequence[str]) -> _State:
             f"Row level security hides rows of {', '.join(hidden[:5])} from the account of giggles:secrets:app:DATABASE_URL, and a dump "
             "without them would not be one. Use the account that owns the tables, or one with BYPASSRLS (Supabase: postgres)."
         )
-    return _State(version.split(" ")[0], major)
+    return _State(_version(version, major), major)
+
+
+def _version(said: str, major: int) -> str:
+    """Return a server's version as a snapshot may name it: one that says anything else of itself would make the head unreadable."""
+    match = _VERSION.match(said)
+    return match[0] if match else str(major)
 
 
 class _Stream:

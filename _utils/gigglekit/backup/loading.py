@@ -43,6 +43,7 @@ _LOCK_WAIT = "60s"
 
 _NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
 _POLICY = re.compile(rf"^CREATE POLICY {_NAME} ON [^\n]*? TO ({_NAME}(?:, {_NAME})*)(?= USING| WITH CHECK|;|$)", re.MULTILINE)
+_SETVAL = re.compile(r"SELECT pg_catalog\.setval\('.*', (-?[0-9]+), (true|false)\);", re.DOTALL)
 _ENVIRONMENT = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8"}
 
 # What is deleted from before others, since it refers to them; everything else that has a user_id goes before these.
@@ -78,7 +79,7 @@ def restore(
     program_restore: str = "",
     clean: bool = False,
     forget: Callable[[str], bool] | None = None,
-    make_roles: bool = False,
+    make_roles: str = "",
     seconds: float = SECONDS,
 ) -> Restored:
     """Load a dump into a database, in one transaction.
@@ -103,7 +104,8 @@ def restore(
         clean: let rows of the dump's tables that are there be replaced.
         forget: tells of a user's id whether this user was erased; such users are deleted within the same transaction, so that nobody
             ever sees them.
-        make_roles: make roles that policies name and the server lacks, without login.
+        make_roles: the server's address for somebody who may make roles: those that policies name and it lacks are made, without login,
+            and stay whatever becomes of the dump. "" = none is made.
         seconds: how long it may take altogether.
 
     Raises:
@@ -128,7 +130,7 @@ class _Loading:
         self._talk, self._where, self._pg_restore, self._entries, self._end = talk, where, pg_restore, entries, end
         self._schemas = sorted({entry.schema for entry in entries} | {entry.name for entry in entries if entry.kind == "SCHEMA"})
 
-    def run(self, head: int, plain: Iterator[bytes], clean: bool, forget: Callable[[str], bool] | None, make_roles: bool) -> Restored:
+    def run(self, head: int, plain: Iterator[bytes], clean: bool, forget: Callable[[str], bool] | None, make_roles: str) -> Restored:
         from psycopg import sql
 
         talk = self._talk
@@ -140,19 +142,24 @@ class _Loading:
         existing = [table for table in tables if ("relation", *table) in there]
         with memory_file(archive.use_list(entries)) as chosen:
             self._have_roles(entries, head, chosen, make_roles)
-            again = self._prepare(existing, clean)
+        again = self._prepare(existing, clean)
+        later = self._keep_sequences(entries, there)
+        with memory_file(archive.use_list([entry for entry in entries if entry not in later])) as chosen:
             self._load(head, plain, chosen)
         for statement in again:
             talk.ask(statement, 0)
         forgotten = self._forget(forget) if forget is not None else 0
         counts = {".".join(table): self._number(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table))) for table in tables}
+        for entry, oid in later.items():
+            self._set_sequence(entry, oid, head)
         talk.commit()
         return Restored(counts, forgotten)
 
     # --- before ---------------------------------------------------------------------------------------------------------
 
-    def _have_roles(self, entries: list[archive.Entry], head: int, chosen: int, make_roles: bool) -> None:
+    def _have_roles(self, entries: list[archive.Entry], head: int, chosen: int, make_roles: str) -> None:
         """Policies name roles, which belong to the server and are in no dump."""
+        import psycopg
         from psycopg import sql
 
         if not any(entry.kind == "POLICY" for entry in entries):
@@ -167,8 +174,16 @@ class _Loading:
                 f"The policies in the dump are for the roles {', '.join(missing)}, which the server at {self._where.host} does not have. "
                 f"{UNCHANGED} Make them (CREATE ROLE {missing[0]} NOLOGIN; …), or load the app's schema into it first, then ask again."
             )
-        for role in missing:
-            self._talk.ask(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)), 0)
+        if not missing:
+            return
+        try:
+            with psycopg.connect(make_roles, connect_timeout=15) as connection:
+                for role in missing:
+                    connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        except psycopg.Error as error:
+            said = f"ERROR: {error.sqlstate}: {error}" if error.sqlstate else str(error)
+            what = f"The roles that policies in the dump are for could not be made at {self._where.host}"
+            raise explained(said, self._where, what, UNCHANGED) from None
 
     def _prepare(self, existing: list[tuple[str, str]], clean: bool) -> list[sql.Composable]:
         """Have the tables that are there empty, closed to others, and deaf to what is loaded; return how they are woken again."""
@@ -238,6 +253,43 @@ class _Loading:
             again.append(sql.SQL("ALTER TABLE {table} ALTER CONSTRAINT {key} NOT DEFERRABLE").format(**names))
         self._talk.ask("SET CONSTRAINTS ALL DEFERRED", 0)
         return again
+
+    def _keep_sequences(self, entries: list[archive.Entry], there: set[archive.Thing]) -> dict[archive.Entry, int]:
+        """See that sequences that are there are as before if anything fails; return those that can only be set at the very end.
+
+        A transaction takes no setval back, but that of a sequence that was restarted in it (PostgreSQL's documentation, ALTER SEQUENCE).
+        Only its owner may do that: others, as in Supabase's auth, are set when nothing is left to be done but to commit.
+        """
+        from psycopg import sql
+
+        named = {
+            (one.schema, one.name): one for one in entries if one.kind == "SEQUENCE SET" and ("relation", one.schema, one.name) in there
+        }
+        if not named:
+            return {}
+        found = self._talk.ask(
+            sql.SQL(
+                "SELECT n.nspname, relname, c.oid, pg_has_role(relowner, 'USAGE')::int FROM pg_catalog.pg_class c"
+                " JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace WHERE relkind = 'S' AND (n.nspname, relname) IN ({})"
+            ).format(sql.SQL(", ").join([sql.SQL("({}, {})").format(*map(sql.Literal, name)) for name in named])),
+            4,
+        )
+        for schema, name, _, owned in found:
+            if owned == "1":
+                self._talk.ask(sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(schema, name)), 0)
+        return {named[schema, name]: int(oid) for schema, name, oid, owned in found if owned != "1"}
+
+    def _set_sequence(self, entry: archive.Entry, oid: int, head: int) -> None:
+        """Set a sequence as the dump has it."""
+        from psycopg import sql
+
+        with memory_file(archive.use_list([entry])) as chosen:
+            script = _ask_pg_restore(self._pg_restore, ("--file=-", f"--use-list=/proc/self/fd/{chosen}"), head, (chosen,))
+        match = _SETVAL.search(script)
+        if match is None:
+            raise DatabaseError(f"pg_restore does not say where the dump has the sequence {entry.name}. {UNCHANGED} This is a bug.")
+        value = sql.SQL("SELECT pg_catalog.setval({}::oid::regclass, {}, {})")
+        self._talk.ask(value.format(sql.Literal(oid), sql.Literal(int(match[1])), sql.Literal(match[2] == "true")), 0)
 
     # --- the rows -------------------------------------------------------------------------------------------------------
 
@@ -420,11 +472,12 @@ def _contents(pg_restore: Path, head: int, plain: Iterator[bytes]) -> list[archi
 
 def _ask_pg_restore(pg_restore: Path, arguments: tuple[str, ...], head: int, inherited: tuple[int, ...] = ()) -> str:
     """Return what pg_restore says of the beginning of a dump."""
-    with memory_file() as answer, memory_file() as complaints:
+    # Opened anew, to be read from its beginning.
+    with memory_file() as answer, memory_file() as complaints, open(f"/proc/self/fd/{head}", "rb") as beginning:
         try:
             code = subprocess.run(
                 [str(pg_restore), *arguments],
-                stdin=os.open(f"/proc/self/fd/{head}", os.O_RDONLY | os.O_CLOEXEC),
+                stdin=beginning,
                 stdout=answer,
                 stderr=complaints,
                 env=_ENVIRONMENT,

@@ -75,6 +75,12 @@ def server(url: str) -> Server:
             "The address of the database names a service, or has blanks around a value, or characters that cannot be printed. Correct "
             "giggles:secrets:app:DATABASE_URL."
         )
+    # To libpq the first @ ends the password, and what follows it would be told as the host's name.
+    if "@" in options.get("host", "") + options.get("port", ""):
+        raise DatabaseError(
+            "The address of the database has more than one @: in user and password it has to be written %40. Correct "
+            "giggles:secrets:app:DATABASE_URL."
+        )
     if "\n" in password or "\r" in password or "\0" in password:
         raise DatabaseError(
             "The password of the database has a line's end in it. Set another, and correct giggles:secrets:app:DATABASE_URL."

@@ -21,7 +21,14 @@ _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 
 
 class DatabaseError(BackupError):
-    """The database could not be asked, or refused, or what it takes is not on this machine."""
+    """The database could not be asked, or refused, or what it takes is not on this machine.
+
+    Arguments:
+        text: what an operator reads. Names in it may be chosen by who rules the database, and a terminal obeys some characters.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(character if character.isprintable() else "?" for character in text))
 
 
 def program(name: str, chosen: str = "", least: int = 0) -> Path:
@@ -56,6 +63,28 @@ def program(name: str, chosen: str = "", least: int = 0) -> Path:
     if newest < least:
         raise DatabaseError(_too_old(name, newest, least))
     return path
+
+
+def pg_restore_beside(pg_dump: str) -> str:
+    """Return the pg_restore beside the pg_dump that was chosen, "" for the newest of this machine, if that is as new.
+
+    What a pg_dump has written, no older pg_restore reads; a newer one reads all.
+
+    Arguments:
+        pg_dump: its path as the settings have it, or "".
+
+    Raises:
+        DatabaseError: it does not say of which version it is.
+    """
+    path = Path(pg_dump).with_name("pg_restore") if pg_dump else None
+    if path is None or not os.access(path, os.X_OK):
+        return ""
+    wanted = version(path)
+    try:
+        program("pg_restore", least=wanted)
+    except DatabaseError:
+        return str(path)
+    return ""
 
 
 def version(path: Path) -> int:

@@ -2,6 +2,9 @@
 
 It has the rows of every user in it for some minutes, so it lies where the caller says that nothing lasts (in memory, or in an
 encrypted folder), is reached only over a socket that only root and its own account can open, and ends with this process.
+
+What a dump defines (checks, defaults, triggers) is carried out while it is loaded, with the rights of who loads it. A superuser of
+PostgreSQL runs programs, and who rules the database that was dumped must not rule this machine; so the one who loads is none.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from gigglekit.backup.complaints import explained
+from gigglekit.backup.login import server as database_server
 from gigglekit.backup.postgresql import DatabaseError, program
 from gigglekit.command import SYSTEM_PATH, CommandTimeoutError, run
 
@@ -65,7 +70,7 @@ def scratch(folder: Path | str, server: str = "") -> Iterator[str]:
         server: the version of the server that the dump is from, as a snapshot names it ("15.9"); "" if nobody knows.
 
     Yields:
-        Its address, for a superuser.
+        Its address, for the owner of that database, who is no superuser; `superuser` has the other one.
 
     Raises:
         DatabaseError: this machine has no PostgreSQL, or an older one than the dump's; or it does not come up.
@@ -74,7 +79,9 @@ def scratch(folder: Path | str, server: str = "") -> Iterator[str]:
     postgres = program("postgres", least=least)
     initdb = postgres.with_name("initdb")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(parents=True)
+        folder.chmod(0o711)  # whatever the umask: its account has to get through
     sweep(folder)
     account = _account()
     place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
@@ -88,12 +95,17 @@ def scratch(folder: Path | str, server: str = "") -> Iterator[str]:
             raise DatabaseError(f"The path of {folder} is too long for the socket of a scratch server. Choose a shorter one.")
         _make(initdb, place, account)
         stack.enter_context(_running(postgres, place, account))
-        url = f"postgresql://{_SUPERUSER}@/postgres?host={quote(str(place), safe='')}"
-        _furnish(url)
+        url = f"postgresql://{_OWNER}@/postgres?host={quote(str(place), safe='')}"
+        _set_up(superuser(url), place)
         yield url
 
 
-_SUPERUSER = "postgres"
+_SUPERUSER, _OWNER = "postgres", "giggles_scratch"
+
+
+def superuser(url: str) -> str:
+    """Return the address of a scratch server for its superuser, by that for its owner."""
+    return url.replace(f"//{_OWNER}@", f"//{_SUPERUSER}@", 1)
 
 
 def sweep(folder: Path) -> int:
@@ -167,7 +179,8 @@ def _make(initdb: Path, place: Path, account: pwd.struct_passwd) -> None:
         )
     (data / "pg_hba.conf").write_text("local all all peer map=scratch\n")
     names = {account.pw_name, pwd.getpwuid(os.geteuid()).pw_name}
-    (data / "pg_ident.conf").write_text("".join(f"scratch {name} {_SUPERUSER}\n" for name in sorted(names)))
+    roles = (_SUPERUSER, _OWNER)
+    (data / "pg_ident.conf").write_text("".join(f"scratch {name} {role}\n" for name in sorted(names) for role in roles))
 
 
 @contextmanager
@@ -211,14 +224,30 @@ def _wait(process: subprocess.Popen[bytes], place: Path) -> None:
         time.sleep(0.02)
 
 
+def _set_up(url: str, place: Path) -> None:
+    import psycopg
+
+    try:
+        _furnish(url)
+    except psycopg.Error as error:
+        what = f"A scratch server in {place.parent} could not be set up"
+        said = f"ERROR: {error.sqlstate}: {error}" if error.sqlstate else str(error)
+        raise explained(said, database_server(url), what) from None
+
+
 def _furnish(url: str) -> None:
     import psycopg
     from psycopg import sql
 
+    owner = sql.Identifier(_OWNER)
     with psycopg.connect(url, autocommit=True, connect_timeout=15) as connection:
         for role in _ROLES:
             connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        # Sees all rows, as who makes a dump has to. Not CREATEROLE: up to PostgreSQL 15 it can make itself nearly everything.
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS").format(owner))
+        connection.execute(sql.SQL("ALTER DATABASE postgres OWNER TO {}").format(owner))
         connection.execute("CREATE SCHEMA extensions")
+        connection.execute("GRANT USAGE ON SCHEMA extensions TO PUBLIC")
         for extension in _EXTENSIONS:
             # Where Debian's package lacks one, only a dump that uses it misses it, and says so.
             with contextlib.suppress(psycopg.Error):

@@ -157,6 +157,8 @@ def _load_dump(
     droplet: Droplet, repository: Repository, opened: Opened, roots: Mapping[str, bytes], scratch: Path, problems: list[str]
 ) -> dict[str, Any] | None:
     from gigglekit.backup import database
+    from gigglekit.backup.postgresql import pg_restore_beside
+    from gigglekit.backup.scratch import superuser
 
     dump = opened.head.dump
     if dump is None:
@@ -183,8 +185,9 @@ def _load_dump(
             repository.bucket.stream(names.DATABASE + dump.id),
             key=key,
             dump_id=dump.id,
+            program_restore=pg_restore_beside(droplet.settings().pg_dump),
             forget=lambda user: keyring.vault_id(user) in erased,
-            make_roles=True,
+            make_roles=superuser(url),
         )
         agrees = database.cross_check(url, files, str(droplet.places.uploads))
     if agrees.rows_without_file:

@@ -84,14 +84,23 @@ class Droplet:
         return Ledger(self.places)
 
     def database(self) -> Database | None:
-        """Return the app's database, None if none is configured. Its address holds a password and goes nowhere else."""
+        """Return the app's database, None if none is configured. Its address holds a password and goes nowhere else.
+
+        Raises:
+            VaultError: nobody can tell.
+        """
         from gigglekit.release.dotenv import read_back
         from gigglekit.vault.rows import Database
 
         try:
             url = read_back(self.environment.read_text()).get("DATABASE_URL")
-        except OSError:
+        except FileNotFoundError:
             url = None
+        except (OSError, UnicodeDecodeError) as error:
+            raise VaultError(
+                f"{self.environment} cannot be read ({getattr(error, 'strerror', None) or 'it is no text'}), so nobody knows where the "
+                "app's database is. salt-call state.apply app writes it anew; if it stays so, look at dmesg."
+            ) from None
         return Database(url) if url else None
 
     @contextlib.contextmanager

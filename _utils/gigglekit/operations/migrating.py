@@ -26,6 +26,8 @@ def save(droplet: Droplet | None = None) -> str:
         droplet = droplet or Droplet()
         if not droplet.settings().database:
             raise _not_saved("the backup leaves the database out (giggles:backup:database:enabled is false)")
+        if droplet.database() is None:
+            raise _not_saved("no database is configured (giggles:secrets:app:DATABASE_URL), so there is none to be saved")
         done = saving.sync(droplet, seconds=_WAIT_SECONDS)
     except (BackupError, VaultError) as error:
         raise _not_saved(str(error).rstrip(".")) from error

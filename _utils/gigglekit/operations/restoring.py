@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -410,7 +411,7 @@ def restore_database(
     from gigglekit.crypto import keys
 
     with records.recorded(droplet.records, "restore") as record, Progress("loading"), droplet.reading():
-        kit = read_kit(kit_text) if kit_text else None
+        kit = read_kit(kit_text) if kit_text is not None else None
         source = open_with_kit(droplet, kit) if kit else None
         repository = source.repository if source else droplet.repository()
         erased = set(repository.erased()) | set(droplet.ledger().tombstones())
@@ -420,17 +421,34 @@ def restore_database(
             raise RefusedError(f"The snapshot {opened.name.base} has no dump of the database. Choose another: salt-call giggles.snapshots")
         key = _dump_key(droplet, repository, dump.id, dump.size, kit)
         where = url or _app_url(droplet)
+
+        @functools.cache
+        def gone() -> set[str]:
+            # First asked when the rows are loaded: of who was erased while they came, they may have been deleted before. Of who is
+            # erased later they are deleted after this, since the tables are closed to others until it is over.
+            heard = {entry.name.removeprefix(names.ERASED) for entry in repository.bucket.list(names.ERASED)} - erased
+            return {*erased, *droplet.ledger().tombstones(), *(repository.erased(among=heard) if heard else ())}
+
         done = database.restore(
             where,
             repository.bucket.stream(names.DATABASE + dump.id),
             key=key,
             dump_id=dump.id,
+            program_restore=_pg_restore(droplet),
             clean=clean,
-            forget=lambda user: keys.keyed_hash(repository.secrets.names, user) in erased,
+            forget=lambda user: keys.keyed_hash(repository.secrets.names, user) in gone(),
         )
         result = {"snapshot": opened.name.base, **dataclasses.asdict(done)}
         record.update({"snapshot": opened.name.base, "database": True})
     return result
+
+
+def _pg_restore(droplet: Droplet) -> str:
+    from gigglekit.backup import settings
+    from gigglekit.backup.postgresql import pg_restore_beside
+
+    chosen = settings.load(droplet.settings_path)
+    return pg_restore_beside(chosen.pg_dump) if chosen else ""
 
 
 def _app_url(droplet: Droplet) -> str:

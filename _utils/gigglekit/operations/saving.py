@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gigglekit import records
 from gigglekit.backup import names
+from gigglekit.backup.errors import BackupError
 from gigglekit.backup.settings import Settings
 from gigglekit.operations import erasing, kits
 from gigglekit.operations.droplet import Droplet
 from gigglekit.operations.progress import Progress
+from gigglekit.vault.errors import VaultError
 
 if TYPE_CHECKING:
     from gigglekit.backup.prune import Prune
@@ -61,8 +63,7 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
         users = droplet.users(problems, notes)
         ledger = droplet.ledger()
         run = Sync(repository, manifest, chosen.threads, erased=ledger.tombstones, progress=progress.bytes_and_files)
-        database = droplet.database() if chosen.database else None
-        done = run.run(users, (lambda: _dump(droplet, repository, database.url)) if database else None, anyway=anyway)
+        done = run.run(users, _dumping(droplet, repository) if chosen.database else None, anyway=anyway)
         if manifest.get(WHOLE) is None and manifest.get("number") != "0":
             # Begun in this run, or in one that did not come to its end. If the bucket was empty then it knows everything, else only what
             # the newest snapshot had.
@@ -79,6 +80,30 @@ def _sync(droplet: Droplet, chosen: Settings, anyway: bool) -> dict[str, Any]:
     result["erasures"] = finished
     result["notes"] = notes
     return result
+
+
+def _dumping(droplet: Droplet, repository: Repository) -> Callable[[], Dump] | None:
+    """Return what dumps the database, None if there is none."""
+    with contextlib.suppress(VaultError):
+        if droplet.database() is None:
+            return None
+    return lambda: _dumped(droplet, repository)
+
+
+def _dumped(droplet: Droplet, repository: Repository) -> Dump:
+    """Dump the database; whatever goes wrong is an error of the backup, which saves the clips all the same."""
+    try:
+        database = droplet.database()
+        if database is None:
+            raise BackupError(f"{droplet.environment}, which says where it is, has just gone. Ask again: salt-call giggles.sync")
+        return _dump(droplet, repository, database.url)
+    except VaultError as error:
+        raise BackupError(str(error)) from error
+    except OSError as error:
+        raise BackupError(
+            f"it could not be tried ({error.strerror or type(error).__name__}). Look at free, df and dmesg, then ask again: salt-call "
+            "giggles.sync"
+        ) from error
 
 
 def _dump(droplet: Droplet, repository: Repository, url: str) -> Dump:
