@@ -212,15 +212,15 @@ def test_a_file_that_grows_or_shrinks_whenever_it_is_read_is_taken_as_it_was_or_
     victim = local.write(user, "victim.wav", b"before")
     local.sync()
     local.write(user, "victim.wav", b"before, and more")
-    read = os.read
+    read = os.readv
 
-    def reading(descriptor: int, length: int) -> bytes:
+    def reading(descriptor: int, buffers: list[memoryview]) -> int:
         with victim.open("ab") as file:
             file.write(b"!")
-        return read(descriptor, length)
+        return read(descriptor, buffers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "read", reading)
+        patch.setattr(os, "readv", reading)
         done = local.sync()
     assert done.unsettled == 1
     assert done.files == 2
@@ -236,15 +236,15 @@ def test_a_clip_that_the_disk_does_not_give_back_costs_no_other_clip(
 ) -> None:
     user = local.add(1000, 2000)
     victim = local.write(user, "victim.wav", bytes(size))
-    inode, read = victim.stat().st_ino, os.read
+    inode, read = victim.stat().st_ino, os.readv
 
-    def reading(descriptor: int, length: int) -> bytes:
+    def reading(descriptor: int, buffers: list[memoryview]) -> int:
         if os.fstat(descriptor).st_ino == inode:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(descriptor, length)
+        return read(descriptor, buffers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "read", reading)
+        patch.setattr(os, "readv", reading)
         done = local.sync()
     assert done.files == 2
     assert [user.vault_id in problem and "Input/output error" in problem for problem in done.problems] == [True]
