@@ -152,6 +152,49 @@ def test_all_of_a_user_that_the_bucket_loses_serves_earlier_snapshots_again(begu
     assert check(begun).problems == []
 
 
+def test_also_if_the_earlier_program_has_noticed_that_they_are_lost(begun: FolderDroplet, a_folder: Path) -> None:
+    first, before = begun.repository().choose(None).base, digests(somebody(begun).folder)
+    for pack in (begun.place / "data").iterdir():
+        pack.unlink()
+    with begun.manifest() as manifest:
+        assert verify(begun.repository(), roots(begun), manifest=manifest, fraction=1.0).problems
+        # It did not remember of which kind they were.
+        manifest._connection.execute("DELETE FROM meta WHERE key LIKE '%digests%'")
+    begun.sync(**at(NOW))
+    assert kinds(begun, somebody(begun)) == {"earlier"}
+    assert prune_once(begun, Keep(3, 0, 0), NOW).problems == []
+    assert is_whole(begun, a_folder / "whole", first, before)
+
+
+def test_of_a_new_user_too_though_packs_were_given_up_before(a_folder: Path) -> None:
+    droplet = FolderDroplet.make(a_folder / "droplet", pack_bytes=100_000)
+    user = droplet.add(20_000, 30_000)
+    droplet.sync(**at(NOW - DAY))
+    first, before = droplet.repository().choose(None).base, digests(user.folder)
+    with droplet.manifest() as manifest, manifest.change():
+        manifest.lose({pack.id for pack in manifest.packs()})
+    for pack in (droplet.place / "data").iterdir():
+        pack.unlink()
+    droplet.sync(**at(NOW))
+    assert kinds(droplet, user) == {"new"}
+    assert prune_once(droplet, Keep(3, 0, 0), NOW).problems == []
+    assert is_whole(droplet, a_folder / "whole", first, before)
+
+
+def test_a_new_user_whose_small_packs_were_put_together_goes_on_as_before(a_folder: Path) -> None:
+    droplet = FolderDroplet.make(a_folder / "droplet", pack_bytes=100_000)
+    user = droplet.add()
+    for night in range(9):
+        droplet.write(user, f"{night}.wav", os.urandom(100))
+        droplet.sync(**at(NOW + night * DAY))
+    assert prune_once(droplet, Keep(1, 0, 0), NOW + 9 * DAY).rewritten == 9
+    with droplet.manifest() as manifest:
+        assert len(manifest.given_up(user.vault_id)) == 9, "the control"
+    droplet.write(user, "new.wav", b"new")
+    droplet.sync(**at(NOW + 10 * DAY))
+    assert kinds(droplet, user) == {"new"}
+
+
 def test_nothing_of_it_is_remembered_of_a_user_who_was_erased(begun: FolderDroplet) -> None:
     user = somebody(begun)
     with begun.manifest() as manifest:
@@ -160,7 +203,7 @@ def test_nothing_of_it_is_remembered_of_a_user_who_was_erased(begun: FolderDropl
         assert any(user.vault_id in key for key in manifest.all("")), "the control"
     erase(begun, user)
     with begun.manifest() as manifest:
-        assert not any(user.vault_id in key for key in manifest.all("earlier"))
+        assert not any(user.vault_id in key for key in manifest.all(""))
         assert manifest.digest_like(user.vault_id) == ""
 
 

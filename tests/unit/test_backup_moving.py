@@ -28,6 +28,7 @@ from gigglekit.backup.bucket import Bucket
 from gigglekit.backup.clips import User
 from gigglekit.backup.errors import BackupError, ClockError, DeniedError
 from gigglekit.backup.manifest import Manifest, State
+from gigglekit.backup.storing import SMALL
 from gigglekit.files import walking
 
 from tests.unit.b2 import Storage, b2_proxy
@@ -212,15 +213,15 @@ def test_a_file_that_grows_or_shrinks_whenever_it_is_read_is_taken_as_it_was_or_
     victim = local.write(user, "victim.wav", b"before")
     local.sync()
     local.write(user, "victim.wav", b"before, and more")
-    read = os.read
+    read = os.readv
 
-    def reading(descriptor: int, length: int) -> bytes:
+    def reading(descriptor: int, buffers: list[memoryview]) -> int:
         with victim.open("ab") as file:
             file.write(b"!")
-        return read(descriptor, length)
+        return read(descriptor, buffers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "read", reading)
+        patch.setattr(os, "readv", reading)
         done = local.sync()
     assert done.unsettled == 1
     assert done.files == 2
@@ -230,21 +231,88 @@ def test_a_file_that_grows_or_shrinks_whenever_it_is_read_is_taken_as_it_was_or_
     everything_is_as_on_disk(local, user, a_folder / "settled")
 
 
+@pytest.mark.parametrize("size", [1000, SMALL, SMALL + 1])
+def test_a_file_that_shrinks_whenever_it_is_read_costs_no_other_clip(
+    local: FolderDroplet, a_folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    user = local.add(1000)
+    victim = local.write(user, "victim.wav", os.urandom(size))
+    inode, read, reads = victim.stat().st_ino, os.readv, 0
+
+    def reading(descriptor: int, buffers: list[memoryview]) -> int:
+        nonlocal reads
+        if os.fstat(descriptor).st_ino == inode:
+            reads += 1
+            assert reads < 100, "what has ended is read for ever"
+            os.truncate(victim, victim.stat().st_size - 1)
+        return read(descriptor, buffers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readv", reading)
+        done = local.sync()
+    assert (done.files, done.unsettled, done.problems) == (1, 1, [])
+    assert local.sync().new_files == 1
+    everything_is_as_on_disk(local, user, a_folder / "settled")
+
+
+def test_a_large_file_that_changes_between_its_two_readings_is_not_taken(
+    local: FolderDroplet, a_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = local.add(1000)
+    victim = local.write(user, "victim.wav", os.urandom(SMALL + 1000))
+    seek, times = os.lseek, 0
+
+    def seeking(descriptor: int, place: int, whence: int) -> int:
+        nonlocal times
+        times += 1
+        with victim.open("r+b") as file:
+            file.seek(SMALL // 2)
+            file.write(os.urandom(10))
+        return seek(descriptor, place, whence)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lseek", seeking)
+        done = local.sync()
+    assert (done.files, done.unsettled, times) == (1, 1, 3)
+    assert local.sync().new_files == 1
+    everything_is_as_on_disk(local, user, a_folder / "settled")
+
+
+def test_files_of_every_size_that_matters_come_back_however_little_one_read_gives(a_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = 2 * SMALL
+    local = FolderDroplet.make(a_folder / "droplet", pack_bytes=pack)
+    user = local.add(0, 1, SMALL - 1, SMALL, SMALL + 1, pack - 1, pack, pack + 1, pack + SMALL + 1)
+    read, chance = os.readv, random.Random(1)  # noqa: S311
+
+    def reading(descriptor: int, buffers: list[memoryview]) -> int:
+        (buffer,) = buffers
+        return read(descriptor, [buffer[: chance.randint(1, 1 << 19)]])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readv", reading)
+        local.sync()
+    everything_is_as_on_disk(local, user, a_folder / "back")
+    for clip in (user.folder / "clips").iterdir():
+        # Read anew, and known.
+        os.utime(clip, (1, 1))
+    assert local.sync().new_files == 0
+
+
 @pytest.mark.parametrize("size", [1000, 5 << 20])
 def test_a_clip_that_the_disk_does_not_give_back_costs_no_other_clip(
     local: FolderDroplet, a_folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     user = local.add(1000, 2000)
     victim = local.write(user, "victim.wav", bytes(size))
-    inode, read = victim.stat().st_ino, os.read
+    inode, read = victim.stat().st_ino, os.readv
 
-    def reading(descriptor: int, length: int) -> bytes:
+    def reading(descriptor: int, buffers: list[memoryview]) -> int:
         if os.fstat(descriptor).st_ino == inode:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(descriptor, length)
+        return read(descriptor, buffers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "read", reading)
+        patch.setattr(os, "readv", reading)
         done = local.sync()
     assert done.files == 2
     assert [user.vault_id in problem and "Input/output error" in problem for problem in done.problems] == [True]

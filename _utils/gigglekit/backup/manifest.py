@@ -19,8 +19,10 @@ from gigglekit.backup.section import MOST_TIME
 from gigglekit.crypto import keys
 
 _VERSION = 1
-_EARLIER = "earlier digests:"
-"""What a fact begins with that remembers, by vault id, of which kind a user's digests were that are forgotten."""
+_FORGOTTEN = "digests like:"
+"""What a fact begins with that remembers, by vault id, of which kind a user's digests were that are forgotten: one of them."""
+_AS_BEFORE = "0" * 32
+"""A digest of the earlier kind."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS packs (
@@ -221,7 +223,13 @@ class Manifest:
         row = self._connection.execute(
             "SELECT digest FROM contents WHERE vault = ? AND substr(digest, 1, ?) <> ? LIMIT 1", (vault, len(PREFIX), PREFIX)
         ).fetchone()
-        return str(row[0]) if row else self.get(_EARLIER + vault) or ""
+        if row:
+            return str(row[0])
+        forgotten = self.get(_FORGOTTEN + vault)
+        if forgotten is None and self.given_up(vault) and not self.contents(vault):
+            # By an earlier program, which did not remember it.
+            return _AS_BEFORE
+        return forgotten or ""
 
     # --- files --------------------------------------------------------------------------------------------------------------
 
@@ -301,7 +309,7 @@ class Manifest:
         """Forget a user altogether."""
         for table in ("files", "contents", "packs", "underway", "given_up"):
             self._connection.execute(f"DELETE FROM {table} WHERE vault = ?", (vault,))  # noqa: S608 (names from above)
-        self.put(_EARLIER + vault, None)
+        self.put(_FORGOTTEN + vault, None)
 
     def forget_everything(self) -> None:
         """Forget all but which bucket this is, so that it is read from there again."""
@@ -348,8 +356,8 @@ class Manifest:
         for number, vault, digest, extents in rows:
             if not any(part[0] in gone for part in _extents(extents)):
                 continue
-            if is_earlier(digest):
-                self.put(_EARLIER + vault, digest)
+            if is_earlier(digest) or self.get(_FORGOTTEN + vault) is None:
+                self.put(_FORGOTTEN + vault, digest)
             self._connection.execute("DELETE FROM files WHERE content = ?", (number,))
             self._connection.execute("DELETE FROM contents WHERE number = ?", (number,))
         for number in gone:
