@@ -36,7 +36,7 @@ def digest(content: bytes, *cuts: int, key: bytes = KEY, like: str = "") -> str:
 
 @given(content=st.binary(max_size=300), cuts=st.lists(st.integers(0, 300), max_size=4), like=st.sampled_from(["", EARLIER]))
 def test_how_a_content_is_read_makes_no_difference(content: bytes, cuts: list[int], like: str) -> None:
-    assert digest(content, *cuts, like=like) == digest(content, like=like)
+    assert digest(content, *cuts, like=like) == digest(content, like=like) == Digests(KEY).of(memoryview(content), like)
 
 
 @given(one=st.binary(max_size=70), other=st.binary(max_size=70), like=st.sampled_from(["", EARLIER]))
@@ -58,8 +58,11 @@ def test_the_kinds_are_told_apart() -> None:
 
 def sync_by_an_earlier_program(droplet: FolderDroplet, now: float) -> None:
     """Sync as programs did that knew digests over SHA-256 only."""
-    now_as_before = Digests.begin
-    with patch.object(Digests, "begin", lambda self, _like="": now_as_before(self, EARLIER)):
+    begin, of = Digests.begin, Digests.of
+    with (
+        patch.object(Digests, "begin", lambda self, _like="": begin(self, EARLIER)),
+        patch.object(Digests, "of", lambda self, content, _like="": of(self, content, EARLIER)),
+    ):
         droplet.sync(**at(now))
 
 

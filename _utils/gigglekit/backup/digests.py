@@ -14,6 +14,7 @@ import hashlib
 from typing import Protocol
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.utils import Buffer
 
 from gigglekit.backup import names
@@ -43,7 +44,8 @@ class Digests:
 
     def __init__(self, manifest_key: bytes) -> None:
         self._key = manifest_key
-        self._cipher = Cipher(algorithms.AES256(keys.derive(manifest_key, names.CONTENT_LABEL)), modes.GCM(_NONCE))
+        content_key = keys.derive(manifest_key, names.CONTENT_LABEL)
+        self._cipher, self._gmac = Cipher(algorithms.AES256(content_key), modes.GCM(_NONCE)), AESGCM(content_key)
 
     def begin(self, like: str = "") -> Digester:
         """Return what works out a digest.
@@ -52,6 +54,18 @@ class Digests:
             like: a digest that this one is to be compared with; "" for a content that is new.
         """
         return _Earlier(self._key) if is_earlier(like) else _Gmac(self._key, self._cipher)
+
+    def of(self, content: Buffer, like: str = "") -> str:
+        """Return the digest of a content that is in memory as a whole; see `begin`."""
+        if not is_earlier(like):
+            return _digest(self._key, self._gmac.encrypt(_NONCE, b"", content))
+        digester = self.begin(like)
+        digester.update(content)
+        return digester.finish()
+
+
+def _digest(key: bytes, tag: bytes) -> str:
+    return PREFIX + keys.keyed_hash(key, f"content\0{tag.hex()}")
 
 
 def is_earlier(digest: str) -> bool:
@@ -68,7 +82,7 @@ class _Gmac:
 
     def finish(self) -> str:
         self._gmac.finalize()
-        return PREFIX + keys.keyed_hash(self._key, f"content\0{self._gmac.tag.hex()}")
+        return _digest(self._key, self._gmac.tag)
 
 
 class _Earlier:

@@ -78,27 +78,31 @@ class Filling:
         vault = self.user.vault_id
         if self.known is None:
             self.known, self.like = self.manifest.contents(vault), self.manifest.digest_like(vault)
-        digester = self.digests.begin(self.like)
-        data = memoryview(b"")
-        for data in clips.read(descriptor, before.st_size, self.storing.buffer):
-            digester.update(data)
+        data, pieces = memoryview(b""), clips.read(descriptor, before.st_size, self.storing.buffer)
+        if before.st_size <= len(self.storing.buffer):
+            data = next(pieces, data)
+            digest = self.digests.of(data, self.like)
+        else:
+            digester = self.digests.begin(self.like)
+            for piece in pieces:
+                digester.update(piece)
+            digest = digester.finish()
         state = State.of(before)
         if State.of(os.fstat(descriptor)) != state:
             raise ChangedError
-        digest = digester.finish()
         content = self.known.get(digest)
         if content is not None:
             self.touched.append((name, state, content))
             return
         twin = self.twins.get(digest)
         if twin is not None:
-            self.storing.waiting.append(Entry(vault, name, state, digest, twin.size, twin.parts))
+            self.storing.expect(Entry(vault, name, state, digest, twin.size, twin.parts))
             return
         # A small file is read once: it is in memory now as a whole.
         is_small = len(data) == before.st_size
         parts = self._put(data) if is_small else self._put_large(descriptor, before.st_size, digest)
         entry = Entry(vault, name, state, digest, before.st_size, parts)
-        self.storing.waiting.append(entry)
+        self.storing.expect(entry)
         self.twins[digest] = entry
         self.storing.synced.new_files += 1
         self.storing.synced.new_bytes += before.st_size

@@ -94,7 +94,7 @@ def encode(section: Section) -> bytes:
         ],
     }
     return zlib.compress(
-        json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape"), 6
+        json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape"), 4
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gigglekit.backup import names
 from gigglekit.backup.manifest import Manifest, State
@@ -42,8 +43,7 @@ class Synced:
     problems: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Entry:
+class Entry(NamedTuple):
     """A file whose content is on its way into the bucket."""
 
     vault: str
@@ -66,6 +66,7 @@ class Storing:
     Attributes:
         memory: of packs that are stored, for the next ones.
         buffer: what files are read into.
+        waiting: files by the pack that they wait for; by "" what waits for none any more.
     """
 
     repository: Repository
@@ -78,7 +79,7 @@ class Storing:
     numbers: dict[str, int] = field(default_factory=dict)
     memory: list[memoryview] = field(default_factory=list)
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(SMALL)))
-    waiting: deque[Entry] = field(default_factory=deque)
+    waiting: defaultdict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
 
     def store(self, vault: str, pack: Finished) -> None:
         """Store a pack; waits while as many as may are under way."""
@@ -112,6 +113,7 @@ class Storing:
         self.numbers = dict(before)
         try:
             with self.manifest.change():
+                stored = []
                 for future in done:
                     vault, pack = self.running.pop(future)
                     # Anew from the kernel it would be zeroed page by page, which takes longer than to encrypt what goes in.
@@ -120,7 +122,8 @@ class Storing:
                         self.numbers[pack.id] = self.manifest.add_pack(pack.id, vault, len(pack.body), pack.header)
                         self.manifest.finish(names.DATA + pack.id)
                         self.synced.packs += 1
-                self._known()
+                        stored.append(pack.id)
+                self._known(stored)
                 if beginning is not None:
                     self.manifest.begin(*beginning)
         except BaseException:
@@ -128,16 +131,22 @@ class Storing:
             self.numbers = before
             raise
 
-    def _known(self) -> None:
-        """Write down the files whose content is stored altogether now."""
-        for _ in range(len(self.waiting)):
-            entry = self.waiting.popleft()
-            if all(pack in self.numbers for pack, _, _ in entry.parts):
-                parts = [(self.numbers[pack], offset, length) for pack, offset, length in entry.parts]
-                content = self.manifest.add_content(entry.vault, entry.digest, entry.size, parts)
-                self.manifest.put_file(entry.vault, entry.name, entry.state, content)
-            else:
-                self.waiting.append(entry)
+    def expect(self, entry: Entry) -> None:
+        """Have a file written down when its content is stored altogether."""
+        self.waiting[self._lacking(entry)].append(entry)
+
+    def _lacking(self, entry: Entry) -> str:
+        return next((pack for pack, _, _ in entry.parts if pack not in self.numbers), "")
+
+    def _known(self, stored: Iterable[str]) -> None:
+        """Write down the files whose content is stored altogether now, with these packs."""
+        for pack in stored:
+            for entry in self.waiting.pop(pack, ()):
+                self.expect(entry)
+        for entry in self.waiting.pop("", ()):
+            parts = [(self.numbers[pack], offset, length) for pack, offset, length in entry.parts]
+            content = self.manifest.add_content(entry.vault, entry.digest, entry.size, parts)
+            self.manifest.put_file(entry.vault, entry.name, entry.state, content)
 
     def finish(self) -> None:
         """Wait for all, those after one that failed too."""
@@ -146,7 +155,7 @@ class Storing:
             done = self._settled()
             self._write_down(done)
             failure = next(filter(None, (future.exception() for future in done)), failure)
-        if self.waiting:
+        if "" in self.waiting:
             # Empty files wait for no pack.
             self._write_down()
         if failure is not None:
