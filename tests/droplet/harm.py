@@ -17,7 +17,8 @@ _LOGIN_PAUSE = 6.0
 """The firewall lets six connections in half a minute through to ssh."""
 _last_login = 0.0
 
-# A run that fails is recorded all the same, and what looks at the droplet every five minutes notes what it saw.
+# A run that fails is recorded all the same, and what looks at the droplet every five minutes notes what it saw. The image of a volume
+# that is mounted is written to whenever the kernel likes.
 _PICTURE = r"""
 find /etc /opt/giggles /opt/certbot /usr/local /var/lib/giggles /var/spool/cron /root /home -xdev \
   \( -path /opt/giggles/python -o -path /opt/giggles/repository.git -o -path /root/.cache \
@@ -27,6 +28,7 @@ find /etc /opt/giggles /opt/certbot /usr/local /var/lib/giggles /var/spool/cron 
      -o -path '/var/lib/giggles/records/.disk.jsonl.*' -o -path '/var/lib/giggles/records/.status.jsonl.*' \
      -o -path '/var/lib/giggles/records/.converge.jsonl.*' \
      -o -path /var/lib/giggles/records/status.jsonl -o -path /var/lib/giggles/alerts \) -prune \
+  -o -path /var/lib/giggles/vault.img -printf '%p %y %m %U:%G %s\n' \
   -o -printf '%p %y %m %U:%G %l' \( -type d -printf '\n' -o -printf ' %s %T@\n' \)
 systemctl show --property=Id,MainPID,ActiveState,UnitFileState giggles.service giggles.socket nginx.service ssh.service \
   fail2ban.service cron.service
