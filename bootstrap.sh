@@ -255,6 +255,7 @@ check_domain() {
   domain_given=$domain
   [ -n "$domain" ] || domain=$(look_up domain)
   if [ -z "$domain" ] && [ "$interactive" = yes ]; then
+    # The end of input is no answer, which is told right below.
     read -rp 'The domain people will open (e.g. giggles.example.org): ' domain || true
     domain_given=$domain
   fi

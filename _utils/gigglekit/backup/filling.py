@@ -79,7 +79,9 @@ class Filling:
         if self.known is None:
             self.known, self.like = self.manifest.contents(vault), self.manifest.digest_like(vault)
         data, pieces = memoryview(b""), clips.read(descriptor, before.st_size, self.storing.buffer)
-        if before.st_size <= len(self.storing.buffer):
+        # Then it is read once: it is in memory as a whole.
+        is_small = before.st_size <= len(self.storing.buffer)
+        if is_small:
             data = next(pieces, data)
             digest = self.digests.of(data, self.like)
         else:
@@ -98,8 +100,6 @@ class Filling:
         if twin is not None:
             self.storing.expect(Entry(vault, name, state, digest, twin.size, twin.parts))
             return
-        # A small file is read once: it is in memory now as a whole.
-        is_small = len(data) == before.st_size
         parts = self._put(data) if is_small else self._put_large(descriptor, before.st_size, digest)
         entry = Entry(vault, name, state, digest, before.st_size, parts)
         self.storing.expect(entry)
