@@ -115,8 +115,8 @@ class Filling:
             self.flush()
         while len(data):
             if self.builder is None:
-                buffer = self.storing.memory.pop() if self.storing.memory else None
-                self.builder = Builder(backup_key(self.user.root_key), self.pack_bytes, buffer)
+                name, memory = self.storing.begin(self.user.vault_id)
+                self.builder = Builder(backup_key(self.user.root_key), self.pack_bytes, name, memory)
             piece = data[: self.builder.room]
             parts.append((self.builder.id, self.builder.plain, len(piece)))
             self.builder.add(piece)

@@ -50,11 +50,12 @@ class Builder:
     Arguments:
         key: the user's backup key.
         capacity: bytes of clips that it takes.
+        name: what it is called below `data/`; a new name if None.
         buffer: `memory` of a pack of that capacity that is stored; new memory if None.
     """
 
-    def __init__(self, key: bytes, capacity: int = PACK_BYTES, buffer: memoryview | None = None) -> None:
-        self.id = names.new_id()
+    def __init__(self, key: bytes, capacity: int = PACK_BYTES, name: str | None = None, buffer: memoryview | None = None) -> None:
+        self.id = names.new_id() if name is None else name
         self.plain = 0
         self._capacity = capacity
         self._encryptor = chunked.Encryptor(key, names.pack_context(self.id))

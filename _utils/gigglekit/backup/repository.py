@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gigglekit.backup import names, section, signed, snapshot
 from gigglekit.backup.errors import DamagedError, MissingError, RefusedError
 from gigglekit.backup.names import SnapshotName
-from gigglekit.backup.section import NotReadableError, Section
+from gigglekit.backup.section import Encoded, NotReadableError, Section
 from gigglekit.backup.signed import Signer
 from gigglekit.backup.snapshot import Head, Part
 from gigglekit.crypto import chunked, keys
@@ -218,23 +218,19 @@ class Repository:
 
     # --- writing ---------------------------------------------------------------------------------------------------------
 
-    def write(self, name: SnapshotName, head: Head, sections: Iterable[tuple[str, bytes, Section]]) -> bytes:
+    def write(self, name: SnapshotName, head: Head, sections: Iterable[tuple[str, bytes, Encoded]]) -> bytes:
         """Return a snapshot, ready to be stored.
 
         Arguments:
             name: its name.
             head: its head, without users.
-            sections: vault id, root key and section; sorted by vault.
+            sections: vault id, root key and section before it is encrypted; sorted by vault.
         """
         parts, body = snapshot.lay_out(
-            (vault, self._seal(name, vault, root, content), len(content.files), sum(file.size for file in content.files))
+            (vault, chunked.encrypt(backup_key(root), names.section_context(name, vault), content.data), content.files, content.size)
             for vault, root, content in sections
         )
         return snapshot.encode(name, Head(head.time, head.number, head.previous, head.dump, parts), body, self.secrets.snapshots)
-
-    @staticmethod
-    def _seal(name: SnapshotName, vault: str, root: bytes, content: Section) -> bytes:
-        return chunked.encrypt(backup_key(root), names.section_context(name, vault), section.encode(content))
 
     def store_key(self, name: str, key: bytes) -> None:
         """Store a key so that only the recovery kit opens it.

@@ -18,7 +18,7 @@ from gigglekit.backup.manifest import Manifest
 from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.pack import Builder
 from gigglekit.backup.repository import Opened, Repository, backup_key
-from gigglekit.backup.section import Extent, FileEntry, PackEntry, Section
+from gigglekit.backup.section import Encoded, Extent, FileEntry, PackEntry, Section
 from gigglekit.crypto import chunked
 
 _WORTH_IT = 0.5
@@ -253,13 +253,13 @@ class Rewriting:
         name = replace(snapshot.name, generation=snapshot.name.generation + 1)
         packs: set[str] = set()
 
-        def everything() -> Iterator[tuple[str, bytes, Section]]:
+        def everything() -> Iterator[tuple[str, bytes, Encoded]]:
             # The parts of erased users are left out: nobody can read them, so nobody could encrypt them again.
             for part in before.head.users:
                 if part.vault in self.roots:
                     section = self._moved(self.repository.section(before, part, self.roots[part.vault]), moved)
                     packs.update(pack.id for pack in section.packs)
-                    yield part.vault, self.roots[part.vault], section
+                    yield part.vault, self.roots[part.vault], Encoded.of(section)
 
         data = self.repository.write(name, replace(before.head, users=()), everything())
         self.repository.bucket.put(name.object, data, locked=True)

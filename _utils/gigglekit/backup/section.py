@@ -8,6 +8,7 @@ import json
 import re
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gigglekit.backup.names import is_id
 
@@ -81,6 +82,19 @@ class Section:
     user: str
     packs: tuple[PackEntry, ...]
     files: tuple[FileEntry, ...]
+
+
+class Encoded(NamedTuple):
+    """A section as it is before encryption, and how many files there are in it, and bytes of them."""
+
+    data: bytes
+    files: int
+    size: int
+
+    @classmethod
+    def of(cls, section: Section) -> Encoded:
+        """Encode a section."""
+        return cls(encode(section), len(section.files), sum(file.size for file in section.files))
 
 
 def encode(section: Section) -> bytes:

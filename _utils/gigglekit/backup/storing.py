@@ -81,15 +81,23 @@ class Storing:
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(SMALL)))
     waiting: defaultdict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
 
-    def store(self, vault: str, pack: Finished) -> None:
-        """Store a pack; waits while as many as may are under way."""
+    def begin(self, vault: str) -> tuple[str, memoryview | None]:
+        """Begin a pack: waits while as many as may are under way, so that there never is memory for more of them.
+
+        Returns:
+            What its name is to be, and the memory of one that is stored; None if there is none.
+        """
         done = self._settled() if len(self.running) >= self.threads else self._stored()
-        name = names.DATA + pack.id
+        pack = names.new_id()
         # By one transaction, since each waits for the disk.
-        self._write_down(done, (name, vault))
+        self._write_down(done, (names.DATA + pack, vault))
         for future in done:
             future.result()
-        self.running[self.pool.submit(self._put, vault, name, pack.body)] = (vault, pack)
+        return pack, self.memory.pop() if self.memory else None
+
+    def store(self, vault: str, pack: Finished) -> None:
+        """Store a pack that was begun."""
+        self.running[self.pool.submit(self._put, vault, names.DATA + pack.id, pack.body)] = (vault, pack)
 
     def _put(self, vault: str, name: str, body: memoryview) -> None:
         self.ready(vault)
@@ -134,6 +142,10 @@ class Storing:
     def expect(self, entry: Entry) -> None:
         """Have a file written down when its content is stored altogether."""
         self.waiting[self._lacking(entry)].append(entry)
+
+    def waits(self, vault: str) -> bool:
+        """Tell whether a file of a user is not written down yet."""
+        return any(entry.vault == vault for entries in self.waiting.values() for entry in entries)
 
     def _lacking(self, entry: Entry) -> str:
         return next((pack for pack, _, _ in entry.parts if pack not in self.numbers), "")

@@ -8,12 +8,13 @@ then nothing in the bucket has changed for anybody who restores.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from gigglekit.backup import clips, names, sealed
 from gigglekit.backup.clips import User
+from gigglekit.backup.describing import Describing
 from gigglekit.backup.digests import Digests
 from gigglekit.backup.errors import BackupError, DamagedError, MissingError
 from gigglekit.backup.filling import Filling
@@ -21,7 +22,6 @@ from gigglekit.backup.learning import Knowledge, OthersError
 from gigglekit.backup.manifest import Manifest, State, name_of
 from gigglekit.backup.pack import PACK_BYTES
 from gigglekit.backup.repository import Opened, Repository, manifest_key
-from gigglekit.backup.section import Extent, FileEntry, PackEntry, Section
 from gigglekit.backup.snapshot import Dump, Head
 from gigglekit.backup.storing import Storing, Synced
 
@@ -83,7 +83,7 @@ class Sync:
     def _run(self, users: Sequence[User], dump: Callable[[], Dump] | None, anyway: bool, synced: Synced) -> None:
         self._tidy()
         self._known.learn(anyway=anyway)
-        present: dict[str, dict[str, str]] = {}
+        described = Describing(self.manifest)
         with (
             ThreadPoolExecutor(self.threads, thread_name_prefix="keys") as beside,
             ThreadPoolExecutor(self.threads, thread_name_prefix="packs") as pool,
@@ -98,14 +98,17 @@ class Sync:
                 try:
                     for user in wanted:
                         if user.vault_id not in self._known.gone():
-                            present[user.vault_id], more = self._user(user, storing)
+                            names_of, more = self._user(user, storing)
+                            described.take(user, names_of)
                             new = new or more
+                        if new or dump is not None:
+                            described.go_on(storing.waits)
                 finally:
                     try:
                         keys.settle()
                     finally:
                         storing.finish()
-                new = new or present.keys() - self._known.gone() != self._before()
+                new = new or described.vaults() - self._known.gone() != self._before()
                 if not new and dump is None:
                     break
                 self._known.compare()
@@ -114,9 +117,9 @@ class Sync:
                     break
                 self._tidy()
                 new, wanted = True, [user for user in users if user.vault_id in lost]
-        described = self._dump(dump, synced) if dump is not None else None
-        if new or described is not None:
-            self._snapshot([user for user in users if user.vault_id in present], present, described, synced)
+        dumped = self._dump(dump, synced) if dump is not None else None
+        if new or dumped is not None:
+            self._snapshot(users, described, dumped, synced)
         else:
             synced.users, synced.files, synced.size = (int(part) for part in (self.manifest.get("holds") or "0 0 0").split())
 
@@ -208,7 +211,7 @@ class Sync:
     def _before(self) -> set[str]:
         return set((self.manifest.get("vaults") or "").split())
 
-    def _snapshot(self, users: Sequence[User], present: dict[str, dict[str, str]], dump: Dump | None, synced: Synced) -> None:
+    def _snapshot(self, users: Sequence[User], described: Describing, dump: Dump | None, synced: Synced) -> None:
         previous, number = self.manifest.get("snapshot") or "", int(self.manifest.get("number") or 0) + 1
         now = self.clock()
         last = names.snapshot_name(f"{previous}.0") if previous else None
@@ -221,36 +224,18 @@ class Sync:
                 "was stored, and no snapshot names it yet. Delete that object in the web UI of Backblaze, replace the application key, "
                 "then ask again: salt-call giggles.sync"
             )
-        erased = self._known.gone()
-        users = sorted((user for user in users if user.vault_id not in erased), key=lambda user: user.vault_id)
-
-        def sections() -> Iterator[tuple[str, bytes, Section]]:
-            for user in users:
-                section = self._section(user, present[user.vault_id])
-                synced.users += 1
-                synced.files += len(section.files)
-                synced.size += sum(file.size for file in section.files)
-                yield user.vault_id, user.root_key, section
-
-        data = self.repository.write(name, Head(name.written, number, previous, dump, ()), sections())
+        roots = {user.vault_id: user.root_key for user in users}
+        sections = described.finish(described.vaults() & roots.keys() - self._known.gone())
+        synced.users, synced.files = len(sections), sum(section.files for section in sections.values())
+        synced.size = sum(section.size for section in sections.values())
+        head = Head(name.written, number, previous, dump, ())
+        data = self.repository.write(name, head, ((vault, roots[vault], section) for vault, section in sections.items()))
         self._known.insist_once_more()
         with self.manifest.change():
             self.manifest.begin(name.object, "")
         self.repository.bucket.put(name.object, data, locked=True)
         with self.manifest.change():
             self.manifest.finish(name.object)
-            self._known.remember(name.base, number, [user.vault_id for user in users], synced.files, synced.size)
+            self._known.remember(name.base, number, [*sections], synced.files, synced.size)
             self.manifest.put("unsaved", None)
         synced.snapshot = name.base
-
-    def _section(self, user: User, names_of: dict[str, str]) -> Section:
-        known = self.manifest.files(user.vault_id)
-        packs = {pack.number: pack for pack in self.manifest.packs(user.vault_id)}
-        order: dict[int, int] = {}
-        files = []
-        for path, name in sorted(names_of.items()):
-            state, stored = known[name]
-            parts = tuple(Extent(order.setdefault(pack, len(order)), offset, length) for pack, offset, length in stored.extents)
-            files.append(FileEntry(path, stored.size, state.modified, stored.digest, parts))
-        entries = tuple(PackEntry(packs[number].id, packs[number].size, packs[number].header) for number in order)
-        return Section(user.user_id, entries, tuple(files))
