@@ -43,7 +43,7 @@ class Digests:
     """
 
     def __init__(self, manifest_key: bytes) -> None:
-        self._key = manifest_key
+        self._hash = keys.KeyedHash(manifest_key)
         content_key = keys.derive(manifest_key, names.CONTENT_LABEL)
         self._cipher, self._gmac = Cipher(algorithms.AES256(content_key), modes.GCM(_NONCE)), AESGCM(content_key)
 
@@ -53,19 +53,19 @@ class Digests:
         Arguments:
             like: a digest that this one is to be compared with; "" for a content that is new.
         """
-        return _Earlier(self._key) if is_earlier(like) else _Gmac(self._key, self._cipher)
+        return _Earlier(self._hash) if is_earlier(like) else _Gmac(self._hash, self._cipher)
 
     def of(self, content: Buffer, like: str = "") -> str:
         """Return the digest of a content that is in memory as a whole; see `begin`."""
         if not is_earlier(like):
-            return _digest(self._key, self._gmac.encrypt(_NONCE, b"", content))
+            return _digest(self._hash, self._gmac.encrypt(_NONCE, b"", content))
         digester = self.begin(like)
         digester.update(content)
         return digester.finish()
 
 
-def _digest(key: bytes, tag: bytes) -> str:
-    return PREFIX + keys.keyed_hash(key, f"content\0{tag.hex()}")
+def _digest(under: keys.KeyedHash, tag: bytes) -> str:
+    return PREFIX + under.of(f"content\0{tag.hex()}")
 
 
 def is_earlier(digest: str) -> bool:
@@ -74,23 +74,23 @@ def is_earlier(digest: str) -> bool:
 
 
 class _Gmac:
-    def __init__(self, key: bytes, cipher: Cipher[modes.GCM]) -> None:
-        self._key, self._gmac = key, cipher.encryptor()
+    def __init__(self, under: keys.KeyedHash, cipher: Cipher[modes.GCM]) -> None:
+        self._hash, self._gmac = under, cipher.encryptor()
 
     def update(self, data: Buffer) -> None:
         self._gmac.authenticate_additional_data(data)
 
     def finish(self) -> str:
         self._gmac.finalize()
-        return _digest(self._key, self._gmac.tag)
+        return _digest(self._hash, self._gmac.tag)
 
 
 class _Earlier:
-    def __init__(self, key: bytes) -> None:
-        self._key, self._sha256 = key, hashlib.sha256()
+    def __init__(self, under: keys.KeyedHash) -> None:
+        self._hash, self._sha256 = under, hashlib.sha256()
 
     def update(self, data: Buffer) -> None:
         self._sha256.update(data)
 
     def finish(self) -> str:
-        return keys.keyed_hash(self._key, self._sha256.hexdigest())
+        return self._hash.of(self._sha256.hexdigest())

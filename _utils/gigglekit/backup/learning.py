@@ -19,6 +19,7 @@ from gigglekit.backup.names import SnapshotName
 from gigglekit.backup.repository import Repository, manifest_key
 from gigglekit.backup.section import NotReadableError, Section
 from gigglekit.backup.snapshot import Part
+from gigglekit.crypto.keys import KeyedHash
 
 T = TypeVar("T")
 
@@ -223,13 +224,13 @@ class Knowledge:
             ) from None
 
     def _learn_user(self, vault: str, root_key: bytes, section: Section) -> None:
-        key = manifest_key(root_key)
+        under = KeyedHash(manifest_key(root_key))
         numbers = [self.manifest.add_pack(pack.id, vault, pack.size, pack.header) for pack in section.packs]
         for file in section.files:
             parts = [(numbers[part.pack], part.offset, part.length) for part in file.extents]
             content = self.manifest.add_content(vault, file.digest, file.size, parts)
             # Its inode and time of change are not known: size and time of modification have to do.
-            self.manifest.put_file(vault, name_of(key, file.path), State(file.size, file.modified, 0, 0), content)
+            self.manifest.put_file(vault, name_of(under, file.path), State(file.size, file.modified, 0, 0), content)
 
     def _still_sealed(self) -> dict[str, str]:
         """Return the keys that certainly lie in the bucket as this droplet has sealed them, and for which kit.

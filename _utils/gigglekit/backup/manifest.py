@@ -52,7 +52,10 @@ class State(NamedTuple):
     @classmethod
     def of(cls, status: os.stat_result) -> State:
         """Return what stat(2) says, with a time that sections and SQLite can hold: the app may set any."""
-        return cls(status.st_size, max(-MOST_TIME, min(MOST_TIME, status.st_mtime_ns)), status.st_ctime_ns, status.st_ino)
+        modified = status.st_mtime_ns
+        if not -MOST_TIME <= modified <= MOST_TIME:
+            modified = MOST_TIME if modified > 0 else -MOST_TIME
+        return cls(status.st_size, modified, status.st_ctime_ns, status.st_ino)
 
 
 class Stored(NamedTuple):
@@ -75,9 +78,14 @@ class Pack:
     header: bytes
 
 
-def name_of(manifest_key: bytes, path: str) -> str:
-    """Return what stands for a path in the manifest."""
-    return keys.keyed_hash(manifest_key, f"path\0{path.encode('utf-8', 'surrogateescape').hex()}")
+def name_of(under: keys.KeyedHash, path: str) -> str:
+    """Return what stands for a path in the manifest, under the manifest key of its user."""
+    return under.of(f"path\0{path.encode('utf-8', 'surrogateescape').hex()}")
+
+
+def _text_of(extents: Iterable[tuple[int, int, int]]) -> str:
+    """Return extents as JSON; of numbers it is this, and an encoder takes ten times as long."""
+    return f"[{','.join([f'[{pack},{offset},{length}]' for pack, offset, length in extents])}]"
 
 
 def _extents(text: object) -> tuple[tuple[int, int, int], ...]:
@@ -213,7 +221,7 @@ class Manifest:
         """Write down a content, or find it; return its number."""
         cursor = self._connection.execute(
             "INSERT OR IGNORE INTO contents (vault, digest, size, extents) VALUES (?, ?, ?, ?)",
-            (vault, digest, size, json.dumps(list(extents), separators=(",", ":"))),
+            (vault, digest, size, _text_of(extents)),
         )
         if cursor.rowcount == 1:
             return int(cursor.lastrowid or 0)
@@ -304,8 +312,8 @@ class Manifest:
             parts = []
             for pack, offset, length in _extents(extents):
                 target = moved.get((ids[pack], offset, length))
-                parts.append([numbers[target[0]], target[1], length] if target else [pack, offset, length])
-            text = json.dumps(parts, separators=(",", ":"))
+                parts.append((numbers[target[0]], target[1], length) if target else (pack, offset, length))
+            text = _text_of(parts)
             if text != extents:
                 self._connection.execute("UPDATE contents SET extents = ? WHERE number = ?", (text, number))
 

@@ -24,6 +24,7 @@ from gigglekit.backup.pack import PACK_BYTES
 from gigglekit.backup.repository import Opened, Repository, manifest_key
 from gigglekit.backup.snapshot import Dump, Head
 from gigglekit.backup.storing import Storing, Synced
+from gigglekit.crypto.keys import KeyedHash
 
 _TRIES = 3
 NO_DUMP = "The clips were saved, and the database was not"
@@ -160,12 +161,12 @@ class Sync:
     def _user(self, user: User, storing: Storing) -> tuple[dict[str, str], bool]:
         """Store what is new of a user; return what stands for each path there is, and whether anything differs from before."""
         key = manifest_key(user.root_key)
-        known = self.manifest.states(user.vault_id)
+        under, known = KeyedHash(key), self.manifest.states(user.vault_id)
         filling = Filling(user, Digests(key), self.manifest, storing, self.pack_bytes, self.progress)
         names_of: dict[str, str] = {}
         new = False
         for found in clips.files(user, storing.synced.problems):
-            name = name_of(key, found.path)
+            name = name_of(under, found.path)
             state, before = State.of(found.status), known.get(name)
             if before == state:
                 names_of[found.path] = name

@@ -65,8 +65,24 @@ def unwrap(wrapped: bytes, by: bytes) -> bytes:
         raise WrongKeyError from error
 
 
+class KeyedHash:
+    """Hashes texts under one key: HMAC-SHA-256, cut to 128 bits. Several threads may use one object.
+
+    Arguments:
+        key: 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        # Begun once: that is most of what it takes for a short text.
+        self._begun = hmac.HMAC(key, hashes.SHA256())
+
+    def of(self, text: str) -> str:
+        """Return what stands for `text`, as 32 hexadecimal digits."""
+        code = self._begun.copy()
+        code.update(text.encode())
+        return code.finalize()[:16].hex()
+
+
 def keyed_hash(key: bytes, text: str) -> str:
-    """Return HMAC-SHA-256 of `text`, cut to 128 bits, as 32 hexadecimal digits."""
-    code = hmac.HMAC(key, hashes.SHA256())
-    code.update(text.encode())
-    return code.finalize()[:16].hex()
+    """Return what stands for one text under a key; see `KeyedHash`."""
+    return KeyedHash(key).of(text)

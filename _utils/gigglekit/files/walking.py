@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: what was a file a moment ago may be a FIFO now.
@@ -15,11 +14,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DEEPEST = 32
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A regular file.
 
-    Arguments:
+    Attributes:
         path: relative to where the walk began.
         status: what stat(2) said.
         folder: descriptor of its folder, open until the walk goes on.
@@ -57,11 +55,16 @@ def _walk(folder: int, path: str, depth: int) -> Iterator[Found]:
     with os.scandir(folder) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif entry.is_file(follow_symlinks=False):
-                yield Found(path + entry.name, entry.stat(follow_symlinks=False), folder)
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        yield Found(path + entry.name, status, folder)
     for name in folders if depth < _DEEPEST else ():
         try:
             below = os.open(name, _FOLDER, dir_fd=folder)
