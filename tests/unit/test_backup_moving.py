@@ -142,7 +142,7 @@ class Swapping:
         self.swapped = 0
         original = walking.Found.open
 
-        def opened(found: walking.Found) -> int:
+        def opened(found: walking.Found) -> tuple[int, os.stat_result]:
             if found.path.endswith("victim.wav"):
                 self.swapped += 1
                 swap(found)

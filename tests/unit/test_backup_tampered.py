@@ -271,7 +271,7 @@ def test_a_clip_whose_place_is_another_ones_is_not_taken_for_it(droplet: FolderD
     content = droplet.section(repository, repository.choose(None), user)
     one, other = (next(file for file in content.files if file.path.endswith(f"_{number}.wav")) for number in (0, 1))
     part = other.extents[0]
-    moved = dataclasses.replace(one, extents=(dataclasses.replace(part, length=one.size),))
+    moved = one._replace(extents=(part._replace(length=one.size),))
     files = tuple(moved if file is one else file for file in content.files)
     (a_folder / "back").mkdir()
     done = restore_user(repository, dataclasses.replace(content, files=files), user.root_key, a_folder / "back", None)
@@ -310,7 +310,7 @@ def test_a_digest_that_is_wrong_in_a_section_that_is_right_is_named_by_verify_an
     before = check(droplet)
     assert (before.problems, before.compared) == ([], 9)
     wrong = "0" * 32
-    name = rewritten(droplet, user, lambda file: dataclasses.replace(file, digest=wrong) if file.path == path else file)
+    name = rewritten(droplet, user, lambda file: file._replace(digest=wrong) if file.path == path else file)
     assert check(droplet, 0.0).problems == [], "nobody looked"
     (problem,) = check(droplet).problems
     assert problem.startswith(f"{path} of vault {user.vault_id} in {name} ")
@@ -326,7 +326,7 @@ def test_a_place_that_is_wrong_in_a_section_that_is_right_is_named_by_verify(dro
 
     def moved(file: FileEntry) -> FileEntry:
         extent = file.extents[0]
-        return dataclasses.replace(file, extents=(dataclasses.replace(extent, offset=extent.offset + 1),)) if file == part else file
+        return file._replace(extents=(extent._replace(offset=extent.offset + 1),)) if file == part else file
 
     name = rewritten(droplet, user, moved)
     assert [part.path in problem and name in problem for problem in check(droplet).problems] == [True]

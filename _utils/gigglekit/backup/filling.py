@@ -50,12 +50,12 @@ class Filling:
         """Store a file's content unless it is stored; return whether it is known what it is."""
         for _ in range(_TRIES):
             try:
-                descriptor = found.open()
+                descriptor, before = found.open()
             except OSError as error:
                 # Gone, or a link now: the next run sees what is there then.
                 return False if error.errno in clips.GONE else self._note_unreadable(error)
             try:
-                self._take(descriptor, name)
+                self._take(descriptor, before, name)
             except ChangedError:
                 continue
             except UnreadableError as error:
@@ -73,8 +73,7 @@ class Filling:
         )
         return False
 
-    def _take(self, descriptor: int, name: str) -> None:
-        before = os.fstat(descriptor)
+    def _take(self, descriptor: int, before: os.stat_result, name: str) -> None:
         vault = self.user.vault_id
         if self.known is None:
             self.known, self.like = self.manifest.contents(vault), self.manifest.digest_like(vault)

@@ -271,9 +271,13 @@ class Manifest:
 
     def put_file(self, vault: str, name: str, state: State, content: int) -> None:
         """Write down what a file looks like and which content it has."""
-        self._connection.execute(
+        self.put_files([(vault, name, state, content)])
+
+    def put_files(self, files: Iterable[tuple[str, str, State, int]]) -> None:
+        """Write down many: vault id, what stands for the name, what it looks like, and which content it has."""
+        self._connection.executemany(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (vault, name, state.size, state.modified, state.changed, state.inode, content),
+            [(vault, name, *state, content) for vault, name, state, content in files],
         )
 
     def touch_file(self, vault: str, name: str, state: State) -> None:

@@ -41,8 +41,7 @@ class PackEntry:
     header: bytes
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """A piece of a file in a pack's plaintext: index into the section's packs, offset and length in bytes."""
 
     pack: int
@@ -50,11 +49,10 @@ class Extent:
     length: int
 
 
-@dataclass(frozen=True)
-class FileEntry:
-    """A file of a user.
+class FileEntry(NamedTuple):
+    """A file of a user, in the order in which it is written.
 
-    Arguments:
+    Attributes:
         path: relative to the user's vault, `clips/…`; or `legacy/<name>`.
         size: bytes.
         modified: nanoseconds since 1970.
@@ -102,10 +100,7 @@ def encode(section: Section) -> bytes:
     content = {
         "user": section.user,
         "packs": [[pack.id, pack.size, base64.b64encode(pack.header).decode()] for pack in section.packs],
-        "files": [
-            [file.path, file.size, file.modified, file.digest, [[part.pack, part.offset, part.length] for part in file.extents]]
-            for file in section.files
-        ],
+        "files": section.files,
     }
     return zlib.compress(
         json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape"), 4

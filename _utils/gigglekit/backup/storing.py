@@ -155,10 +155,12 @@ class Storing:
         for pack in stored:
             for entry in self.waiting.pop(pack, ()):
                 self.expect(entry)
+        files = []
         for entry in self.waiting.pop("", ()):
             parts = [(self.numbers[pack], offset, length) for pack, offset, length in entry.parts]
             content = self.manifest.add_content(entry.vault, entry.digest, entry.size, parts)
-            self.manifest.put_file(entry.vault, entry.name, entry.state, content)
+            files.append((entry.vault, entry.name, entry.state, content))
+        self.manifest.put_files(files)
 
     def finish(self) -> None:
         """Wait for all, those after one that failed too."""

@@ -27,17 +27,18 @@ class Found(NamedTuple):
     status: os.stat_result
     folder: int
 
-    def open(self) -> int:
-        """Return a descriptor to read it.
+    def open(self) -> tuple[int, os.stat_result]:
+        """Return a descriptor to read it, and what stat(2) says now.
 
         Raises:
             OSError: it is gone, or something else now.
         """
         descriptor = os.open(self.path.rpartition("/")[2], _FILE, dir_fd=self.folder)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return descriptor
+        return descriptor, status
 
 
 def walk(folder: int, path: str = "") -> Iterator[Found]:

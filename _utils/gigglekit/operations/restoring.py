@@ -371,7 +371,7 @@ def _app_folder(droplet: Droplet, user: str, owner: Owner, problems: list[str]) 
 
 
 def _below(prefix: str, files: list[FileEntry]) -> tuple[FileEntry, ...]:
-    return tuple(dataclasses.replace(file, path=file.path.removeprefix(prefix)) for file in files if file.path.startswith(prefix))
+    return tuple(file._replace(path=file.path.removeprefix(prefix)) for file in files if file.path.startswith(prefix))
 
 
 def _make_vault(droplet: Droplet, vault: str, user: str) -> bool:
