@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import pytest
 from gigglekit.backup import names, pack, signed, sync
 from gigglekit.backup.bucket import Bucket, Object
 from gigglekit.backup.errors import BackupError, RefusedError
+from gigglekit.backup.learning import Knowledge
+from gigglekit.backup.section import Encoded
 from gigglekit.backup.sending import Patience
 
 from tests.unit.b2 import Storage
@@ -74,23 +78,78 @@ class AtOnce(ThreadPoolExecutor):
         return future
 
 
-def test_the_memory_of_a_pack_that_is_stored_is_used_for_the_next_one(
-    droplet: Droplet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a fast bucket two are enough, however many may be under way."""
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[memoryview]:
+    """Memory of packs that was asked for."""
     made = []
 
     def memory(capacity: int, make: Any = pack.memory) -> memoryview:
         made.append(make(capacity))
         return made[-1]
 
-    monkeypatch.setattr(sync, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(pack, "memory", memory)
+    return made
+
+
+def test_the_memory_of_a_pack_that_is_stored_is_used_for_the_next_one(
+    droplet: Droplet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[memoryview]
+) -> None:
+    """With a fast bucket one is enough, however many may be under way."""
+    monkeypatch.setattr(sync, "ThreadPoolExecutor", AtOnce)
     user = droplet.add(*[PACK_BYTES] * 8)
     assert droplet.sync().packs == 8
-    assert len(made) == 2
+    assert len(made) == 1
     droplet.restore(user, tmp_path / "back")
     assert digests(tmp_path / "back") == digests(user.folder)
+
+
+def test_as_many_packs_are_under_way_as_may_and_no_more_are_in_memory(
+    droplet: Droplet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[memoryview]
+) -> None:
+    """With a slow bucket: nobody goes on before three packs wait for it."""
+    together = threading.Barrier(3)
+    put = Bucket.put
+
+    def waiting(bucket: Bucket, name: str, data: memoryview, **named: Any) -> None:
+        if name.startswith(names.DATA):
+            together.wait(30)
+        put(bucket, name, data, **named)
+
+    monkeypatch.setattr(Bucket, "put", waiting)
+    users = [droplet.add(*[PACK_BYTES] * 4), droplet.add(*[PACK_BYTES] * 2)]
+    assert droplet.sync().packs == 6
+    assert len(made) == 3
+    for number, user in enumerate(users):
+        droplet.restore(user, tmp_path / str(number))
+        assert digests(tmp_path / str(number)) == digests(user.folder)
+
+
+def test_a_pack_is_written_down_before_it_is_stored_and_nothing_is_when_all_is(
+    droplet: Droplet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a run that is killed leaves nothing in the bucket that the next one does not know."""
+    put, early = Bucket.put, []
+
+    def seen(bucket: Bucket, name: str, data: memoryview, **named: Any) -> None:
+        if name.startswith(names.DATA):
+            copy = tmp_path / name.replace("/", "-")
+            copy.mkdir()
+            for file in droplet.folder.glob("manifest.sqlite*"):
+                shutil.copy(file, copy)
+            # What a power cut leaves, now that the bucket has it.
+            with contextlib.closing(sqlite3.connect(copy / "manifest.sqlite")) as found:
+                if not found.execute("SELECT 1 FROM underway WHERE object = ?", (name,)).fetchone():
+                    early.append(name)
+        put(bucket, name, data, **named)
+
+    monkeypatch.setattr(Bucket, "put", seen)
+    # Packs that end where a clip does, in the middle of one, and early; and of a user after whose full pack nothing comes.
+    for sizes in ([PACK_BYTES] * 2, [3 * PACK_BYTES // 2], [1000], [PACK_BYTES, 1000], [PACK_BYTES]):
+        droplet.add(*sizes)
+    assert droplet.sync().packs == 8
+    assert early == []
+    with droplet.manifest() as manifest:
+        assert manifest.underway() == []
 
 
 @pytest.mark.parametrize("is_lying", [False, True])
@@ -112,6 +171,35 @@ def test_clips_that_the_bucket_keeps_only_half_of_are_told_and_stored_again(
     assert not droplet.sync(repository).snapshot
     assert not repository.was_asked
     for user in (whole, halved):
+        assert droplet.restore(user, tmp_path / user.vault_id).damaged == []
+        assert digests(tmp_path / user.vault_id) == digests(user.folder)
+
+
+def test_what_was_to_be_said_of_a_user_is_said_anew_after_a_pack_was_lost(
+    droplet: Droplet, b2: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ready long before the bucket is asked what it has, since the users after this one take their time."""
+    monkeypatch.setattr(sync, "ThreadPoolExecutor", AtOnce)
+    ready: list[set[str]] = []
+    see = Knowledge.see
+
+    def seen(known: Knowledge, *arguments: Any, **named: Any) -> set[str]:
+        ready.append({*made})
+        return see(known, *arguments, **named)
+
+    made: list[str] = []
+    of = Encoded.of
+    monkeypatch.setattr(Encoded, "of", lambda section: made.append(section.user) or of(section))
+    monkeypatch.setattr(Knowledge, "see", seen)
+    users = [droplet.add(300_000, 5000), droplet.add(300_000), droplet.add(1000)]
+    b2.proxy.set_faults([{"kind": "lose-half", "key": f"^{b2.bucket}/{names.DATA}", "next": 1}])
+    done = droplet.sync()
+    b2.proxy.clear_faults()
+    assert done.new_files == 6, "the first user's once more"
+    assert users[0].user_id in ready[0]
+    assert made.count(users[0].user_id) == 2
+    assert made.count(users[1].user_id) == 1
+    for user in users:
         assert droplet.restore(user, tmp_path / user.vault_id).damaged == []
         assert digests(tmp_path / user.vault_id) == digests(user.folder)
 

@@ -26,7 +26,7 @@ from gigglekit.backup.errors import BackupError, DamagedError, MissingError, Ref
 from gigglekit.backup.prune import Prune, Pruned
 from gigglekit.backup.repository import backup_key
 from gigglekit.backup.restore import restore_user
-from gigglekit.backup.section import FileEntry, NotReadableError
+from gigglekit.backup.section import Encoded, FileEntry, NotReadableError
 from gigglekit.backup.settings import Keep
 from gigglekit.backup.signed import Signer
 from gigglekit.crypto import chunked, keys, sealing
@@ -289,7 +289,7 @@ def rewritten(droplet: FolderDroplet, user: User, change: Callable[[FileEntry], 
         content = repository.section(opened, part, root)
         if part.vault == user.vault_id:
             content = dataclasses.replace(content, files=tuple(map(change, content.files)))
-        everything.append((part.vault, root, content))
+        everything.append((part.vault, root, Encoded.of(content)))
     name = dataclasses.replace(opened.name, generation=opened.name.generation + 1)
     data = repository.write(name, dataclasses.replace(opened.head, users=()), everything)
     repository.bucket.put(name.object, data)

@@ -101,8 +101,8 @@ def test_a_pack_shorter_than_its_section_says_is_named(droplet: Droplet, tmp_pat
     files = list(section.files)
     position = max(range(2), key=lambda number: files[number].extents[0].offset)
     last = files[position]
-    longer = dataclasses.replace(last.extents[0], length=last.extents[0].length + CHUNK)
-    files[position] = dataclasses.replace(last, size=last.size + CHUNK, extents=(longer,))
+    longer = last.extents[0]._replace(length=last.extents[0].length + CHUNK)
+    files[position] = last._replace(size=last.size + CHUNK, extents=(longer,))
     (pack,) = section.packs
     packs = (dataclasses.replace(pack, size=pack.size + CHUNK + chunked.TAG_BYTES),)
     target = tmp_path / "back"

@@ -37,14 +37,12 @@ class Describing:
         return {*self._found, *self._sections}
 
     def go_on(self, waits: Callable[[str], bool]) -> None:
-        """Make the sections of those whose contents are stored altogether, in the order in which they were taken.
+        """Make the sections of those whose contents are stored altogether.
 
         Arguments:
             waits: tells of a vault id whether contents of it are on their way.
         """
-        for vault in [*self._found]:
-            if waits(vault):
-                break
+        for vault in [vault for vault in self._found if not waits(vault)]:
             self._sections[vault] = Encoded.of(self._section(*self._found.pop(vault)))
 
     def finish(self, vaults: Collection[str]) -> dict[str, Encoded]:

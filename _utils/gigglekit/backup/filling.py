@@ -111,7 +111,7 @@ class Filling:
         """Put bytes into packs: into one if they fit into a whole one, so that one request reads them."""
         parts = []
         if self.builder is not None and len(data) > self.builder.room and len(data) <= self.pack_bytes:
-            self.flush()
+            self.flush(more=True)
         while len(data):
             if self.builder is None:
                 name, memory = self.storing.begin(self.user.vault_id)
@@ -121,7 +121,7 @@ class Filling:
             self.builder.add(piece)
             data = data[len(piece) :]
             if not self.builder.room:
-                self.flush()
+                self.flush(more=True)
         return parts
 
     def _put_large(self, descriptor: int, size: int, digest: str) -> list[tuple[str, int, int]]:
@@ -141,10 +141,14 @@ class Filling:
             raise ChangedError
         return parts
 
-    def flush(self) -> None:
-        """Store the pack as it is, and write down the files whose content was stored before."""
+    def flush(self, *, more: bool = False) -> None:
+        """Store the pack as it is, and write down the files whose content was stored before.
+
+        Arguments:
+            more: whether there is more to store.
+        """
         if self.builder is not None and self.builder.plain:
-            self.storing.store(self.user.vault_id, self.builder.finish())
+            self.storing.store(self.user.vault_id, self.builder.finish(), more=more)
         self.builder = None
         if self.touched:
             with self.manifest.change():
