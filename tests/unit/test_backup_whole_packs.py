@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from gigglekit.backup import bucket, names
 from gigglekit.backup.bucket import Bucket
+from gigglekit.backup.pack import PACK_BYTES
 from gigglekit.backup.restore import Task, restore, restore_user
 from gigglekit.crypto import chunked
 from gigglekit.files import draining
@@ -25,7 +26,7 @@ CHUNK = chunked.CHUNK_BYTES
 def droplet(b2: Storage, tmp_path: Path) -> Droplet:
     """A droplet with packs as large as on a real one."""
     (tmp_path / "vaults").mkdir()
-    return Droplet(tmp_path, b2, pack_bytes=16 << 20)
+    return Droplet(tmp_path, b2, pack_bytes=PACK_BYTES)
 
 
 @pytest.fixture
@@ -64,6 +65,18 @@ def test_every_file_comes_back_from_one_stream(
     assert done.damaged == []
     assert digests(tmp_path / "back") == digests(user.folder)
     assert streamed == droplet.objects(names.DATA)
+
+
+@pytest.mark.parametrize("clip", [100_000, PACK_BYTES // 4, PACK_BYTES])
+def test_a_pack_that_is_full_comes_back_from_one_stream_if_it_holds_several(
+    droplet: Droplet, streamed: list[str], tmp_path: Path, clip: int
+) -> None:
+    user = droplet.add(*[clip] * (PACK_BYTES // clip))
+    assert droplet.sync().packs == 1
+    done = droplet.restore(user, tmp_path / "back")
+    assert (done.files, done.damaged) == (PACK_BYTES // clip, [])
+    assert digests(tmp_path / "back") == digests(user.folder)
+    assert streamed == (droplet.objects(names.DATA) if done.files > 1 else [])
 
 
 def test_part_of_a_pack_is_not_read_as_a_whole(droplet: Droplet, streamed: list[str], tmp_path: Path) -> None:

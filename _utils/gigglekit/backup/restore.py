@@ -14,13 +14,15 @@ from pathlib import Path
 from gigglekit.backup.digests import Digests
 from gigglekit.backup.errors import DamagedError, MissingError
 from gigglekit.backup.fetching import Fetcher
+from gigglekit.backup.pack import PACK_BYTES
 from gigglekit.backup.placing import Folders, Owner, Placing, Restored
 from gigglekit.backup.repository import Repository, backup_key, manifest_key
 from gigglekit.backup.section import FileEntry, Section
 
 _GAP_BYTES = 512 << 10
 """What lies between two wanted pieces is read with them if it is not more than this: a request costs about as much."""
-_READ_BYTES = 16 << 20
+_READ_BYTES = PACK_BYTES
+"""So much is read by one request at most. All of a pack is not held in memory while it comes, and what is cut out of one is."""
 
 
 @dataclass(frozen=True)
