@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
@@ -24,6 +26,7 @@ _FORWARDED = (
 )  # fmt: skip
 _FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
 _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_TRIES, _PAUSE_SECONDS = 10, 0.01
 
 LOGIN_ENVIRONMENT = {
     "HOME": "/root",
@@ -57,7 +60,7 @@ def enter(leader: int, command: Sequence[str]) -> int:
     try:
         processes = os.open(f"/proc/{leader}/ns/pid", os.O_RDONLY)
         namespaces = [os.open(f"/proc/{leader}/ns/{name}", os.O_RDONLY) for name in _NAMESPACES]
-        groups = [os.open(group / "cgroup.procs", os.O_WRONLY) for group in cgroups.beside(leader)]
+        cgroups.beside(leader)
         own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TrialError(
@@ -73,10 +76,10 @@ def enter(leader: int, command: Sequence[str]) -> int:
     child = os.fork()
     if child == 0:
         outside.close()
-        _become(command, environment, groups, namespaces, inside, blocked)
+        _become(leader, command, environment, namespaces, inside, blocked)
     inside.close()
     _set_namespace(own)
-    for descriptor in (processes, own, *namespaces, *groups):
+    for descriptor in (processes, own, *namespaces):
         os.close(descriptor)
     with contextlib.suppress(OSError), outside:
         outside.send(outside.recv(1))
@@ -103,10 +106,29 @@ def _set_namespace(descriptor: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
+def join(leader: int) -> None:
+    """Move this process into the machine's groups.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            for group in cgroups.beside(leader):
+                (group / "cgroup.procs").write_text("0")
+        except OSError as error:
+            # The machine's systemd removes the visitors' group when it finds that empty, at this moment too.
+            if error.errno not in (errno.ENOENT, errno.ENODEV) or not left:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
 def _become(
+    leader: int,
     command: Sequence[str],
     environment: Mapping[str, str],
-    groups: Sequence[int],
     namespaces: Sequence[int],
     parent: socket.socket,
     signals: Iterable[int],
@@ -118,8 +140,11 @@ def _become(
         parent.send(b".")
         if not parent.recv(1):
             os._exit(125)
-        for group in groups:
-            os.write(group, b"0")
+        try:
+            join(leader)
+        except OSError as error:
+            os.write(2, f"{command[0]}: the droplet cannot be entered, it may just be stopping: {error.strerror}\n".encode())
+            os._exit(126)
         for namespace in namespaces:
             _set_namespace(namespace)
         os.chdir("/root")
