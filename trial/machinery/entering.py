@@ -60,7 +60,6 @@ def enter(leader: int, command: Sequence[str]) -> int:
     try:
         processes = os.open(f"/proc/{leader}/ns/pid", os.O_RDONLY)
         namespaces = [os.open(f"/proc/{leader}/ns/{name}", os.O_RDONLY) for name in _NAMESPACES]
-        cgroups.beside(leader)
         own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TrialError(

@@ -43,7 +43,7 @@ class Requests:
 class Body:
     """A file over a piece of memory, for one attempt to send it.
 
-    Slices are views, so 16 MiB stay 16 MiB however many attempts there are. The same bytes are read a second time where the
+    Slices are views, so a pack is in memory once however many attempts there are. The same bytes are read a second time where the
     payload is signed, over http; only what is read for sending is limited and counted, which begins with `sending()`.
 
     Arguments:
